@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/result.h"
+#include "kernels/step_input.h"
+
+namespace espalier {
+
+// Handles of objects that live on the device for the life of the backend.
+enum class MatrixId : int32_t { kNone = -1 };
+enum class VectorId : int32_t { kNone = -1 };
+enum class RotaryId : int32_t { kNone = -1 };
+enum class KvId : int32_t { kNone = -1 };
+enum class ActivationId : int32_t { kNone = -1 };
+
+// A tensor in host memory as the checkpoint stores it: row-major [rows, cols], or a vector with rows == 1.
+struct HostTensor {
+  const void* data = nullptr;  // little-endian; need not be aligned
+  DType dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// What an activation buffer holds. The backend chooses the type it computes best in.
+enum class ActivationKind : uint8_t {
+  kResidual,  // the residual stream and outputs of matrix products; fp32 on the CPU
+  kOperand,   // input of a matrix product: the compute type
+};
+
+enum class MatMulMode : uint8_t { kOverwrite, kAccumulate };
+
+struct BackendOptions {
+  std::string name = "cpu";        // cpu, ref, cuda
+  std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
+  DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
+  int32_t threads = 0;             // cpu: 0 means every core this process may use
+  int32_t max_rows = 512;          // the most rows of a step
+};
+
+struct BackendInfo {
+  std::string name;    // as BackendOptions::name
+  std::string device;  // the processor's own name
+  std::string isa;     // instruction set in use, e.g. "avx512_bf16"
+  DType dtype = DType::kBFloat16;
+  int32_t threads = 1;
+  int32_t steps_in_flight = 1;  // how many steps may be issued before the first is waited for
+  PlanOptions plan;             // what PlanAttention needs to know of the kernels
+};
+
+// Where devices meet: the operations of a Llama-style forward pass on opaque device objects. The model code
+// that calls them exists once. Not thread-safe: one thread calls.
+//
+// Set-up calls come before the first step and return errors (out of memory, unsupported shape). A step is
+// BeginStep, operations in order, EndStep; they may run asynchronously and then see the StepInput until Wait
+// returns (shared ownership). At most info().steps_in_flight steps between EndStep and Wait. An operation
+// works on the rows that its input holds: Embed and GatherLogitRows set that number, others pass it on.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendInfo& info() const = 0;
+
+  // Set-up. Rows of the parts are stacked: {q, k, v} become one [sum of rows, cols] matrix. The host memory
+  // is not used after the call.
+  virtual Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) = 0;
+  virtual Result<VectorId> AddVector(std::span<const HostTensor> parts) = 0;
+  // Rotary angles: position * inv_freq[i] turns the pair (i, i + head_dim / 2); [head_dim / 2] fp32. `scale`
+  // multiplies sine and cosine. Positions [0, max_positions).
+  virtual Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) = 0;
+  // A paged KV pool of `blocks` blocks, zeroed. The layout inside a block is the backend's own. Block ids of
+  // all pools of a backend run alike, so that a second model can share them.
+  virtual Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) = 0;
+  // A buffer of [max_rows, cols].
+  virtual Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) = 0;
+
+  // A step.
+  virtual void BeginStep(std::shared_ptr<const StepInput> step) = 0;
+  // out[row] = table[token of row]; resolves slot references.
+  virtual void Embed(MatrixId table, ActivationId out) = 0;
+  // out = in / sqrt(mean(in^2) + epsilon) * weight
+  virtual void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) = 0;
+  // out = in * w^T + bias, or out += in * w^T + bias. bias may be kNone.
+  virtual void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) = 0;
+  // qkv: [rows, (query_heads + 2 * kv_heads) * head_dim]. Turns Q and K, and writes K and V to each row's
+  // slot.
+  virtual void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) = 0;
+  // out [rows, query_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what each row sees, by the
+  // step's plan.
+  virtual void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) = 0;
+  // in: [rows, 2 * cols] gate then up; out [rows, cols] = silu(gate) * up
+  virtual void SwiGlu(ActivationId in, ActivationId out) = 0;
+  // out = the rows StepInput::logit_rows of in, compacted.
+  virtual void GatherLogitRows(ActivationId in, ActivationId out) = 0;
+  // Logits of the gathered rows `in` by `head` [vocab, hidden], then the step's samples and scores. Called
+  // with no rows too.
+  virtual void Sample(ActivationId in, MatrixId head) = 0;
+  virtual void EndStep() = 0;
+
+  // The result of the oldest step not yet waited for; blocks. An error (device lost) ends the backend's use.
+  virtual Result<StepResult> Wait() = 0;
+};
+
+// Errors name the flag at fault: an unknown backend or instruction set, one this machine lacks, no device.
+Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+
+}  // namespace espalier

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/result.h"
+#include "kernels/plan/tree_batch.h"
+
+namespace espalier {
+
+// Attention partials are formed for each run of this many absolute positions, counted from position 0,
+// whether the KV is cut there or not; KV is cut only on these borders (modes `flatten` and `sequence`). A
+// row's partials are folded from the first segment to the last. So the bits of a row do not depend on the
+// plan, nor on what else is in the batch.
+inline constexpr int32_t kSegmentTokens = 256;
+
+// How a step's attention is divided into items. All modes give the same results within rounding.
+enum class AttentionMode : uint8_t {
+  kFlatten,    // DeFT-Flatten: tiles of rows over all KV they see, cut evenly where tiles alone cannot keep
+               // processors busy
+  kSequence,   // one item per row over its whole path: Flash-Decoding over paged memory (RadixAttention)
+  kMasked,     // all rows of a tree against all its KV under a mask (Medusa)
+  kNode,       // DeFT-Node: an item per node of the tree
+  kNodeChunk,  // DeFT-Node-Chunk: nodes cut into chunks of equal length
+};
+std::string_view Name(AttentionMode mode);
+std::optional<AttentionMode> ParseAttentionMode(std::string_view name);
+
+// Heads and types of a model's attention.
+struct AttentionShape {
+  int32_t layers = 0;
+  int32_t query_heads = 0;
+  int32_t kv_heads = 0;  // divides query_heads; GQA group = query_heads / kv_heads
+  int32_t head_dim = 0;
+  DType kv_dtype = DType::kBFloat16;
+
+  int32_t group() const { return query_heads / kv_heads; }
+  // K and V of one token, one layer, all KV heads.
+  int64_t KvBytesPerTokenLayer() const {
+    return int64_t{2} * kv_heads * head_dim * static_cast<int64_t>(SizeOf(kv_dtype));
+  }
+};
+
+// What the executing kernel can do and what work costs on it.
+struct PlanOptions {
+  AttentionMode mode = AttentionMode::kFlatten;
+  int32_t max_tile_rows =
+      64;  // rows of a tile; with the GQA group this is the height of the kernel's register tile
+  int32_t processors = 1;      // threads or SMs that items * kv_heads should keep evenly busy
+  int32_t chunk_tokens = 256;  // kNodeChunk: length of a chunk
+};
+
+// A run of tokens in one KV block. Cached tokens (first_own_row < 0) are all seen by the rows [row_begin,
+// row_end). Tokens written in this step: token i is row first_own_row + i, seen by [first_own_row + i,
+// row_subtree_end[first_own_row + i]) within [row_begin, row_end), which here bounds the union.
+// All of an entry's tokens lie in one segment. Rows are rows of the batch, already clipped to the item's
+// tile.
+struct PlanEntry {
+  int32_t block = 0;
+  int16_t first_slot = 0;
+  int16_t tokens = 0;
+  int32_t position = 0;  // absolute position of the first token; further cached tokens follow one by one
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+  int32_t first_own_row = -1;
+};
+
+// A unit of work: a tile of consecutive rows (times the query heads of one KV head) over a list of entries in
+// pre-order, so that every row meets its own path in ascending position. Executed once for each KV head.
+//
+// first_partial < 0: the entries are all that the rows see; the item folds its segments and writes the output
+// rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment, row) it
+// covers: partial `first_partial + (segment - first_segment) * rows + (row - first_row)`, segments
+// [first_segment, first_segment + segments). A row that sees nothing in a segment leaves an empty partial
+// (sum 0) that is in no merge list.
+struct PlanItem {
+  int32_t first_row = 0;
+  int32_t rows = 0;
+  int32_t first_entry = 0;
+  int32_t entries = 0;
+  int32_t first_partial = -1;
+  int32_t first_segment = 0;
+  int32_t segments = 0;
+};
+
+// Bytes and operations of one step over all layers, from the plan alone.
+struct PlanAccounting {
+  int64_t kv_read_bytes = 0;           // K and V, once for each item that loads them
+  int64_t kv_read_bytes_sequence = 0;  // what kSequence would read for the same batch
+  int64_t partial_bytes = 0;           // fp32 partials, written once and read once
+  int64_t mask_bytes = 0;              // kMasked: one bit per (row, token), as Medusa stores it
+  int64_t flop = 0;                    // needed multiply-adds * 2 of QK and PV over visible pairs
+};
+
+// The attention of one step: the same for all layers and heads. Portable; a backend lowers it to its own
+// form.
+struct AttentionPlan {
+  AttentionMode mode = AttentionMode::kFlatten;
+  std::vector<PlanItem> items;
+  std::vector<PlanEntry> entries;
+  int32_t partials =
+      0;  // (row, segment) partials in the workspace; each has query_heads * (head_dim + 2) floats
+  // Rows whose KV is cut: row merge_rows[i] folds partials merge_partials[merge_begin[i] .. merge_begin[i +
+  // 1]), in ascending position.
+  std::vector<int32_t> merge_rows;
+  std::vector<int32_t> merge_begin;  // [merge_rows.size() + 1]
+  std::vector<int32_t> merge_partials;
+  PlanAccounting accounting;
+};
+
+// Pure host code, once a step for all layers. Precondition: ValidateBatch(batch).
+AttentionPlan PlanAttention(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options);
+
+// Proves the plan against the batch: every visible (row, token) pair exactly once, no invisible pair, entries
+// of a row in ascending position (kFlatten, kSequence), cuts on segment borders (same), partials partitioned
+// by the merge lists, every row written exactly once, tiles within max_tile_rows. For tests and debug builds:
+// O(rows * tokens).
+Status CheckPlan(const TreeBatch& batch, const AttentionPlan& plan, const PlanOptions& options);
+
+}  // namespace espalier

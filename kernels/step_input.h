@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "kernels/plan/attention_plan.h"
+#include "kernels/plan/tree_batch.h"
+
+namespace espalier {
+
+// How the next token is drawn. Ranges are checked by the server; out of range here is a programming error.
+// Order of operations: logit bias and penalties, temperature, top-k, min-p, top-p, draw.
+struct SamplingParams {
+  float temperature = 1.0F;  // 0: greedy (ties to the lowest token id); otherwise in (0, 100]
+  int32_t top_k = 0;         // keep the k most likely tokens; 0: all
+  float top_p = 1.0F;        // (0, 1]: keep the fewest most likely tokens whose probabilities add up to it
+  float min_p = 0.0F;        // [0, 1]: keep tokens at least this likely relative to the most likely one
+  float repetition_penalty =
+      1.0F;  // (0, 10]: divides positive, multiplies negative logits of all tokens of the path
+  float presence_penalty = 0.0F;   // [-2, 2]: subtracted from logits of tokens already generated on the path
+  float frequency_penalty = 0.0F;  // [-2, 2]: the same, times how often
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
+
+  bool UsesHistory() const {
+    return repetition_penalty != 1.0F || presence_penalty != 0.0F || frequency_penalty != 0.0F;
+  }
+};
+
+// A row's input token: given, or the last token drawn for a branch slot (which the host may not know yet).
+struct RowToken {
+  int32_t token_id = -1;  // >= 0: this token
+  int32_t slot = -1;      // otherwise the last token drawn for this branch slot
+};
+
+// Copies the first `tokens` slots of a block, all layers, K and V.
+struct BlockCopy {
+  int32_t source = 0;
+  int32_t destination = 0;
+  int32_t tokens = 0;
+};
+
+// Sets the penalty history of a branch slot. Sent when a branch with UsesHistory() starts; tokens drawn for
+// the slot afterwards are added by the backend.
+struct SlotHistory {
+  int32_t slot = 0;
+  std::vector<int32_t> prompt_tokens;     // counted by repetition_penalty only
+  std::vector<int32_t> generated_tokens;  // counted by all three penalties
+};
+
+// Draws a token for one branch. Many requests may name the same row of logits.
+struct SampleRequest {
+  int32_t logit_index = 0;  // into StepInput::logit_rows
+  int32_t slot = 0;         // branch slot: its last token becomes the drawn one
+  int32_t params = 0;       // into StepInput::params
+  int32_t position = 0;     // absolute position of the drawn token: the counter of the random stream
+  uint64_t stream = 0;      // key of the random stream, from the seed and the path of branch ordinals
+  int32_t top_logprobs = 0;
+};
+
+// Asks for the log-probability of a known token.
+struct ScoreRequest {
+  int32_t logit_index = 0;
+  int32_t token_id = 0;
+  int32_t top_logprobs = 0;
+};
+
+// All that a backend is told about one step. Order of effects: zero_blocks, copies, histories, rows (write
+// KV, then attention), samples. Steps take effect in the order of issue.
+struct StepInput {
+  uint64_t step_id = 0;
+  std::vector<int32_t> zero_blocks;  // newly allocated blocks: zeroed, so that masked slots are finite
+  std::vector<BlockCopy> copies;     // sources are blocks written by earlier steps
+  std::vector<SlotHistory> histories;
+  TreeBatch batch;
+  AttentionPlan plan;
+  std::vector<RowToken> tokens;     // [rows]
+  std::vector<int32_t> logit_rows;  // rows whose logits are needed, ascending, without repeats
+  std::vector<SamplingParams> params;
+  std::vector<SampleRequest> samples;
+  std::vector<ScoreRequest> scores;
+  bool return_logits = false;  // tests: StepResult::logits is filled
+};
+
+// Log-probabilities are natural, of the model's own distribution: before bias, penalties, temperature and
+// cuts.
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0.0F;
+};
+
+struct TokenResult {
+  int32_t token_id = 0;
+  float logprob = 0.0F;
+  std::vector<TokenLogprob> top_logprobs;  // most likely first; ties to the lower id
+};
+
+struct StepTimes {
+  int64_t forward_us = 0;    // whole forward pass with sampling, as the device saw it
+  int64_t attention_us = 0;  // thereof tree attention, all layers
+};
+
+struct StepResult {
+  uint64_t step_id = 0;
+  std::vector<TokenResult> samples;  // as StepInput::samples
+  std::vector<TokenResult> scores;   // as StepInput::scores
+  std::vector<float> logits;         // [logit_rows, vocab] if asked for
+  StepTimes times;
+};
+
+}  // namespace espalier
