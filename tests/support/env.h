@@ -7,8 +7,8 @@
 namespace espalier::test {
 
 // Marks the running test case as skipped and prints why; the caller then returns from the test case. A
-// program whose test cases were all skipped ends with kSkipExitCode, which CTest reports as "Skipped". Not
-// for use outside a test case.
+// program whose test cases were all skipped ends with an exit code that CTest reports as "Skipped". Not for
+// use outside a test case.
 void SkipTest(const std::string& reason);
 
 // Value of an environment variable. When it is unset or empty: SkipTest, then nullopt. Use:
