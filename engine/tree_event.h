@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/base/result.h"
+#include "kernels/step_input.h"
+
+namespace espalier {
+
+enum class FinishReason : uint8_t { kNone, kStopToken, kStopString, kMaxTokens, kPruned, kCancelled };
+
+// The request has been admitted and its first step is about to be planned.
+struct TreeStarted {
+  uint64_t request_id = 0;
+  uint64_t seed = 0;
+  int32_t prompt_tokens = 0;  // tokens of the root
+  int32_t cached_tokens = 0;  // thereof found in the prefix cache
+};
+
+// What one branch gained in one step.
+struct BranchDelta {
+  int32_t branch = 0;
+  int32_t parent = -1;  // parent branch
+  int32_t node = 0;     // index into TreeRequest::nodes
+  std::vector<int32_t> token_ids;
+  std::string text;  // complete UTF-8; may lag behind token_ids (half characters, possible stop strings)
+  std::vector<float> logprobs;  // [token_ids] of generated and of scored given tokens; else empty
+  std::vector<std::vector<TokenLogprob>> top_logprobs;  // [token_ids] if asked for
+  FinishReason finish_reason = FinishReason::kNone;     // generated branches: set in their last delta
+};
+
+// All branches of a request that gained something in a step: one message a step.
+struct TreeDelta {
+  uint64_t step = 0;
+  std::vector<BranchDelta> branches;
+};
+
+// A select barrier was resolved. Branches by number.
+struct TreeSelected {
+  int32_t node = 0;
+  std::vector<int32_t> kept;    // best first
+  std::vector<int32_t> pruned;  // best first
+  std::vector<double> scores;   // of kept, then of pruned
+};
+
+struct BranchSummary {
+  int32_t branch = 0;
+  int32_t parent = -1;
+  int32_t node = 0;
+  bool tip = false;                // no branch continues it
+  std::vector<int32_t> token_ids;  // of this branch alone
+  std::string text;
+  double sum_logprob = 0.0;  // generated tokens from the root to the end of this branch
+  FinishReason finish_reason = FinishReason::kNone;
+};
+
+struct TreeUsage {
+  int64_t prompt_tokens = 0;    // tokens of all given nodes, each instance counted
+  int64_t cached_tokens = 0;    // thereof not computed because their KV was there
+  int64_t computed_tokens = 0;  // rows that were run for this request
+  int64_t generated_tokens = 0;
+  int64_t steps = 0;
+  int64_t kv_read_bytes = 0;  // the request's share (by kv_read_bytes_sequence) of the bytes of its steps
+  int64_t kv_read_bytes_sequence = 0;  // what reading each branch's own path would have cost
+  int64_t first_token_us = 0;          // submission to the first generated token (0: none)
+  int64_t total_us = 0;                // submission to the end
+};
+
+struct TreeFinished {
+  std::vector<BranchSummary> branches;  // all branches but the root's, by number
+  TreeUsage usage;
+};
+
+// Events of one request: TreeStarted, then deltas and selections, then exactly one of TreeFinished or Error.
+using TreeEvent = std::variant<TreeStarted, TreeDelta, TreeSelected, TreeFinished, Error>;
+
+// Receives the events of one request, in order, from the engine's thread. Must not block and must not call
+// the engine.
+class TreeEventSink {
+ public:
+  virtual ~TreeEventSink() = default;
+  virtual void OnEvent(TreeEvent event) = 0;
+};
+
+}  // namespace espalier
