@@ -1,0 +1,40 @@
+#include "engine/random_stream.h"
+
+namespace espalier {
+namespace {
+
+constexpr uint64_t kGolden = 0x9E3779B97F4A7C15U;
+
+uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+uint64_t RootStream(uint64_t seed) { return Mix(seed + kGolden); }
+
+uint64_t ChildStream(uint64_t parent_stream, int32_t ordinal) {
+  // The ordinal is mixed first: else parents whose keys are close would share the keys of their children.
+  return Mix(parent_stream + Mix((static_cast<uint64_t>(ordinal) + 1) * kGolden));
+}
+
+std::vector<int32_t> FirstOrdinals(const TreeRequest& request) {
+  std::vector<int32_t> first(request.nodes.size(), 0);
+  std::vector<int32_t> next(request.nodes.size(), 0);  // of the branches at each node
+  for (size_t i = 1; i < request.nodes.size(); ++i) {
+    const TreeNodeSpec& node = request.nodes[i];
+    if (std::holds_alternative<SelectSpec>(node.content)) continue;
+    size_t parent = static_cast<size_t>(node.parent);
+    while (std::holds_alternative<SelectSpec>(request.nodes[parent].content)) {
+      parent = static_cast<size_t>(request.nodes[parent].parent);
+    }
+    const GenerateSpec* generate = std::get_if<GenerateSpec>(&node.content);
+    first[i] = next[parent];
+    next[parent] += generate != nullptr ? generate->branches : 1;
+  }
+  return first;
+}
+
+}  // namespace espalier
