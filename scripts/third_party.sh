@@ -10,6 +10,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=${1:-${ESPALIER_THIRD_PARTY_DIR:-$root/build/third_party}}
 
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+
 # PyPI's source package holds the whole C++ source.
 name=sentencepiece-0.2.1
 requirement='sentencepiece==0.2.1 --hash=sha256:8138cec27c2f2282f4a34d9a016e3374cd40e5c6e9cb335063db66a0a3b71fad'
@@ -29,11 +32,13 @@ find_pip() {
 if [ ! -f "$folder/$name/sentencepiece/CMakeLists.txt" ]; then
   python=$(find_pip)
   echo "fetching $name into $folder" >&2
-  mkdir -p "$folder"
   scratch=$(mktemp -d "$folder/.fetch.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
   echo "$requirement" >"$scratch/requirements.txt"
-  "$python" -m pip download --quiet --disable-pip-version-check --no-cache-dir --no-deps \
+  # pip asks a source package for its metadata by running its setup.py; with setuptools at hand it fetches no other.
+  isolation=()
+  if "$python" -c 'import setuptools, wheel' 2>/dev/null; then isolation=(--no-build-isolation); fi
+  "$python" -m pip download --quiet --disable-pip-version-check --no-cache-dir --no-deps "${isolation[@]}" \
     --no-binary sentencepiece --require-hashes -r "$scratch/requirements.txt" -d "$scratch" >&2
   tar -xzf "$scratch/$name.tar.gz" -C "$scratch" --no-same-owner
   # A rename, so that a folder with this name is always complete; another process may have been faster.
