@@ -1,0 +1,269 @@
+#include "model/config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "model/json_text.h"
+
+namespace espalier {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+// Upper limits: far above any model, and small enough that no product of three overflows int64_t.
+constexpr int32_t kMaxVocab = 1 << 24;
+constexpr int32_t kMaxWidth = 1 << 20;
+constexpr int32_t kMaxLayers = 1 << 12;
+constexpr int32_t kMaxHeads = 1 << 12;
+constexpr int32_t kMaxHeadDim = 1 << 12;
+constexpr int32_t kMaxPositions = 1 << 26;
+
+void CheckArchitecture(const json& config, JsonReader& reader) {
+  const std::string model_type = reader.String("model_type", "");
+  if (!model_type.empty() && model_type != "llama") {
+    reader.Fail("model_type", Printable(model_type) + " is not supported; llama is");
+  }
+  const json* architectures = reader.Find("architectures");
+  if (architectures == nullptr) {
+    if (model_type.empty()) reader.Fail("architectures", "is missing; LlamaForCausalLM is supported");
+    return;
+  }
+  const bool one_name =
+      architectures->is_array() && architectures->size() == 1 && architectures->front().is_string();
+  if (!one_name) {
+    reader.Fail("architectures", "must be [\"LlamaForCausalLM\"]");
+    return;
+  }
+  const auto& name = config["architectures"].front().get_ref<const std::string&>();
+  if (name != "LlamaForCausalLM") {
+    reader.Fail("architectures", Printable(name) + " is not supported; LlamaForCausalLM is");
+  }
+}
+
+// Features that other models of the family have and that change what is computed.
+void RefuseFeatures(JsonReader& reader) {
+  const std::string activation = reader.String("hidden_act", "silu");
+  if (activation != "silu" && activation != "swish") {
+    reader.Fail("hidden_act", Printable(activation) + " is not supported; silu is");
+  }
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    if (reader.Has(key)) reader.Fail(key, "quantised weights are not supported");
+  }
+  for (const char* key : {"sliding_window", "attention_chunk_size", "clip_qkv", "attn_logit_softcapping",
+                          "final_logit_softcapping", "num_local_experts", "layer_types"}) {
+    if (reader.Has(key)) reader.Fail(key, "is not supported");
+  }
+  for (const char* key : {"use_sliding_window", "use_qk_norm", "is_encoder_decoder", "add_cross_attention"}) {
+    if (reader.Bool(key, false)) reader.Fail(key, "true is not supported");
+  }
+  for (const char* key :
+       {"embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"}) {
+    if (reader.Has(key) && reader.Positive(key, 1.0) != 1.0) reader.Fail(key, "is not supported");
+  }
+}
+
+void ReadDType(const json& config, JsonReader& reader, LlamaConfig& out) {
+  const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
+  const std::string name = reader.String(key, "float32");
+  if (name == "float32") {
+    out.dtype = DType::kFloat32;
+  } else if (name == "bfloat16") {
+    out.dtype = DType::kBFloat16;
+  } else if (name == "float16") {
+    out.dtype = DType::kFloat16;
+  } else {
+    reader.Fail(key, Printable(name) + " is not supported; float32, bfloat16 and float16 are");
+  }
+}
+
+// An id below the vocabulary, or nothing when it is not one.
+bool ReadTokenId(const json& value, int32_t vocab_size, int32_t& out) {
+  if (!value.is_number_integer()) return false;
+  if (value.is_number_unsigned() && value.get<uint64_t>() >= static_cast<uint64_t>(vocab_size)) return false;
+  const int64_t id = value.get<int64_t>();
+  if (id < 0 || id >= vocab_size) return false;
+  out = static_cast<int32_t>(id);
+  return true;
+}
+
+// A key that is present but null says "none"; a key that is absent leaves what is there.
+void ReadTokenIds(const json& object, JsonReader& reader, LlamaConfig& out) {
+  const std::string limit = " from 0 to " + std::to_string(out.vocab_size - 1);
+  if (const auto bos = object.find("bos_token_id"); bos != object.end()) {
+    out.bos_token_id = -1;
+    if (!bos->is_null() && !ReadTokenId(*bos, out.vocab_size, out.bos_token_id)) {
+      reader.Fail("bos_token_id", "must be a token id" + limit);
+    }
+  }
+  const auto eos = object.find("eos_token_id");
+  if (eos == object.end()) return;
+  out.eos_token_ids.clear();
+  if (eos->is_null()) return;
+  const json list = eos->is_array() ? *eos : json::array({*eos});
+  for (const json& entry : list) {
+    int32_t id = 0;
+    if (!ReadTokenId(entry, out.vocab_size, id)) {
+      reader.Fail("eos_token_id", "must be a token id or a list of token ids" + limit);
+      return;
+    }
+    if (std::find(out.eos_token_ids.begin(), out.eos_token_ids.end(), id) == out.eos_token_ids.end()) {
+      out.eos_token_ids.push_back(id);
+    }
+  }
+}
+
+// Members of rope_scaling or rope_parameters.
+Status ReadRopeScaling(const json& scaling, const std::string& file, const std::string& key,
+                       int32_t max_positions, RopeConfig& out) {
+  if (!scaling.is_object()) return InvalidArgument(file, key + ": must be an object");
+  for (const auto& member : scaling.items()) {
+    if (member.value().is_object()) {
+      return InvalidArgument(
+          file, key + "." + Printable(member.key()) + ": rotary parameters by layer type are not supported");
+    }
+  }
+  JsonReader reader(scaling, file, key + ".");
+  out.theta = reader.Positive("rope_theta", out.theta);
+  const char* type_key = reader.Has("rope_type") ? "rope_type" : "type";
+  const std::string type = reader.String(type_key, "default");
+  if (type == "default") {
+    out.type = RopeType::kDefault;
+  } else if (type == "linear") {
+    out.type = RopeType::kLinear;
+  } else if (type == "llama3") {
+    out.type = RopeType::kLlama3;
+  } else {
+    reader.Fail(type_key, Printable(type) + " is not supported; default, linear and llama3 are");
+  }
+  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
+    reader.Fail("partial_rotary_factor", "values other than 1 are not supported");
+  }
+  if (out.type == RopeType::kDefault) return reader.status();
+
+  if (!reader.Has("factor")) reader.Fail("factor", "is missing");
+  out.factor = reader.Positive("factor", 1.0);
+  if (out.type == RopeType::kLlama3) {
+    for (const char* needed : {"low_freq_factor", "high_freq_factor"}) {
+      if (!reader.Has(needed)) reader.Fail(needed, "is missing");
+    }
+    out.low_freq_factor = reader.Positive("low_freq_factor", 1.0);
+    out.high_freq_factor = reader.Positive("high_freq_factor", 4.0);
+    if (out.high_freq_factor <= out.low_freq_factor) {
+      reader.Fail("high_freq_factor", "must be greater than low_freq_factor");
+    }
+    out.original_max_positions =
+        reader.Int("original_max_position_embeddings", max_positions, 1, kMaxPositions);
+  }
+  return reader.status();
+}
+
+// transformers 4 keeps the base in rope_theta and the rest in rope_scaling, transformers 5 all in
+// rope_parameters. Where both are there, transformers 5 takes rope_scaling, and rope_theta only as the
+// default.
+Status ReadRope(const json& config, const std::string& file, JsonReader& reader, LlamaConfig& out) {
+  out.rope.theta = reader.Positive("rope_theta", 10000.0);
+  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
+    reader.Fail("partial_rotary_factor", "values other than 1 are not supported");
+  }
+  if (!reader.status().ok()) return reader.status();
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null() || (found->is_object() && found->empty())) continue;
+    return ReadRopeScaling(*found, file, key, out.max_positions, out.rope);
+  }
+  return {};
+}
+
+void ReadSizes(JsonReader& reader, LlamaConfig& out) {
+  out.vocab_size = reader.Int("vocab_size", out.vocab_size, 1, kMaxVocab);
+  out.hidden_size = reader.Int("hidden_size", out.hidden_size, 1, kMaxWidth);
+  out.intermediate_size = reader.Int("intermediate_size", out.intermediate_size, 1, kMaxWidth);
+  out.layers = reader.Int("num_hidden_layers", out.layers, 1, kMaxLayers);
+  out.query_heads = reader.Int("num_attention_heads", out.query_heads, 1, kMaxHeads);
+  out.kv_heads = reader.Int("num_key_value_heads", out.query_heads, 1, kMaxHeads);
+  if (out.query_heads % out.kv_heads != 0) {
+    reader.Fail("num_key_value_heads", "must divide num_attention_heads");
+  }
+  if (reader.Has("head_dim")) {
+    out.head_dim = reader.Int("head_dim", out.head_dim, 2, kMaxHeadDim);
+  } else {
+    if (out.hidden_size % out.query_heads != 0) {
+      reader.Fail("hidden_size", "must be a multiple of num_attention_heads where head_dim is not given");
+    }
+    out.head_dim = out.hidden_size / out.query_heads;
+    if (out.head_dim > kMaxHeadDim) reader.Fail("num_attention_heads", "gives heads that are too wide");
+  }
+  if (out.head_dim % 2 != 0) reader.Fail("head_dim", "must be even");
+  out.max_positions = reader.Int("max_position_embeddings", out.max_positions, 1, kMaxPositions);
+}
+
+}  // namespace
+
+int64_t LlamaConfig::Parameters() const {
+  const int64_t hidden = hidden_size;
+  const int64_t ffn = intermediate_size;
+  int64_t layer = 2 * hidden + hidden * (2 * q_size() + 2 * kv_size()) + 3 * hidden * ffn;
+  if (attention_bias) layer += q_size() + 2 * kv_size() + hidden;
+  if (mlp_bias) layer += 2 * ffn + hidden;
+  return layer * layers + hidden + (tie_word_embeddings ? 1 : 2) * hidden * vocab_size;
+}
+
+Result<LlamaConfig> ParseLlamaConfig(std::string_view text, const std::string& file) {
+  auto parsed = ParseJsonObject(text, file);
+  if (!parsed) return parsed.error();
+  const json& config = *parsed;
+  JsonReader reader(config, file);
+  LlamaConfig out;
+  CheckArchitecture(config, reader);
+  RefuseFeatures(reader);
+  ReadSizes(reader, out);
+  out.rms_norm_epsilon =
+      static_cast<float>(reader.Positive("rms_norm_eps", static_cast<double>(out.rms_norm_epsilon)));
+  out.tie_word_embeddings = reader.Bool("tie_word_embeddings", out.tie_word_embeddings);
+  out.attention_bias = reader.Bool("attention_bias", out.attention_bias);
+  out.mlp_bias = reader.Bool("mlp_bias", out.mlp_bias);
+  ReadDType(config, reader, out);
+  if (auto status = ReadRope(config, file, reader, out); !status.ok()) return status.error();
+
+  // Defaults that a small vocabulary does not have mean "none".
+  if (out.bos_token_id >= out.vocab_size) out.bos_token_id = -1;
+  std::erase_if(out.eos_token_ids, [&](int32_t id) { return id >= out.vocab_size; });
+  ReadTokenIds(config, reader, out);
+  if (!reader.status().ok()) return reader.status().error();
+  return out;
+}
+
+Status ApplyGenerationConfig(std::string_view text, const std::string& file, LlamaConfig& config) {
+  auto parsed = ParseJsonObject(text, file);
+  if (!parsed) return parsed.error();
+  JsonReader reader(*parsed, file);
+  ReadTokenIds(*parsed, reader, config);
+  return reader.status();
+}
+
+Result<LlamaConfig> LoadLlamaConfig(const std::string& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) {
+    return InvalidArgument(folder, "is not a folder");
+  }
+  const std::string file = (std::filesystem::path(folder) / "config.json").string();
+  const auto text = ReadTextFile(file, kMaxConfigBytes);
+  if (!text) return text.error();
+  auto config = ParseLlamaConfig(*text, file);
+  if (!config) return config;
+
+  const std::string generation_file = (std::filesystem::path(folder) / "generation_config.json").string();
+  if (!std::filesystem::exists(generation_file, error)) return config;
+  const auto generation_text = ReadTextFile(generation_file, kMaxConfigBytes);
+  if (!generation_text) return generation_text.error();
+  if (auto status = ApplyGenerationConfig(*generation_text, generation_file, *config); !status.ok()) {
+    return status.error();
+  }
+  return config;
+}
+
+}  // namespace espalier

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/result.h"
+
+namespace espalier {
+
+enum class RopeType : uint8_t { kDefault, kLinear, kLlama3 };
+
+// Rotary position embedding. The types whose rotation depends on the length of the text (dynamic, longrope)
+// or that scale attention (yarn) are refused: keys in a shared prefix cache must not change later.
+struct RopeConfig {
+  RopeType type = RopeType::kDefault;
+  double theta = 10000.0;
+  double factor = 1.0;                 // kLinear, kLlama3
+  double low_freq_factor = 1.0;        // kLlama3
+  double high_freq_factor = 4.0;       // kLlama3
+  int32_t original_max_positions = 0;  // kLlama3: length the model was first trained for
+};
+
+// Hyper-parameters of a LlamaForCausalLM (Llama 1 to 3.2), as in Hugging Face's config.json. Defaults are
+// those of transformers. Values of a config that was read lie in ranges whose products fit int64_t.
+struct LlamaConfig {
+  int32_t vocab_size = 32000;
+  int32_t hidden_size = 4096;
+  int32_t intermediate_size = 11008;
+  int32_t layers = 32;
+  int32_t query_heads = 32;
+  int32_t kv_heads = 32;   // divides query_heads
+  int32_t head_dim = 128;  // even; query_heads * head_dim need not be hidden_size
+  int32_t max_positions = 2048;
+  float rms_norm_epsilon = 1e-6F;
+  bool tie_word_embeddings = false;  // the embedding is also the output head
+  bool attention_bias = false;       // on q, k, v and o
+  bool mlp_bias = false;             // on gate, up and down
+  DType dtype = DType::kFloat32;     // as stated; each tensor of a checkpoint has its own
+  RopeConfig rope;
+  int32_t bos_token_id = 1;                  // -1: none
+  std::vector<int32_t> eos_token_ids = {2};  // any of them ends a text; may be empty
+
+  int64_t q_size() const { return int64_t{query_heads} * head_dim; }
+  int64_t kv_size() const { return int64_t{kv_heads} * head_dim; }
+  // Of the weights and biases together; a tied head counts once.
+  int64_t Parameters() const;
+};
+
+// Reads the text of a config.json, in the form of transformers 4 (rope_theta, rope_scaling, torch_dtype) or 5
+// (rope_parameters, dtype). Errors: kInvalidArgument with `field` == file, the message begins with the key.
+Result<LlamaConfig> ParseLlamaConfig(std::string_view text, const std::string& file = "config.json");
+
+// Takes bos_token_id and eos_token_id of a generation_config.json, where it has them, into `config`.
+Status ApplyGenerationConfig(std::string_view text, const std::string& file, LlamaConfig& config);
+
+// folder/config.json, and folder/generation_config.json where there is one.
+Result<LlamaConfig> LoadLlamaConfig(const std::string& folder);
+
+}  // namespace espalier

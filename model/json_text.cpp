@@ -1,0 +1,161 @@
+#include "model/json_text.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+namespace espalier {
+
+namespace {
+
+using nlohmann::json;
+
+// Thrown through the parser by the callback below and caught in ParseJsonObject.
+struct JsonRefused {
+  std::string why;
+};
+
+// Refuses deep nesting and repeated keys, both of which nlohmann::json accepts.
+class ShapeChecker {
+ public:
+  bool operator()(json::parse_event_t event, const json& parsed) {
+    switch (event) {
+      case json::parse_event_t::object_start:
+      case json::parse_event_t::array_start:
+        keys_.emplace_back();
+        if (keys_.size() > kMaxJsonDepth) throw JsonRefused{"JSON is nested too deeply"};
+        break;
+      case json::parse_event_t::object_end:
+      case json::parse_event_t::array_end:
+        keys_.pop_back();
+        break;
+      case json::parse_event_t::key: {
+        const auto& key = parsed.get_ref<const std::string&>();
+        if (!keys_.back().insert(key).second) throw JsonRefused{"key " + Printable(key) + " appears twice"};
+        break;
+      }
+      case json::parse_event_t::value:
+        break;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<std::set<std::string>> keys_;
+};
+
+}  // namespace
+
+std::string Printable(std::string_view text) {
+  constexpr size_t kMostBytes = 120;
+  std::string out;
+  for (const char c : text.substr(0, kMostBytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      out += c;
+    } else {
+      char escaped[8];
+      std::snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
+      out += escaped;
+    }
+  }
+  return text.size() > kMostBytes ? out + "..." : out;
+}
+
+Result<json> ParseJsonObject(std::string_view text, const std::string& file) {
+  if (text.size() > kMaxJsonBytes) return InvalidArgument(file, "JSON of more than 16 MiB");
+  try {
+    ShapeChecker checker;
+    auto callback = [&checker](int, json::parse_event_t event, json& parsed) {
+      return checker(event, parsed);
+    };
+    json parsed = json::parse(text.begin(), text.end(), callback);
+    if (!parsed.is_object()) return InvalidArgument(file, "must hold a JSON object");
+    return parsed;
+  } catch (const JsonRefused& refused) {
+    return InvalidArgument(file, refused.why);
+  } catch (const json::parse_error& error) {
+    return InvalidArgument(file, "is not valid JSON: error at byte " + std::to_string(error.byte));
+  } catch (const std::exception&) {
+    return InvalidArgument(file, "is not valid JSON");
+  }
+}
+
+Result<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
+  std::error_code error;
+  const auto type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::not_found) return InvalidArgument(path, "does not exist");
+  if (type != std::filesystem::file_type::regular) return InvalidArgument(path, "is not a readable file");
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) return InvalidArgument(path, "cannot be read");
+  if (size > max_bytes) {
+    return InvalidArgument(
+        path, "has " + std::to_string(size) + " bytes, at most " + std::to_string(max_bytes) + " are read");
+  }
+  std::ifstream stream(path, std::ios::binary);
+  std::string text(static_cast<size_t>(size), '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!stream || stream.gcount() != static_cast<std::streamsize>(text.size())) {
+    return InvalidArgument(path, "cannot be read");
+  }
+  return text;
+}
+
+const json* JsonReader::Find(const char* key) const {
+  const auto it = object_.find(key);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+bool JsonReader::Has(const char* key) const { return Find(key) != nullptr; }
+
+void JsonReader::Fail(const std::string& key, const std::string& why) {
+  if (status_.ok()) status_ = InvalidArgument(file_, prefix_ + key + ": " + why);
+}
+
+int32_t JsonReader::Int(const char* key, int32_t value, int32_t least, int32_t most) {
+  const json* found = Find(key);
+  if (found == nullptr) return value;
+  const bool in_range =
+      found->is_number_integer() &&
+      (found->is_number_unsigned() ? found->get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX) : true) &&
+      found->get<int64_t>() >= least && found->get<int64_t>() <= most;
+  if (!in_range) {
+    Fail(key, "must be an integer from " + std::to_string(least) + " to " + std::to_string(most));
+    return value;
+  }
+  return static_cast<int32_t>(found->get<int64_t>());
+}
+
+double JsonReader::Positive(const char* key, double value) {
+  const json* found = Find(key);
+  if (found == nullptr) return value;
+  const double number = found->is_number() ? found->get<double>() : 0.0;
+  if (!(number >= 1e-30 && number <= 1e30)) {
+    Fail(key, "must be a positive number from 1e-30 to 1e30");
+    return value;
+  }
+  return number;
+}
+
+bool JsonReader::Bool(const char* key, bool value) {
+  const json* found = Find(key);
+  if (found == nullptr) return value;
+  if (!found->is_boolean()) {
+    Fail(key, "must be true or false");
+    return value;
+  }
+  return found->get<bool>();
+}
+
+std::string JsonReader::String(const char* key, std::string value) {
+  const json* found = Find(key);
+  if (found == nullptr) return value;
+  if (!found->is_string()) {
+    Fail(key, "must be a string");
+    return value;
+  }
+  return found->get<std::string>();
+}
+
+}  // namespace espalier

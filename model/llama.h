@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "model/tensor_source.h"
+#include "model/weights.h"
+
+namespace espalier {
+
+// The paged KV pool of a model.
+struct KvPoolSize {
+  int32_t blocks = 0;
+  int32_t block_tokens = 16;
+};
+
+// A Llama on a backend: its weights, KV pool and activation buffers there, and the forward pass.
+class Llama {
+ public:
+  // Adds all that the model needs to the backend. Paths have at most `max_positions` tokens.
+  static Result<Llama> Create(const LlamaConfig& config, TensorSource& source, const KvPoolSize& kv,
+                              int32_t max_positions, Backend& backend);
+
+  // The whole of one step, from BeginStep to EndStep. `backend` is the one given to Create.
+  void Forward(Backend& backend, std::shared_ptr<const StepInput> step) const;
+
+  const AttentionShape& attention() const { return attention_; }
+
+ private:
+  // [max_rows, ...]
+  struct Activations {
+    ActivationId residual;  // hidden
+    ActivationId normed;    // hidden
+    ActivationId qkv;       // (query_heads + 2 * kv_heads) * head_dim
+    ActivationId attended;  // query_heads * head_dim
+    ActivationId gate_up;   // 2 * intermediate
+    ActivationId inner;     // intermediate
+    ActivationId last;      // hidden, of the rows whose logits are needed
+    ActivationId last_normed;
+  };
+
+  Llama() = default;
+  Status AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_t max_positions, Backend& backend);
+  void ForwardLayer(Backend& backend, int32_t index) const;
+
+  AttentionShape attention_;
+  float epsilon_ = 0.0F;
+  LlamaWeights weights_;
+  RotaryId rotary_ = RotaryId::kNone;
+  KvId kv_ = KvId::kNone;
+  Activations buffers_{};
+};
+
+// Heads of the model with K and V in `kv_dtype`.
+AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype);
+
+}  // namespace espalier

@@ -1,0 +1,106 @@
+#include "model/llama_runner.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <utility>
+
+#include "kernels/plan/attention_plan.h"
+#include "model/hashed_weights.h"
+#include "model/llama.h"
+
+namespace espalier {
+
+namespace {
+
+class LlamaRunner : public ModelRunner {
+ public:
+  LlamaRunner(ModelInfo info, std::unique_ptr<Backend> backend, Llama llama)
+      : info_(std::move(info)), backend_(std::move(backend)), llama_(std::move(llama)) {}
+
+  const ModelInfo& info() const override { return info_; }
+  void Issue(std::shared_ptr<const StepInput> step) override { llama_.Forward(*backend_, std::move(step)); }
+  Result<StepResult> Wait() override { return backend_->Wait(); }
+
+ private:
+  ModelInfo info_;
+  std::unique_ptr<Backend> backend_;
+  Llama llama_;
+};
+
+Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape& attention) {
+  const int32_t block_tokens = options.block_tokens;
+  if (block_tokens < 1 || kSegmentTokens % block_tokens != 0) {
+    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
+  }
+  if (options.kv_blocks < 0) return InvalidArgument("kv_blocks", "must not be negative");
+  const int64_t most = std::numeric_limits<int32_t>::max() / block_tokens;
+  int64_t blocks = options.kv_blocks;
+  if (blocks == 0) {
+    const int64_t block_bytes = attention.KvBytesPerTokenLayer() * attention.layers * block_tokens;
+    blocks = std::min(options.kv_cache_bytes / block_bytes, most);
+    if (blocks < 1) {
+      return InvalidArgument("kv_cache_bytes",
+                             "must be at least " + std::to_string(block_bytes) + ", one block");
+    }
+  }
+  if (blocks > most) return InvalidArgument("kv_blocks", "must be at most " + std::to_string(most));
+  return KvPoolSize{static_cast<int32_t>(blocks), block_tokens};
+}
+
+// Bytes of the matrices that every step reads whole; an untied embedding is only gathered from.
+int64_t WeightBytes(const LlamaConfig& config, DType dtype) {
+  const int64_t gathered = config.tie_word_embeddings ? 0 : int64_t{config.vocab_size} * config.hidden_size;
+  return (config.Parameters() - gathered) * static_cast<int64_t>(SizeOf(dtype));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
+                                               std::string name, const RunnerOptions& options) {
+  auto backend = CreateBackend(options.backend);
+  if (!backend) return backend.error();
+  const BackendInfo& device = (*backend)->info();
+  const AttentionShape attention = AttentionOf(config, device.dtype);
+  const auto pool = SizeKvPool(options, attention);
+  if (!pool) return pool.error();
+  if (options.max_positions < 0) return InvalidArgument("max_positions", "must not be negative");
+  int32_t max_positions = std::min(config.max_positions, pool->blocks * pool->block_tokens);
+  if (options.max_positions > 0) max_positions = std::min(max_positions, options.max_positions);
+
+  auto llama = Llama::Create(config, source, *pool, max_positions, **backend);
+  if (!llama) return llama.error();
+  ModelInfo info;
+  info.name = std::move(name);
+  info.vocab_size = config.vocab_size;
+  info.max_positions = max_positions;
+  info.kv_blocks = pool->blocks;
+  info.block_tokens = pool->block_tokens;
+  info.eos_token_ids = config.eos_token_ids;
+  info.bos_token_id = config.bos_token_id;
+  info.parameters = config.Parameters();
+  info.weight_bytes = WeightBytes(config, device.dtype);
+  info.attention = attention;
+  info.backend = device;
+  return std::unique_ptr<ModelRunner>(
+      std::make_unique<LlamaRunner>(std::move(info), std::move(*backend), std::move(*llama)));
+}
+
+Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options) {
+  const auto config = LoadLlamaConfig(folder);
+  if (!config) return config.error();
+  auto source = OpenCheckpoint(folder);
+  if (!source) return source.error();
+  std::error_code error;
+  const auto path = std::filesystem::weakly_canonical(folder, error);
+  return MakeModel(*config, **source, path.filename().string(), options);
+}
+
+Result<std::unique_ptr<ModelRunner>> RandomLlama(const LlamaConfig& config, uint64_t seed,
+                                                 const RunnerOptions& options) {
+  const DType dtype = options.backend.name == "ref" ? DType::kFloat32 : options.backend.dtype;
+  const auto source = MakeHashedWeights(seed, dtype);
+  return MakeModel(config, *source, "random", options);
+}
+
+}  // namespace espalier

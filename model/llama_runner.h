@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "model/model_runner.h"
+#include "model/tensor_source.h"
+
+namespace espalier {
+
+struct RunnerOptions {
+  BackendOptions backend;
+  int32_t block_tokens = 16;  // divides kSegmentTokens
+  int32_t kv_blocks = 0;      // 0: as many as kv_cache_bytes holds
+  int64_t kv_cache_bytes = int64_t{1} << 30;
+  int32_t max_positions = 0;  // 0: as the model allows. Never more than that, nor than the pool holds.
+};
+
+// A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.
+// Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...).
+Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);
+
+// A model from a config and tensors from anywhere.
+Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
+                                               std::string name, const RunnerOptions& options);
+
+// A model with weights from a hash (hashed_weights.h) in the backend's own type: for benchmarks and tests.
+Result<std::unique_ptr<ModelRunner>> RandomLlama(const LlamaConfig& config, uint64_t seed,
+                                                 const RunnerOptions& options);
+
+}  // namespace espalier

@@ -1,0 +1,194 @@
+#include "model/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "model/json_text.h"
+
+namespace espalier {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr uint64_t kLengthBytes = 8;  // the header's length, little-endian, before the header
+
+struct ElementType {
+  const char* name;
+  uint64_t bytes;
+  std::optional<DType> dtype;
+};
+
+constexpr ElementType kElementTypes[] = {
+    {"F32", 4, DType::kFloat32},  {"F16", 2, DType::kFloat16},  {"BF16", 2, DType::kBFloat16},
+    {"F64", 8, std::nullopt},     {"I64", 8, std::nullopt},     {"U64", 8, std::nullopt},
+    {"C64", 8, std::nullopt},     {"I32", 4, std::nullopt},     {"U32", 4, std::nullopt},
+    {"I16", 2, std::nullopt},     {"U16", 2, std::nullopt},     {"I8", 1, std::nullopt},
+    {"U8", 1, std::nullopt},      {"BOOL", 1, std::nullopt},    {"F8_E4M3", 1, std::nullopt},
+    {"F8_E5M2", 1, std::nullopt}, {"F8_E8M0", 1, std::nullopt},
+};
+
+struct ByteRange {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  const std::string* tensor = nullptr;
+};
+
+// A list of non-negative integers that fit int64_t.
+std::optional<std::vector<int64_t>> ReadIntegers(const json& list) {
+  if (!list.is_array()) return std::nullopt;
+  std::vector<int64_t> out;
+  out.reserve(list.size());
+  for (const json& entry : list) {
+    if (!entry.is_number_unsigned() || entry.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
+      return std::nullopt;
+    }
+    out.push_back(entry.get<int64_t>());
+  }
+  return out;
+}
+
+// One member of the header. Returns why it is refused, or an empty string.
+std::string ReadEntry(const json& member, std::span<const std::byte> data, SafetensorsEntry& entry,
+                      ByteRange& range) {
+  if (!member.is_object()) return "must be an object";
+  for (const auto& [key, unused] : member.items()) {
+    if (key != "dtype" && key != "shape" && key != "data_offsets")
+      return "has an unknown member " + Printable(key);
+  }
+  const auto dtype = member.find("dtype");
+  if (dtype == member.end() || !dtype->is_string()) return "dtype must be a string";
+  entry.dtype_name = dtype->get<std::string>();
+  const auto type = std::find_if(std::begin(kElementTypes), std::end(kElementTypes),
+                                 [&](const ElementType& t) { return entry.dtype_name == t.name; });
+  if (type == std::end(kElementTypes)) return "unknown dtype " + Printable(entry.dtype_name);
+  entry.dtype = type->dtype;
+
+  const auto shape = member.find("shape");
+  auto sizes = shape == member.end() ? std::nullopt : ReadIntegers(*shape);
+  if (!sizes) return "shape must be a list of non-negative integers";
+  entry.shape = std::move(*sizes);
+  const auto offsets_member = member.find("data_offsets");
+  const auto offsets = offsets_member == member.end() ? std::nullopt : ReadIntegers(*offsets_member);
+  if (!offsets || offsets->size() != 2) return "data_offsets must be two non-negative integers";
+  range.begin = static_cast<uint64_t>(offsets->front());
+  range.end = static_cast<uint64_t>(offsets->back());
+
+  uint64_t bytes = type->bytes;
+  for (const int64_t size : entry.shape) {
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return "shape overflows";
+  }
+  if (range.begin > range.end) return "data_offsets end before they begin";
+  if (range.end > data.size()) {
+    return "data_offsets end at byte " + std::to_string(range.end) + " of " + std::to_string(data.size()) +
+           " bytes of data: the file is truncated or its header is wrong";
+  }
+  if (range.end - range.begin != bytes) {
+    return "has " + std::to_string(range.end - range.begin) + " bytes of data where dtype and shape need " +
+           std::to_string(bytes);
+  }
+  entry.data = data.subspan(range.begin, bytes);
+  return {};
+}
+
+// Ranges must follow one another from the first byte of the data to the last.
+Status CheckCoverage(std::vector<ByteRange> ranges, uint64_t data_bytes, const std::string& file) {
+  std::sort(ranges.begin(), ranges.end(), [](const ByteRange& a, const ByteRange& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  uint64_t covered = 0;
+  for (const ByteRange& range : ranges) {
+    if (range.begin != covered) {
+      return InvalidArgument(file, "tensor " + Printable(*range.tensor) +
+                                       (range.begin < covered ? ": data overlaps that of another tensor"
+                                                              : ": data begins after a gap"));
+    }
+    covered = range.end;
+  }
+  if (covered != data_bytes) {
+    return InvalidArgument(file, std::to_string(data_bytes - covered) + " bytes of data belong to no tensor");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    return InvalidArgument(path, errno == ENOENT
+                                     ? "does not exist"
+                                     : "cannot be opened: " + std::generic_category().message(errno));
+  }
+  struct stat info = {};
+  if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(descriptor);
+    return InvalidArgument(path, "is not a file");
+  }
+  const auto size = static_cast<size_t>(info.st_size);
+  void* address = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  const int map_error = errno;
+  ::close(descriptor);
+  if (address == MAP_FAILED) {
+    return InvalidArgument(path, "cannot be mapped: " + std::generic_category().message(map_error));
+  }
+  if (size > 0) ::madvise(address, size, MADV_WILLNEED);  // A hint: failure only costs time.
+  return std::shared_ptr<const MappedFile>(new MappedFile({static_cast<const std::byte*>(address), size}));
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
+  auto mapping = MappedFile::Open(path);
+  if (!mapping) return mapping.error();
+  auto file = Parse((*mapping)->bytes(), path);
+  if (file) file->mapping_ = std::move(*mapping);
+  return file;
+}
+
+Result<SafetensorsFile> SafetensorsFile::Parse(std::span<const std::byte> bytes, const std::string& name) {
+  if (bytes.size() < kLengthBytes) return InvalidArgument(name, "is too short for a safetensors file");
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), kLengthBytes);
+  if (header_bytes > bytes.size() - kLengthBytes) {
+    return InvalidArgument(name, "header of " + std::to_string(header_bytes) + " bytes in a file of " +
+                                     std::to_string(bytes.size()) + ": truncated or not a safetensors file");
+  }
+  const std::string_view header_text(reinterpret_cast<const char*>(bytes.data()) + kLengthBytes,
+                                     static_cast<size_t>(header_bytes));
+  const auto header = ParseJsonObject(header_text, name);
+  if (!header) return InvalidArgument(name, "header: " + header.error().message);
+
+  SafetensorsFile file;
+  std::vector<ByteRange> ranges;
+  const auto data = bytes.subspan(kLengthBytes + static_cast<size_t>(header_bytes));
+  for (const auto& [tensor, member] : header->items()) {
+    if (tensor == "__metadata__") continue;
+    SafetensorsEntry entry;
+    ByteRange range;
+    if (const std::string why = ReadEntry(member, data, entry, range); !why.empty()) {
+      return InvalidArgument(name, "tensor " + Printable(tensor) + ": " + why);
+    }
+    range.tensor = &file.tensors_.emplace(tensor, std::move(entry)).first->first;
+    ranges.push_back(range);
+  }
+  if (auto status = CheckCoverage(std::move(ranges), data.size(), name); !status.ok()) return status.error();
+  return file;
+}
+
+const SafetensorsEntry* SafetensorsFile::Find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+}  // namespace espalier

@@ -1,0 +1,131 @@
+#include "model/weights.h"
+
+#include <set>
+#include <string>
+#include <utility>
+
+#include "model/json_text.h"
+
+namespace espalier {
+
+namespace {
+
+struct Part {
+  std::string name;
+  int64_t rows = 0;
+};
+
+// Reads tensors and adds them; remembers the first error and the names asked for.
+class Loader {
+ public:
+  Loader(TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
+
+  MatrixId Matrix(const std::vector<Part>& parts, int64_t cols) {
+    std::vector<SourceTensor> tensors;
+    for (const Part& part : parts)
+      Read(part.name + ".weight", std::vector<int64_t>{part.rows, cols}, tensors);
+    return Add(tensors, MatrixId::kNone, [&](auto views) { return backend_.AddMatrix(views); });
+  }
+
+  VectorId Bias(bool present, const std::vector<Part>& parts) {
+    if (!present) return VectorId::kNone;
+    std::vector<SourceTensor> tensors;
+    for (const Part& part : parts) Read(part.name + ".bias", std::vector<int64_t>{part.rows}, tensors);
+    return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
+  }
+
+  VectorId Norm(const std::string& name, int64_t size) {
+    std::vector<SourceTensor> tensors;
+    Read(name + ".weight", std::vector<int64_t>{size}, tensors);
+    return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
+  }
+
+  // Refuses tensors that the model would have to use but does not know.
+  void CheckNothingLeft(bool head_is_tied) {
+    if (!status_.ok()) return;
+    for (const std::string& name : source_.Names()) {
+      const bool ignored =
+          name.ends_with(".rotary_emb.inv_freq") || (head_is_tied && name == "lm_head.weight");
+      if (!ignored && !asked_.contains(name)) {
+        status_ =
+            InvalidArgument(source_.Where(name), "tensor " + Printable(name) +
+                                                     ": is no part of the model that config.json describes");
+        return;
+      }
+    }
+  }
+
+  const Status& status() const { return status_; }
+
+ private:
+  void Read(const std::string& name, const std::vector<int64_t>& shape, std::vector<SourceTensor>& out) {
+    if (!status_.ok()) return;
+    asked_.insert(name);
+    auto tensor = source_.Get(name, shape);
+    if (tensor) {
+      out.push_back(std::move(*tensor));
+    } else {
+      status_ = tensor.error();
+    }
+  }
+
+  template <typename Id, typename AddFunction>
+  Id Add(const std::vector<SourceTensor>& tensors, Id none, AddFunction add) {
+    if (!status_.ok()) return none;
+    std::vector<HostTensor> views;
+    for (const SourceTensor& tensor : tensors) views.push_back(tensor.tensor);
+    auto id = add(std::span<const HostTensor>(views));
+    if (id) return *id;
+    status_ = id.error();
+    return none;
+  }
+
+  TensorSource& source_;
+  Backend& backend_;
+  std::set<std::string> asked_;
+  Status status_;
+};
+
+LlamaLayer AddLayer(const LlamaConfig& config, const std::string& prefix, Loader& loader) {
+  const std::string attention = prefix + "self_attn.";
+  const std::string mlp = prefix + "mlp.";
+  const std::vector<Part> qkv = {{attention + "q_proj", config.q_size()},
+                                 {attention + "k_proj", config.kv_size()},
+                                 {attention + "v_proj", config.kv_size()}};
+  const std::vector<Part> output = {{attention + "o_proj", config.hidden_size}};
+  const std::vector<Part> gate_up = {{mlp + "gate_proj", config.intermediate_size},
+                                     {mlp + "up_proj", config.intermediate_size}};
+  const std::vector<Part> down = {{mlp + "down_proj", config.hidden_size}};
+  LlamaLayer layer;
+  layer.attention_norm = loader.Norm(prefix + "input_layernorm", config.hidden_size);
+  layer.qkv = loader.Matrix(qkv, config.hidden_size);
+  layer.qkv_bias = loader.Bias(config.attention_bias, qkv);
+  layer.output = loader.Matrix(output, config.q_size());
+  layer.output_bias = loader.Bias(config.attention_bias, output);
+  layer.ffn_norm = loader.Norm(prefix + "post_attention_layernorm", config.hidden_size);
+  layer.gate_up = loader.Matrix(gate_up, config.hidden_size);
+  layer.gate_up_bias = loader.Bias(config.mlp_bias, gate_up);
+  layer.down = loader.Matrix(down, config.intermediate_size);
+  layer.down_bias = loader.Bias(config.mlp_bias, down);
+  return layer;
+}
+
+}  // namespace
+
+Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend) {
+  Loader loader(source, backend);
+  LlamaWeights weights;
+  weights.embedding = loader.Matrix({{"model.embed_tokens", config.vocab_size}}, config.hidden_size);
+  for (int32_t i = 0; i < config.layers && loader.status().ok(); ++i) {
+    weights.layers.push_back(AddLayer(config, "model.layers." + std::to_string(i) + ".", loader));
+  }
+  weights.norm = loader.Norm("model.norm", config.hidden_size);
+  weights.head = config.tie_word_embeddings
+                     ? weights.embedding
+                     : loader.Matrix({{"lm_head", config.vocab_size}}, config.hidden_size);
+  loader.CheckNothingLeft(config.tie_word_embeddings);
+  if (!loader.status().ok()) return loader.status().error();
+  return weights;
+}
+
+}  // namespace espalier

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "model/tensor_source.h"
+
+namespace espalier {
+
+// A transformer layer on the device. Biases are kNone where the model has none.
+struct LlamaLayer {
+  VectorId attention_norm = VectorId::kNone;  // [hidden]
+  MatrixId qkv = MatrixId::kNone;             // [(query_heads + 2 * kv_heads) * head_dim, hidden]: q, k, v
+  VectorId qkv_bias = VectorId::kNone;
+  MatrixId output = MatrixId::kNone;  // [hidden, query_heads * head_dim]
+  VectorId output_bias = VectorId::kNone;
+  VectorId ffn_norm = VectorId::kNone;  // [hidden]
+  MatrixId gate_up = MatrixId::kNone;   // [2 * intermediate, hidden]: gate, up
+  VectorId gate_up_bias = VectorId::kNone;
+  MatrixId down = MatrixId::kNone;  // [hidden, intermediate]
+  VectorId down_bias = VectorId::kNone;
+};
+
+struct LlamaWeights {
+  MatrixId embedding = MatrixId::kNone;  // [vocab, hidden]
+  std::vector<LlamaLayer> layers;
+  VectorId norm = VectorId::kNone;  // [hidden]
+  MatrixId head = MatrixId::kNone;  // [vocab, hidden]; the embedding itself where tied
+};
+
+// Hands the tensors of a LlamaForCausalLM, by their Hugging Face names, to the backend. Errors: a tensor that
+// is missing, has another shape, or is no part of the model (old rotary buffers and the head of a tied model
+// are ignored, as transformers does); those of the backend.
+Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend);
+
+}  // namespace espalier
