@@ -39,7 +39,7 @@ grep -E '^-- CUDA backend|^CMake .*Warning' "$log" || true
 
 # One line for each tenth of the build; whatever else ninja prints (warnings, errors) goes through.
 show_progress() {
-  local line tenth last=-1
+  local line tenth last=0
   while IFS= read -r line; do
     if [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]]; then
       tenth=$((10 * BASH_REMATCH[1] / BASH_REMATCH[2]))
