@@ -1,0 +1,65 @@
+#include "model/tokenizer/tokenizer.h"
+
+#include "model/tokenizer/json_tokenizer.h"
+#include "model/tokenizer/sentencepiece_tokenizer.h"
+#include "model/tokenizer/stream_decoder.h"
+#include "model/tokenizer/tokenizer_config.h"
+#include "model/tokenizer/utf8.h"
+
+namespace espalier {
+
+Tokenizer::Tokenizer(TokenTable table) : table_(std::move(table)) {
+  piece_to_id_.reserve(table_.tokens.size());
+  for (int32_t id = 0; id < vocab_size(); ++id) piece_to_id_.emplace(Piece(id), id);
+}
+
+std::optional<int32_t> Tokenizer::PieceToId(std::string_view piece) const {
+  const auto it = piece_to_id_.find(piece);
+  if (it == piece_to_id_.end()) return std::nullopt;
+  return it->second;
+}
+
+Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, const EncodeOptions& options) const {
+  if (text.size() > kMaxTextBytes) {
+    return InvalidArgument(
+        "text", "has " + std::to_string(text.size()) + " bytes, more than " + std::to_string(kMaxTextBytes));
+  }
+  if (const size_t at = FindInvalidUtf8(text); at != std::string_view::npos) {
+    return InvalidArgument("text", "is not valid UTF-8 at byte " + std::to_string(at));
+  }
+  std::vector<int32_t> ids;
+  if (options.add_bos) {
+    if (bos_id() < 0) return InvalidArgument("add_bos", "the tokenizer has no beginning-of-sequence token");
+    ids.push_back(bos_id());
+  }
+  if (Status encoded = EncodeText(text, options, &ids); !encoded) return encoded.error();
+  return ids;
+}
+
+std::string Tokenizer::DecodeContinuation(std::span<const int32_t> ids) const {
+  StreamDecoder stream(*this, /*at_start=*/false);
+  std::string text;
+  for (const int32_t id : ids) text += stream.Push(id);
+  return text + stream.Finish();
+}
+
+Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file) {
+  std::error_code failed;
+  std::filesystem::path folder = folder_or_file;
+  std::filesystem::path file = folder_or_file;
+  if (std::filesystem::is_directory(folder_or_file, failed)) {
+    file = folder / "tokenizer.model";
+    if (!std::filesystem::exists(file, failed)) file = folder / "tokenizer.json";
+    if (!std::filesystem::exists(file, failed)) {
+      return InvalidArgument(folder.string(), "holds neither tokenizer.model nor tokenizer.json");
+    }
+  } else {
+    folder = file.parent_path();
+  }
+  const auto config = ReadTokenizerConfig(folder);
+  if (!config) return config.error();
+  if (file.extension() == ".json") return JsonTokenizer::Load(file, *config);
+  return LoadSentencePiece(file, *config);
+}
+
+}  // namespace espalier
