@@ -13,7 +13,7 @@ namespace espalier {
 
 // What one more token added to the text of a branch.
 struct TextPiece {
-  std::string text;             // whole characters; no part of a stop string
+  std::string text;                // whole characters; no part of a stop string
   bool stop_string_found = false;  // the text of the branch ends here, before the stop string
 };
 

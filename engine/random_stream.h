@@ -17,7 +17,7 @@ namespace espalier {
 //
 // Mix is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
 // OOPSLA 2014), a bijection in which every input bit reaches every output bit.
-uint64_t RootStream(uint64_t seed);                            // of branch 0
+uint64_t RootStream(uint64_t seed);                             // of branch 0
 uint64_t ChildStream(uint64_t parent_stream, int32_t ordinal);  // ordinal >= 0
 
 // For each node of the request: the ordinal of its first branch under each parent branch. Further branches of

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/tree_request.h"
+
+namespace espalier {
+
+// What a request may take, from its templates alone: generated nodes count with max_new_tokens, selections
+// with what they keep at most. Counts saturate at kCostLimit.
+inline constexpr int64_t kCostLimit = int64_t{1} << 40;
+
+struct TreeNodeCost {
+  int32_t branch_parent = -1;  // nearest ancestor that is no select; -1 for the root
+  int64_t branches = 0;        // at the node; of a select: branches that it keeps
+  int64_t path_tokens = 0;     // from the root to the end of the node
+};
+
+struct TreeCost {
+  std::vector<TreeNodeCost> nodes;  // as TreeRequest::nodes
+  int64_t leaves = 0;               // leaves alive at one time if everything runs side by side
+  // KV blocks without which the request cannot run, even if it is given as little as possible at a time:
+  // branches that no barrier joins run one after another, the branches at a barrier are in memory together
+  // with their paths.
+  int64_t min_blocks = 0;
+};
+
+// Precondition: the topology is valid (parents before children, the root given, no counts below 1).
+TreeCost CostOf(const TreeRequest& request, int32_t block_tokens);
+
+}  // namespace espalier
