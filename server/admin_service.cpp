@@ -1,0 +1,69 @@
+#include "server/admin_service.h"
+
+namespace espalier {
+namespace {
+
+grpc::ServerUnaryReactor* AnswerOk(grpc::CallbackServerContext* context) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
+                                                 const v1::GetStatsRequest* /*request*/,
+                                                 v1::GetStatsResponse* response) {
+  const EngineStats stats = engine_.Stats();
+  response->set_block_tokens(stats.block_tokens);
+  response->set_blocks_total(stats.blocks_total);
+  response->set_blocks_free(stats.blocks_free);
+  response->set_blocks_indexed(stats.blocks_indexed);
+  response->set_blocks_live(stats.blocks_live);
+  response->set_blocks_scratch(stats.blocks_scratch);
+  response->set_requests_active(stats.requests_active);
+  response->set_requests_queued(stats.requests_queued);
+  response->set_branches_active(stats.branches_active);
+  response->set_steps(stats.steps);
+  response->set_preemptions(stats.preemptions);
+  response->set_evicted_blocks(stats.evicted_blocks);
+  response->set_cancelled(stats.cancelled);
+  response->set_finished(stats.finished);
+  response->set_computed_tokens(stats.computed_tokens);
+  response->set_generated_tokens(stats.generated_tokens);
+  response->set_cached_tokens(stats.cached_tokens);
+  response->set_kv_read_bytes(stats.kv_read_bytes);
+  response->set_kv_read_bytes_sequence(stats.kv_read_bytes_sequence);
+  response->set_step_us(stats.step_us);
+  response->set_plan_us(stats.plan_us);
+  response->set_forward_us(stats.forward_us);
+  response->set_attention_us(stats.attention_us);
+  return AnswerOk(context);
+}
+
+grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerContext* context,
+                                                        const v1::GetTreeSnapshotRequest* /*request*/,
+                                                        v1::GetTreeSnapshotResponse* response) {
+  for (const KvNodeSnapshot& snapshot : engine_.Snapshot().nodes) {
+    v1::KvNode& node = *response->add_nodes();
+    node.set_id(snapshot.id);
+    node.set_parent_id(snapshot.parent);
+    node.set_begin_position(snapshot.begin_position);
+    node.set_tokens(snapshot.tokens);
+    node.set_computed_tokens(snapshot.computed_tokens);
+    node.set_blocks(snapshot.blocks);
+    node.set_pins(snapshot.pins);
+    node.set_indexed(snapshot.indexed);
+    node.mutable_first_token_ids()->Add(snapshot.first_token_ids.begin(), snapshot.first_token_ids.end());
+  }
+  return AnswerOk(context);
+}
+
+grpc::ServerUnaryReactor* AdminService::FlushCache(grpc::CallbackServerContext* context,
+                                                   const v1::FlushCacheRequest* /*request*/,
+                                                   v1::FlushCacheResponse* response) {
+  response->set_blocks_freed(engine_.FlushCache());
+  return AnswerOk(context);
+}
+
+}  // namespace espalier

@@ -1,0 +1,109 @@
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+#include <cstdio>
+#include <string>
+
+#include "server/config.h"
+#include "server/server.h"
+#include "server/version.h"
+
+namespace espalier {
+namespace {
+
+constexpr int kExitUsage = 2;  // wrong usage, configuration or model
+
+// gRPC's own lines in the server's log.
+void LogFromGrpc(gpr_log_func_args* line) {
+  const auto level = line->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::err
+                     : line->severity == GPR_LOG_SEVERITY_INFO ? spdlog::level::info
+                                                               : spdlog::level::debug;
+  spdlog::log(level, "grpc: {}", line->message);
+}
+
+void StartLogging(const std::string& level) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("espalier"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  spdlog::set_level(spdlog::level::from_str(level));
+  gpr_set_log_function(LogFromGrpc);
+  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+std::string Mebibytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+  return text;
+}
+
+void LogModel(const ModelInfo& model, const ServerConfig& config) {
+  const AttentionShape& shape = model.attention;
+  spdlog::info("device    {}: {}, {}, {} threads", model.backend.name, model.backend.device,
+               model.backend.isa, model.backend.threads);
+  spdlog::info("model     {}: {:.2f} M parameters, {}, {} layers, {}/{} heads of {}, {} tokens", model.name,
+               static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype), shape.layers,
+               shape.query_heads, shape.kv_heads, shape.head_dim, model.vocab_size);
+  const int64_t block_bytes = shape.KvBytesPerTokenLayer() * shape.layers * model.block_tokens;
+  spdlog::info("KV cache  {} blocks of {} tokens, {}, paths of up to {} tokens, attention mode {}",
+               model.kv_blocks, model.block_tokens, Mebibytes(block_bytes * model.kv_blocks),
+               model.max_positions, Name(config.attention_mode));
+}
+
+int Run(const ServerConfig& config, bool check_only, const sigset_t& stop_signals) {
+  auto server = Server::Start(config);
+  if (!server) {
+    std::fprintf(stderr, "error: %s\n", server.error().ToString().c_str());
+    return kExitUsage;
+  }
+  if (check_only) {
+    std::printf("%s\n", ToJson(config).c_str());
+    return 0;
+  }
+  LogModel((*server)->engine().model(), config);
+  spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
+  int signal = 0;
+  sigwait(&stop_signals, &signal);
+  spdlog::info("{}: draining for up to {} ms", signal == SIGTERM ? "SIGTERM" : "SIGINT",
+               config.drain_timeout_ms);
+  (*server)->Drain();
+  const EngineStats stats = (*server)->engine().Stats();
+  spdlog::info("stopped after {} steps, {} requests finished, {} cancelled, {} blocks still live",
+               stats.steps, stats.finished, stats.cancelled, stats.blocks_live);
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  ServerCommand command = ParseServerCommand(argc, argv);
+  if (command.show_help) {
+    std::fputs(command.help.c_str(), stdout);
+    return 0;
+  }
+  if (command.show_version) {
+    std::printf("espalier-server %s\n", kVersion);
+    return 0;
+  }
+  if (!command.problems.empty()) {
+    for (const std::string& problem : command.problems) std::fprintf(stderr, "error: %s\n", problem.c_str());
+    return kExitUsage;
+  }
+  // Blocked before any thread starts, so that only sigwait sees them.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  StartLogging(command.config.log_level);
+  if (command.check_config) {
+    // Any port will do: nothing is served.
+    command.config.port_file.clear();
+  }
+  return Run(command.config, command.check_config, stop_signals);
+}
+
+}  // namespace
+}  // namespace espalier
+
+int main(int argc, char** argv) { return espalier::Main(argc, argv); }

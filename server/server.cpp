@@ -1,0 +1,142 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <fstream>
+#include <utility>
+
+#include "model/llama_runner.h"
+#include "server/admin_service.h"
+#include "server/model_service.h"
+#include "server/tree_service.h"
+
+namespace espalier {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+class GrpcServer final : public Server {
+ public:
+  GrpcServer(const ServerConfig& config, std::unique_ptr<Engine> engine,
+             std::shared_ptr<const Tokenizer> tokenizer)
+      : config_(config),
+        tokenizer_(std::move(tokenizer)),
+        engine_(std::move(engine)),
+        trees_(*engine_, *tokenizer_),
+        models_(*engine_, *tokenizer_, config_),
+        admin_(*engine_) {}
+
+  ~GrpcServer() override {
+    if (!drained_) Stop(0);
+  }
+
+  Status Listen() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    // One server an address: a second one fails to start instead of sharing its requests.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(&trees_);
+    builder.RegisterService(&models_);
+    builder.RegisterService(&admin_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      return InvalidArgument("--listen", "cannot listen at " + config_.listen);
+    }
+    for (const char* service : {v1::TreeService::service_full_name(), v1::ModelService::service_full_name(),
+                                v1::AdminService::service_full_name()}) {
+      server_->GetHealthCheckService()->SetServingStatus(service, true);
+    }
+    if (config_.port_file.empty()) return {};
+    std::ofstream file(config_.port_file, std::ios::trunc);
+    file << port_ << '\n';
+    file.close();
+    if (!file) return InvalidArgument("--port-file", "cannot write " + config_.port_file);
+    return {};
+  }
+
+  int port() const override { return port_; }
+  Engine& engine() override { return *engine_; }
+  void Drain() override { Stop(config_.drain_timeout_ms); }
+
+ private:
+  void Stop(int64_t timeout_ms) {
+    drained_ = true;
+    if (server_ == nullptr) return;
+    server_->GetHealthCheckService()->SetServingStatus(false);
+    engine_->Drain(timeout_ms * 1000);
+    // Every tree has had its last event; what is left is writing it out to readers that may have stopped
+    // reading.
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    server_->Wait();
+  }
+
+  const ServerConfig config_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<Engine> engine_;
+  TreeService trees_;
+  ModelService models_;
+  AdminService admin_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+  bool drained_ = false;
+};
+
+// An error of loading in terms of the server's settings.
+Error InTermsOfSettings(Error error) {
+  if (error.field == "backend" || error.field == "isa" || error.field == "threads" ||
+      error.field == "kv_cache_bytes" || error.field == "block_tokens" || error.field == "dtype") {
+    for (char& c : error.field) c = c == '_' ? '-' : c;
+    error.field = "--" + error.field;
+  }
+  return error;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
+  auto tokenizer = LoadTokenizer(config.model);
+  if (!tokenizer) return tokenizer.error();
+  RunnerOptions options;
+  options.backend = {.name = config.backend,
+                     .isa = config.isa,
+                     .dtype = config.dtype,
+                     .threads = config.threads,
+                     .max_rows = config.max_batch_rows};
+  options.block_tokens = config.block_tokens;
+  options.kv_cache_bytes = config.kv_cache_bytes;
+  auto runner = LoadModel(config.model, options);
+  if (!runner) return InTermsOfSettings(runner.error());
+  const ModelInfo& model = (*runner)->info();
+  if ((*tokenizer)->vocab_size() > model.vocab_size) {
+    return InvalidArgument(config.model, "the tokenizer has " + std::to_string((*tokenizer)->vocab_size()) +
+                                             " tokens, the model only " + std::to_string(model.vocab_size));
+  }
+  const EngineOptions engine_options{.block_tokens = model.block_tokens,
+                                     .total_blocks = model.kv_blocks,
+                                     .max_branches = config.max_branches,
+                                     .max_batch_rows = config.max_batch_rows,
+                                     .prefill_chunk_tokens = config.prefill_chunk_tokens,
+                                     .max_queued_requests = config.max_queued_requests,
+                                     .attention_mode = config.attention_mode,
+                                     .check_invariants = config.check_invariants};
+  std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);
+  auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
+  if (!engine) return engine.error();
+  return Serve(config, std::move(*engine), std::move(shared_tokenizer));
+}
+
+Result<std::unique_ptr<Server>> Server::Serve(const ServerConfig& config, std::unique_ptr<Engine> engine,
+                                              std::shared_ptr<const Tokenizer> tokenizer) {
+  auto server = std::make_unique<GrpcServer>(config, std::move(engine), std::move(tokenizer));
+  if (Status status = server->Listen(); !status) return status.error();
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace espalier

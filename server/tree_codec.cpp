@@ -1,0 +1,315 @@
+#include "server/tree_codec.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+namespace espalier {
+namespace {
+
+constexpr size_t kMaxNamespaceBytes = 256;
+
+std::string Indexed(const char* name, size_t index) {
+  return std::string(name) + "[" + std::to_string(index) + "]";
+}
+
+std::vector<int32_t> Ids(const google::protobuf::RepeatedField<int32_t>& field) {
+  return {field.begin(), field.end()};
+}
+
+Result<GivenSpec> GivenFromProto(const v1::Given& message, bool is_root, const Tokenizer& tokenizer,
+                                 const std::string& path) {
+  GivenSpec given;
+  given.score = message.score();
+  given.top_logprobs = message.top_logprobs();
+  switch (message.tokens_case()) {
+    case v1::Given::kText: {
+      const EncodeOptions options{.at_start = is_root,
+                                  .add_bos = is_root && tokenizer.bos_id() >= 0,
+                                  .parse_special = message.parse_special()};
+      auto ids = tokenizer.Encode(message.text(), options);
+      if (!ids) return InvalidArgument(path + ".text", ids.error().message);
+      given.token_ids = std::move(*ids);
+      if (given.token_ids.empty()) return InvalidArgument(path + ".text", "holds no token");
+      return given;
+    }
+    case v1::Given::kTokenIds:
+      given.token_ids = Ids(message.token_ids().ids());
+      return given;
+    case v1::Given::TOKENS_NOT_SET:
+      break;
+  }
+  return InvalidArgument(path, "needs text or token_ids");
+}
+
+SamplingParams SamplingFromProto(const v1::Sampling& message) {
+  SamplingParams params;
+  if (message.has_temperature()) params.temperature = message.temperature();
+  params.top_k = message.top_k();
+  if (message.has_top_p()) params.top_p = message.top_p();
+  params.min_p = message.min_p();
+  if (message.has_repetition_penalty()) params.repetition_penalty = message.repetition_penalty();
+  params.presence_penalty = message.presence_penalty();
+  params.frequency_penalty = message.frequency_penalty();
+  for (const v1::LogitBias& entry : message.logit_bias()) {
+    params.logit_bias.emplace_back(entry.token_id(), entry.bias());
+  }
+  return params;
+}
+
+GenerateSpec GenerateFromProto(const v1::Generate& message) {
+  GenerateSpec generate;
+  if (message.branches() != 0) generate.branches = message.branches();
+  if (message.max_new_tokens() != 0) generate.max_new_tokens = message.max_new_tokens();
+  generate.sampling = SamplingFromProto(message.sampling());
+  generate.stop_token_ids = Ids(message.stop_token_ids());
+  generate.stop_strings = {message.stop_strings().begin(), message.stop_strings().end()};
+  generate.ignore_eos = message.ignore_eos();
+  generate.top_logprobs = message.top_logprobs();
+  return generate;
+}
+
+Result<SelectSpec> SelectFromProto(const v1::Select& message, const std::string& path) {
+  SelectSpec select;
+  select.keep = message.keep();
+  switch (message.score()) {
+    case v1::SELECT_SCORE_SUM_LOGPROB:
+      select.score = SelectScore::kSumLogprob;
+      break;
+    case v1::SELECT_SCORE_MEAN_LOGPROB:
+      select.score = SelectScore::kMeanLogprob;
+      break;
+    case v1::SELECT_SCORE_LATEST_VERDICT:
+      select.score = SelectScore::kLatestVerdict;
+      break;
+    case v1::SELECT_SCORE_SUM_VERDICTS:
+      select.score = SelectScore::kSumVerdicts;
+      break;
+    default:
+      return InvalidArgument(path + ".score", "must be one of SelectScore's values but UNSPECIFIED");
+  }
+  switch (message.scope()) {
+    case v1::SELECT_SCOPE_UNSPECIFIED:
+    case v1::SELECT_SCOPE_LEVEL:
+      select.scope = SelectScope::kLevel;
+      break;
+    case v1::SELECT_SCOPE_SIBLINGS:
+      select.scope = SelectScope::kSiblings;
+      break;
+    default:
+      return InvalidArgument(path + ".scope", "must be one of SelectScope's values");
+  }
+  return select;
+}
+
+Status CheckNamespace(const std::string& name) {
+  if (name.size() <= kMaxNamespaceBytes) return {};
+  return InvalidArgument("cache_namespace",
+                         "must be at most " + std::to_string(kMaxNamespaceBytes) + " bytes");
+}
+
+v1::FinishReason ReasonToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return v1::FINISH_REASON_UNSPECIFIED;
+    case FinishReason::kStopToken:
+      return v1::FINISH_REASON_STOP_TOKEN;
+    case FinishReason::kStopString:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kMaxTokens:
+      return v1::FINISH_REASON_MAX_TOKENS;
+    case FinishReason::kPruned:
+      return v1::FINISH_REASON_PRUNED;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+}  // namespace
+
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer, uint64_t seed) {
+  if (message.nodes().empty()) return InvalidArgument("nodes", "the tree is empty");
+  if (message.nodes_size() > kMaxNodesPerRequest) {
+    return InvalidArgument("nodes", "must be at most " + std::to_string(kMaxNodesPerRequest));
+  }
+  if (Status status = CheckNamespace(message.cache_namespace()); !status) return status.error();
+  TreeRequest request;
+  request.seed = message.has_seed() ? message.seed() : seed;
+  request.cache_bypass = message.cache_bypass();
+  request.cache_namespace = message.cache_namespace();
+
+  std::unordered_map<std::string, int32_t> index_of_id;
+  for (int i = 0; i < message.nodes_size(); ++i) {
+    const v1::TreeNode& node = message.nodes(i);
+    const std::string path = Indexed("nodes", static_cast<size_t>(i));
+    TreeNodeSpec spec;
+    spec.id = node.id();
+    if (!index_of_id.emplace(node.id(), i).second) {
+      return InvalidArgument(path + ".id", "'" + node.id() + "' names an earlier node too");
+    }
+    if (i == 0 && !node.parent_id().empty()) {
+      return InvalidArgument(path + ".parent_id", "the first node is the root and has no parent");
+    }
+    if (i > 0) {
+      const auto parent = index_of_id.find(node.parent_id());
+      if (node.parent_id().empty())
+        return InvalidArgument(path + ".parent_id", "only the first node is a root");
+      if (parent == index_of_id.end() || parent->second == i) {
+        return InvalidArgument(path + ".parent_id",
+                               "'" + node.parent_id() + "' is not the id of an earlier node");
+      }
+      spec.parent = parent->second;
+    }
+    switch (node.content_case()) {
+      case v1::TreeNode::kGiven: {
+        auto given = GivenFromProto(node.given(), i == 0, tokenizer, path + ".given");
+        if (!given) return given.error();
+        spec.content = std::move(*given);
+        break;
+      }
+      case v1::TreeNode::kGenerate:
+        spec.content = GenerateFromProto(node.generate());
+        break;
+      case v1::TreeNode::kSelect: {
+        auto select = SelectFromProto(node.select(), path + ".select");
+        if (!select) return select.error();
+        spec.content = *select;
+        break;
+      }
+      case v1::TreeNode::CONTENT_NOT_SET:
+        return InvalidArgument(path, "needs one of given, generate and select");
+    }
+    request.nodes.push_back(std::move(spec));
+  }
+  return request;
+}
+
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message) {
+  if (message.prompt().ids().empty()) return InvalidArgument("prompt.ids", "the prompt is empty");
+  if (message.continuations().empty()) return InvalidArgument("continuations", "needs at least one");
+  if (message.continuations_size() >= kMaxNodesPerRequest) {
+    return InvalidArgument("continuations", "must be fewer than " + std::to_string(kMaxNodesPerRequest));
+  }
+  if (Status status = CheckNamespace(message.cache_namespace()); !status) return status.error();
+  TreeRequest request;
+  request.cache_bypass = message.cache_bypass();
+  request.cache_namespace = message.cache_namespace();
+  request.nodes.push_back({"prompt", -1, GivenSpec{Ids(message.prompt().ids()), false, 0}});
+  for (int i = 0; i < message.continuations_size(); ++i) {
+    const auto& ids = message.continuations(i).ids();
+    const std::string path = Indexed("continuations", static_cast<size_t>(i));
+    if (ids.empty()) return InvalidArgument(path + ".ids", "the continuation is empty");
+    request.nodes.push_back({path, 0, GivenSpec{Ids(ids), true, message.top_logprobs()}});
+  }
+  return request;
+}
+
+void ToProto(const std::vector<TokenLogprob>& entries, v1::TopLogprobs& message) {
+  for (const TokenLogprob& entry : entries) {
+    v1::TokenLogprob& added = *message.add_entries();
+    added.set_token_id(entry.token_id);
+    added.set_logprob(entry.logprob);
+  }
+}
+
+void ToProto(const TreeUsage& usage, v1::Usage& message) {
+  message.set_prompt_tokens(usage.prompt_tokens);
+  message.set_cached_tokens(usage.cached_tokens);
+  message.set_computed_tokens(usage.computed_tokens);
+  message.set_generated_tokens(usage.generated_tokens);
+  message.set_steps(usage.steps);
+  message.set_kv_read_bytes(usage.kv_read_bytes);
+  message.set_kv_read_bytes_sequence(usage.kv_read_bytes_sequence);
+  message.set_first_token_us(usage.first_token_us);
+  message.set_total_us(usage.total_us);
+}
+
+TreeEncoder::TreeEncoder(const TreeRequest& request) {
+  for (const TreeNodeSpec& node : request.nodes) {
+    node_ids_.push_back(node.id);
+    node_parents_.push_back(node.parent);
+  }
+}
+
+v1::GenerateResponse TreeEncoder::ToProto(const TreeStarted& event) const {
+  v1::GenerateResponse response;
+  v1::Started& started = *response.mutable_started();
+  started.set_request_id(event.request_id);
+  started.set_seed(event.seed);
+  started.set_prompt_tokens(event.prompt_tokens);
+  started.set_cached_tokens(event.cached_tokens);
+  return response;
+}
+
+v1::GenerateResponse TreeEncoder::ToProto(TreeDelta event) const {
+  v1::GenerateResponse response;
+  response.mutable_delta()->set_step(event.step);
+  for (BranchDelta& branch : event.branches) {
+    v1::BranchDelta& delta = *response.mutable_delta()->add_branches();
+    delta.set_branch(branch.branch);
+    delta.set_parent_branch(branch.parent);
+    delta.set_node_id(node_ids_[static_cast<size_t>(branch.node)]);
+    delta.mutable_token_ids()->Add(branch.token_ids.begin(), branch.token_ids.end());
+    delta.set_text(std::move(branch.text));
+    delta.mutable_logprobs()->Add(branch.logprobs.begin(), branch.logprobs.end());
+    for (const auto& entries : branch.top_logprobs) espalier::ToProto(entries, *delta.add_top_logprobs());
+    delta.set_finish_reason(ReasonToProto(branch.finish_reason));
+  }
+  return response;
+}
+
+v1::GenerateResponse TreeEncoder::ToProto(const TreeSelected& event) const {
+  v1::GenerateResponse response;
+  v1::Selected& selected = *response.mutable_selected();
+  selected.set_node_id(node_ids_[static_cast<size_t>(event.node)]);
+  selected.mutable_kept()->Add(event.kept.begin(), event.kept.end());
+  selected.mutable_pruned()->Add(event.pruned.begin(), event.pruned.end());
+  selected.mutable_scores()->Add(event.scores.begin(), event.scores.end());
+  return response;
+}
+
+v1::GenerateResponse TreeEncoder::ToProto(const TreeFinished& event) const {
+  v1::GenerateResponse response;
+  v1::Finished& finished = *response.mutable_finished();
+  for (const BranchSummary& summary : event.branches) {
+    v1::Branch& branch = *finished.add_branches();
+    branch.set_branch(summary.branch);
+    branch.set_parent_branch(summary.parent);
+    std::vector<int32_t> path;
+    for (int32_t node = summary.node; node >= 0; node = node_parents_[static_cast<size_t>(node)])
+      path.push_back(node);
+    for (auto node = path.rbegin(); node != path.rend(); ++node) {
+      branch.add_node_path(node_ids_[static_cast<size_t>(*node)]);
+    }
+    branch.mutable_token_ids()->Add(summary.token_ids.begin(), summary.token_ids.end());
+    branch.set_text(summary.text);
+    branch.set_sum_logprob(summary.sum_logprob);
+    branch.set_finish_reason(ReasonToProto(summary.finish_reason));
+    branch.set_tip(summary.tip);
+  }
+  espalier::ToProto(event.usage, *finished.mutable_usage());
+  return response;
+}
+
+void MergeDelta(const v1::TreeDelta& later, v1::TreeDelta& earlier) {
+  earlier.set_step(later.step());
+  std::unordered_map<int32_t, int> index_of_branch;
+  for (int i = 0; i < earlier.branches_size(); ++i) index_of_branch[earlier.branches(i).branch()] = i;
+  for (const v1::BranchDelta& delta : later.branches()) {
+    const auto found = index_of_branch.find(delta.branch());
+    if (found == index_of_branch.end()) {
+      *earlier.add_branches() = delta;
+      continue;
+    }
+    v1::BranchDelta& target = *earlier.mutable_branches(found->second);
+    target.mutable_token_ids()->MergeFrom(delta.token_ids());
+    target.mutable_text()->append(delta.text());
+    target.mutable_logprobs()->MergeFrom(delta.logprobs());
+    target.mutable_top_logprobs()->MergeFrom(delta.top_logprobs());
+    if (delta.finish_reason() != v1::FINISH_REASON_UNSPECIFIED)
+      target.set_finish_reason(delta.finish_reason());
+  }
+}
+
+}  // namespace espalier

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/tree_event.h"
+#include "engine/tree_request.h"
+#include "espalier/v1/tree.pb.h"
+#include "kernels/base/result.h"
+#include "model/tokenizer/tokenizer.h"
+
+namespace espalier {
+
+// Translates a request, encoding its texts. `seed` is used where the request has none. Checks what only the
+// message can show (a node without content, ids that name no earlier node, unknown enum values); the rest is
+// ValidateTreeRequest's. Errors are kInvalidArgument and name the field.
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer, uint64_t seed);
+
+// The prompt as the root and a scored given node for each continuation.
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message);
+
+// Translates events of one request; keeps the ids of its nodes.
+class TreeEncoder {
+ public:
+  explicit TreeEncoder(const TreeRequest& request);
+
+  v1::GenerateResponse ToProto(const TreeStarted& event) const;
+  v1::GenerateResponse ToProto(TreeDelta event) const;
+  v1::GenerateResponse ToProto(const TreeSelected& event) const;
+  v1::GenerateResponse ToProto(const TreeFinished& event) const;
+
+ private:
+  std::vector<std::string> node_ids_;
+  std::vector<int32_t> node_parents_;
+};
+
+// Appends a later delta of the same tree to an earlier one that has not been sent: what a slow reader gets.
+void MergeDelta(const v1::TreeDelta& later, v1::TreeDelta& earlier);
+
+void ToProto(const TreeUsage& usage, v1::Usage& message);
+void ToProto(const std::vector<TokenLogprob>& entries, v1::TopLogprobs& message);
+
+}  // namespace espalier
