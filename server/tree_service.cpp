@@ -133,18 +133,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
  public:
   GenerateReactor(Engine& engine, const Tokenizer& tokenizer, const grpc::ByteBuffer& bytes)
       : cancel_(engine) {
-    v1::GenerateRequest message;
-    if (Status status = ParseMessage(bytes, message); !status) return Finish(ToStatus(status.error()));
-    auto request = FromProto(message, tokenizer, message.has_seed() ? 0 : DrawSeed());
-    if (!request) return Finish(ToStatus(request.error()));
-    queue_ = std::make_shared<GenerateQueue>(*request);
-    const auto id = engine.Submit(std::move(*request), queue_);
-    if (!id) {
-      queue_.reset();
-      return Finish(ToStatus(id.error()));
-    }
-    queue_->Attach(this);
-    cancel_.Submitted(*id);
+    if (Status status = Begin(engine, tokenizer, bytes); !status) Finish(ToStatus(status.error()));
   }
 
   void StartNext(v1::GenerateResponse response) override {
