@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/result.h"
@@ -102,6 +103,11 @@ class Backend {
 
   // The result of the oldest step not yet waited for; blocks. An error (device lost) ends the backend's use.
   virtual Result<StepResult> Wait() = 0;
+
+  // For tests and debugging, synchronous. Values are [rows, cols] in fp32, whatever type the buffer has;
+  // writing sets the number of rows that the buffer holds.
+  virtual void WriteActivation(ActivationId activation, std::span<const float> values) = 0;
+  virtual std::vector<float> ReadActivation(ActivationId activation) = 0;
 };
 
 // Errors name the flag at fault: an unknown backend or instruction set, one this machine lacks, no device.

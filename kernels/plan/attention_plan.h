@@ -56,8 +56,10 @@ struct PlanOptions {
 // A run of tokens in one KV block. Cached tokens (first_own_row < 0) are all seen by the rows [row_begin,
 // row_end). Tokens written in this step: token i is row first_own_row + i, seen by [first_own_row + i,
 // row_subtree_end[first_own_row + i]) within [row_begin, row_end), which here bounds the union.
-// All of an entry's tokens lie in one segment. Rows are rows of the batch, already clipped to the item's
-// tile.
+// All of an entry's tokens lie in one segment: position / kSegmentTokens. Own tokens of a token tree need not
+// follow one by one: the position of token i is row_position[first_own_row + i]. Rows are rows of the batch,
+// already clipped to the item's. Only kMasked lists tokens that no row of the item sees (row_begin ==
+// row_end); they count as read.
 struct PlanEntry {
   int32_t block = 0;
   int16_t first_slot = 0;
@@ -68,8 +70,13 @@ struct PlanEntry {
   int32_t first_own_row = -1;
 };
 
-// A unit of work: a tile of consecutive rows (times the query heads of one KV head) over a list of entries in
-// pre-order, so that every row meets its own path in ascending position. Executed once for each KV head.
+// A unit of work: a tile of consecutive rows (times the query heads of one KV head) over a list of entries.
+// Executed once for each KV head.
+//
+// Entries lie segment by segment, ascending, and in pre-order of the tree within a segment. So the entries of
+// a segment are one run, which ends where position / kSegmentTokens changes; every row meets its own path in
+// ascending position; and since a row sees a position at most once, the scores of a segment fit into a buffer
+// [rows of the item][kSegmentTokens] whatever the shape of the tree.
 //
 // first_partial < 0: the entries are all that the rows see; the item folds its segments and writes the output
 // rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment, row) it
@@ -90,13 +97,13 @@ struct PlanItem {
 struct PlanAccounting {
   int64_t kv_read_bytes = 0;           // K and V, once for each item that loads them
   int64_t kv_read_bytes_sequence = 0;  // what kSequence would read for the same batch
-  int64_t partial_bytes = 0;           // fp32 partials, written once and read once
+  int64_t partial_bytes = 0;           // fp32 partials, written once and (those of merge lists) read once
   int64_t mask_bytes = 0;              // kMasked: one bit per (row, token), as Medusa stores it
   int64_t flop = 0;                    // needed multiply-adds * 2 of QK and PV over visible pairs
 };
 
 // The attention of one step: the same for all layers and heads. Portable; a backend lowers it to its own
-// form.
+// form. Items lie costliest first: taken from the front by whichever processor is free, they end evenly.
 struct AttentionPlan {
   AttentionMode mode = AttentionMode::kFlatten;
   std::vector<PlanItem> items;
@@ -117,7 +124,7 @@ AttentionPlan PlanAttention(const TreeBatch& batch, const AttentionShape& shape,
 // Proves the plan against the batch: every visible (row, token) pair exactly once, no invisible pair, entries
 // of a row in ascending position (kFlatten, kSequence), cuts on segment borders (same), partials partitioned
 // by the merge lists, every row written exactly once, tiles within max_tile_rows. For tests and debug builds:
-// O(rows * tokens).
+// O(rows * tokens) time and memory.
 Status CheckPlan(const TreeBatch& batch, const AttentionPlan& plan, const PlanOptions& options);
 
 }  // namespace espalier

@@ -1,0 +1,291 @@
+#include "kernels/plan/attention_plan.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <utility>
+
+#include "kernels/plan/plan_builder.h"
+
+namespace espalier {
+
+namespace {
+
+using plan::EntryLister;
+using plan::RowRange;
+using plan::Tile;
+using plan::TilePart;
+
+constexpr std::array<std::pair<AttentionMode, std::string_view>, 5> kModeNames = {{
+    {AttentionMode::kFlatten, "flatten"},
+    {AttentionMode::kSequence, "sequence"},
+    {AttentionMode::kMasked, "masked"},
+    {AttentionMode::kNode, "node"},
+    {AttentionMode::kNodeChunk, "node_chunk"},
+}};
+
+class Planner {
+ public:
+  Planner(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options)
+      : batch_(batch),
+        shape_(shape),
+        options_(options),
+        lister_(batch, options.mode == AttentionMode::kMasked) {
+    plan_.mode = options.mode;
+  }
+
+  AttentionPlan Run() {
+    switch (options_.mode) {
+      case AttentionMode::kFlatten:
+        for (const RowRange rows : plan::TileRows(batch_, options_.max_tile_rows)) AddRowTile(rows);
+        break;
+      case AttentionMode::kSequence:
+        for (int32_t row = 0; row < batch_.rows(); ++row) AddRowTile({row, row + 1});
+        break;
+      case AttentionMode::kMasked:
+        AddTrees();
+        break;
+      case AttentionMode::kNode:
+        AddNodes(std::numeric_limits<int32_t>::max());
+        break;
+      case AttentionMode::kNodeChunk:
+        AddNodes(options_.chunk_tokens);
+        break;
+    }
+    MakeItems();
+    MakeMergeLists();
+    Account();
+    return std::move(plan_);
+  }
+
+ private:
+  bool PathsAreWhole() const {
+    return options_.mode != AttentionMode::kNode && options_.mode != AttentionMode::kNodeChunk;
+  }
+
+  void CloseTile(RowRange rows, size_t first_entry) {
+    Tile tile;
+    tile.rows = rows;
+    tile.first_entry = static_cast<int32_t>(first_entry);
+    tile.entries = static_cast<int32_t>(plan_.entries.size() - first_entry);
+    for (size_t e = first_entry; e < plan_.entries.size(); ++e) {
+      tile.cost += plan::CostOf(plan_.entries[e], shape_.group());
+    }
+    tiles_.push_back(tile);
+  }
+
+  void AddRowTile(RowRange rows) {
+    const size_t first = plan_.entries.size();
+    lister_.ListRows(rows, &plan_.entries);
+    CloseTile(rows, first);
+  }
+
+  // The rows of `all` in as few tiles as max_tile_rows allows, all about equally high.
+  template <typename AddTile>
+  void SplitRows(RowRange all, AddTile add_tile) const {
+    const int32_t tiles = (all.size() + options_.max_tile_rows - 1) / options_.max_tile_rows;
+    for (int32_t t = 0; t < tiles; ++t) {
+      const auto at = [&](int32_t i) {
+        return all.begin + static_cast<int32_t>(int64_t{all.size()} * i / tiles);
+      };
+      add_tile(RowRange{at(t), at(t + 1)});
+    }
+  }
+
+  void AddTrees() {
+    const auto count = static_cast<int32_t>(batch_.nodes.size());
+    for (int32_t root = 0; root < count;) {
+      int32_t end = root + 1;
+      while (end < count && batch_.nodes[static_cast<size_t>(end)].parent >= 0) ++end;
+      const BatchNode& node = batch_.nodes[static_cast<size_t>(root)];
+      SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
+        const size_t first = plan_.entries.size();
+        lister_.ListTree(root, end, rows, &plan_.entries);
+        CloseTile(rows, first);
+      });
+      root = end;
+    }
+  }
+
+  void AddNodes(int32_t chunk_tokens) {
+    for (size_t n = 0; n < batch_.nodes.size(); ++n) {
+      const BatchNode& node = batch_.nodes[n];
+      const int32_t tokens = node.cached_tokens + node.rows;
+      for (int32_t begin = 0; begin < tokens;) {
+        const int32_t end = tokens - begin <= chunk_tokens ? tokens : begin + chunk_tokens;
+        SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
+          const size_t first = plan_.entries.size();
+          lister_.ListNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
+          if (plan_.entries.size() == first) return;
+          lister_.GroupBySegment(first, &plan_.entries);
+          CloseTile(rows, first);
+        });
+        begin = end;
+      }
+    }
+  }
+
+  // Items in the order of tiles, partials numbered as they come; then sorted, costliest first.
+  void MakeItems() {
+    std::vector<TilePart> parts;
+    if (PathsAreWhole()) {
+      parts = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors);
+    } else {
+      for (size_t t = 0; t < tiles_.size(); ++t) {
+        parts.push_back(
+            {static_cast<int32_t>(t), tiles_[t].first_entry, tiles_[t].entries, tiles_[t].cost, false});
+      }
+    }
+    std::vector<PlanItem> items;
+    items.reserve(parts.size());
+    for (const TilePart& part : parts) items.push_back(MakeItem(part));
+
+    std::vector<int32_t> order(items.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return parts[static_cast<size_t>(a)].cost > parts[static_cast<size_t>(b)].cost;
+    });
+    plan_.items.reserve(items.size());
+    for (const int32_t i : order) plan_.items.push_back(items[static_cast<size_t>(i)]);
+  }
+
+  PlanItem MakeItem(const TilePart& part) {
+    const Tile& tile = tiles_[static_cast<size_t>(part.tile)];
+    const auto entry = [&](int32_t e) -> const PlanEntry& { return plan_.entries[static_cast<size_t>(e)]; };
+    PlanItem item;
+    item.first_row = tile.rows.begin;
+    item.rows = tile.rows.size();
+    item.first_entry = part.first_entry;
+    item.entries = part.entries;
+    if (part.whole) return item;
+
+    if (options_.mode != AttentionMode::kMasked) ClipToViewers(&item);
+    item.first_partial = plan_.partials;
+    item.first_segment = plan::SegmentOf(entry(item.first_entry));
+    item.segments = plan::SegmentOf(entry(item.first_entry + item.entries - 1)) - item.first_segment + 1;
+    plan_.partials += item.segments * item.rows;
+    CollectPartials(item);
+    return item;
+  }
+
+  // Rows that see nothing of a part need no partials there.
+  void ClipToViewers(PlanItem* item) const {
+    int32_t begin = std::numeric_limits<int32_t>::max();
+    int32_t end = 0;
+    for (int32_t e = item->first_entry; e < item->first_entry + item->entries; ++e) {
+      begin = std::min(begin, plan_.entries[static_cast<size_t>(e)].row_begin);
+      end = std::max(end, plan_.entries[static_cast<size_t>(e)].row_end);
+    }
+    item->first_row = begin;
+    item->rows = end - begin;
+  }
+
+  // Notes, for each segment of the item, the partials of the rows that see something in it.
+  void CollectPartials(const PlanItem& item) {
+    std::vector<int32_t> change;  // [rows + 1] tokens whose viewers begin minus those whose end before a row
+    const int32_t end = item.first_entry + item.entries;
+    for (int32_t e = item.first_entry; e < end;) {
+      const int32_t segment = plan::SegmentOf(plan_.entries[static_cast<size_t>(e)]);
+      change.assign(static_cast<size_t>(item.rows) + 1, 0);
+      for (; e < end && plan::SegmentOf(plan_.entries[static_cast<size_t>(e)]) == segment; ++e) {
+        MarkViewers(plan_.entries[static_cast<size_t>(e)], item.first_row, &change);
+      }
+      int32_t seen = 0;
+      for (int32_t row = 0; row < item.rows; ++row) {
+        seen += change[static_cast<size_t>(row)];
+        if (seen == 0) continue;
+        const int32_t partial = item.first_partial + (segment - item.first_segment) * item.rows + row;
+        partials_of_rows_.emplace_back(item.first_row + row, partial);
+      }
+    }
+  }
+
+  void MarkViewers(const PlanEntry& entry, int32_t first_row, std::vector<int32_t>* change) const {
+    const auto mark = [&](int32_t begin, int32_t end) {
+      if (begin >= end) return;
+      ++(*change)[static_cast<size_t>(begin - first_row)];
+      --(*change)[static_cast<size_t>(end - first_row)];
+    };
+    if (entry.first_own_row < 0) {
+      mark(entry.row_begin, entry.row_end);
+      return;
+    }
+    for (int32_t row = entry.first_own_row; row < entry.first_own_row + entry.tokens; ++row) {
+      mark(std::max(row, entry.row_begin),
+           std::min(batch_.row_subtree_end[static_cast<size_t>(row)], entry.row_end));
+    }
+  }
+
+  // Sorts by row. Partials were collected along each row's path, so their order within a row is right.
+  void MakeMergeLists() {
+    std::vector<int32_t> begin(static_cast<size_t>(batch_.rows()) + 1, 0);
+    for (const auto& [row, partial] : partials_of_rows_) ++begin[static_cast<size_t>(row) + 1];
+    plan_.merge_begin.push_back(0);
+    for (int32_t row = 0; row < batch_.rows(); ++row) {
+      const auto r = static_cast<size_t>(row);
+      if (begin[r + 1] > 0) {
+        plan_.merge_rows.push_back(row);
+        plan_.merge_begin.push_back(begin[r] + begin[r + 1]);
+      }
+      begin[r + 1] += begin[r];
+    }
+    plan_.merge_partials.resize(partials_of_rows_.size());
+    for (const auto& [row, partial] : partials_of_rows_) {
+      plan_.merge_partials[static_cast<size_t>(begin[static_cast<size_t>(row)]++)] = partial;
+    }
+  }
+
+  void Account() {
+    PlanAccounting& sums = plan_.accounting;
+    int64_t tokens_read = 0;
+    for (const PlanEntry& entry : plan_.entries) tokens_read += entry.tokens;
+    int64_t pairs = 0;  // a row sees every position up to its own
+    for (const int32_t position : batch_.row_position) pairs += int64_t{position} + 1;
+    const int64_t token_bytes = shape_.KvBytesPerTokenLayer() * shape_.layers;
+    sums.kv_read_bytes = tokens_read * token_bytes;
+    sums.kv_read_bytes_sequence = pairs * token_bytes;
+    const int64_t partial_bytes = int64_t{4} * shape_.query_heads * (shape_.head_dim + 2) * shape_.layers;
+    sums.partial_bytes = (plan_.partials + static_cast<int64_t>(plan_.merge_partials.size())) * partial_bytes;
+    sums.flop = pairs * 4 * shape_.query_heads * shape_.head_dim * shape_.layers;
+    if (plan_.mode != AttentionMode::kMasked) return;
+    int64_t mask_bits = 0;
+    for (const Tile& tile : tiles_) {
+      for (int32_t e = tile.first_entry; e < tile.first_entry + tile.entries; ++e) {
+        mask_bits += int64_t{plan_.entries[static_cast<size_t>(e)].tokens} * tile.rows.size();
+      }
+    }
+    sums.mask_bytes = (mask_bits + 7) / 8 * shape_.layers;
+  }
+
+  const TreeBatch& batch_;
+  const AttentionShape& shape_;
+  const PlanOptions& options_;
+  EntryLister lister_;
+  std::vector<Tile> tiles_;
+  std::vector<std::pair<int32_t, int32_t>> partials_of_rows_;  // row, partial
+  AttentionPlan plan_;
+};
+
+}  // namespace
+
+std::string_view Name(AttentionMode mode) {
+  for (const auto& [value, name] : kModeNames) {
+    if (value == mode) return name;
+  }
+  return "unknown";
+}
+
+std::optional<AttentionMode> ParseAttentionMode(std::string_view name) {
+  for (const auto& [mode, mode_name] : kModeNames) {
+    if (mode_name == name) return mode;
+  }
+  return std::nullopt;
+}
+
+AttentionPlan PlanAttention(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options) {
+  ESPALIER_CHECK(options.max_tile_rows > 0 && options.chunk_tokens > 0);
+  ESPALIER_CHECK(shape.kv_heads > 0 && shape.query_heads % shape.kv_heads == 0);
+  return Planner(batch, shape, options).Run();
+}
+
+}  // namespace espalier

@@ -1,0 +1,131 @@
+#include <algorithm>
+#include <queue>
+
+#include "kernels/plan/plan_builder.h"
+
+namespace espalier::plan {
+
+namespace {
+
+// With this many units of work for each processor, or once the ends differ by less than one part in
+// kEvenPart, cutting further gains nothing.
+constexpr int64_t kManyUnits = 16;
+constexpr int64_t kEvenPart = 32;
+
+class Cutter {
+ public:
+  Cutter(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries, const AttentionShape& shape,
+         int32_t processors)
+      : tiles_(tiles), entries_(entries), shape_(shape), processors_(std::max(processors, 1)) {}
+
+  std::vector<TilePart> Run() const {
+    std::vector<TilePart> best = CutTo(std::numeric_limits<int64_t>::max());
+    int64_t even = 0;  // cost of a processor if work could be cut at will
+    for (const TilePart& part : best) even += part.cost * shape_.kv_heads;
+    even = std::max<int64_t>(even / processors_, 1);
+    int64_t best_time = TimeOf(best, even);
+    for (const int64_t pieces : {1, 2, 3, 4, 6, 8}) {
+      if (best_time <= even + even / kEvenPart) break;
+      std::vector<TilePart> parts = CutTo(std::max<int64_t>(even / pieces, 1));
+      const int64_t time = TimeOf(parts, even);
+      // Fewer cuts win unless more are clearly faster.
+      if (time < best_time - best_time / kEvenPart) {
+        best_time = time;
+        best = std::move(parts);
+      }
+    }
+    return best;
+  }
+
+ private:
+  // Every tile in parts of about equal cost, none above `limit` where segments allow.
+  std::vector<TilePart> CutTo(int64_t limit) const {
+    std::vector<TilePart> parts;
+    for (size_t t = 0; t < tiles_.size(); ++t) {
+      const Tile& tile = tiles_[t];
+      TilePart part;
+      part.tile = static_cast<int32_t>(t);
+      part.first_entry = tile.first_entry;
+      const int64_t pieces = (tile.cost - 1) / limit + 1;
+      if (pieces <= 1) {
+        part.entries = tile.entries;
+        part.cost = tile.cost + kItemCost;
+        parts.push_back(part);
+      } else {
+        CutTile(tile, pieces, part, &parts);
+      }
+    }
+    return parts;
+  }
+
+  // Closes a part at the first segment border at or after its share of the tile's cost.
+  void CutTile(const Tile& tile, int64_t pieces, TilePart part, std::vector<TilePart>* parts) const {
+    const size_t first = parts->size();
+    const int32_t end = tile.first_entry + tile.entries;
+    int64_t done = 0;
+    int64_t piece = 1;
+    part.cost = kItemCost;
+    for (int32_t e = tile.first_entry; e < end; ++e) {
+      const PlanEntry& entry = entries_[static_cast<size_t>(e)];
+      const int64_t cost = CostOf(entry, shape_.group());
+      part.cost += cost;
+      done += cost;
+      const bool border = e + 1 == end || SegmentOf(entries_[static_cast<size_t>(e) + 1]) != SegmentOf(entry);
+      if (!border) continue;
+      part.cost += int64_t{tile.rows.size()} * shape_.group() * kPartialCost;
+      if (e + 1 < end && done * pieces < tile.cost * piece) continue;
+      part.entries = e + 1 - part.first_entry;
+      part.whole = part.entries == tile.entries;
+      parts->push_back(part);
+      part.first_entry = e + 1;
+      part.cost = kItemCost;
+      while (done * pieces >= tile.cost * piece) ++piece;
+    }
+    // One segment only: nothing to cut.
+    if (parts->size() == first + 1) parts->back().cost = tile.cost + kItemCost;
+  }
+
+  // When the last processor ends if each takes the costliest unit left as soon as it is free.
+  int64_t TimeOf(const std::vector<TilePart>& parts, int64_t even) const {
+    std::vector<int64_t> costs;
+    costs.reserve(parts.size());
+    int64_t total = 0;
+    for (const TilePart& part : parts) {
+      costs.push_back(part.cost);
+      total += part.cost * shape_.kv_heads;
+    }
+    if (costs.empty()) return 0;
+    const int64_t costliest = *std::max_element(costs.begin(), costs.end());
+    const int64_t units = static_cast<int64_t>(costs.size()) * shape_.kv_heads;
+    if (units >= kManyUnits * processors_) {
+      return std::max(costliest, total / processors_ + (costliest > even / 2 ? costliest / 2 : 0));
+    }
+    std::sort(costs.begin(), costs.end(), std::greater<>());
+    std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> free_at(
+        {}, std::vector<int64_t>(static_cast<size_t>(processors_), 0));
+    int64_t last = 0;
+    for (const int64_t cost : costs) {
+      for (int32_t head = 0; head < shape_.kv_heads; ++head) {
+        const int64_t done = free_at.top() + cost;
+        free_at.pop();
+        free_at.push(done);
+        last = std::max(last, done);
+      }
+    }
+    return last;
+  }
+
+  const std::vector<Tile>& tiles_;
+  const std::vector<PlanEntry>& entries_;
+  const AttentionShape& shape_;
+  int32_t processors_;
+};
+
+}  // namespace
+
+std::vector<TilePart> CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+                               const AttentionShape& shape, int32_t processors) {
+  return Cutter(tiles, entries, shape, processors).Run();
+}
+
+}  // namespace espalier::plan

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "kernels/plan/attention_plan.h"
+#include "kernels/plan/tree_batch.h"
+
+namespace espalier::plan {
+
+// The cost model. Unit: the two multiply-adds (QK and PV) of one query head with one element of one KV token,
+// so a token costs `kTokenCost` once and 1 for each query head that sees it. Fitted to measured tree
+// attention on a CPU with bf16 KV, where loading a token cost as much as 30 to 60 heads' work on it.
+inline constexpr int64_t kTokenCost = 32;
+inline constexpr int64_t kPartialCost = 32;  // of writing and folding one partial of one query head
+inline constexpr int64_t kItemCost = 1024;   // of starting an item
+// A border between tiles counts as this many tokens on top of those that both tiles then load.
+inline constexpr int64_t kTileTokens = 16;
+// Neighbouring rows that share less than this part (one in ...) of the shorter path go to separate tiles: the
+// gain is small, and single rows never need partials when work is spread.
+inline constexpr int32_t kMinSharedPart = 8;
+
+struct RowRange {
+  int32_t begin = 0;
+  int32_t end = 0;
+  int32_t size() const { return end - begin; }
+};
+
+// Cuts the rows of a batch into tiles of at most `max_rows` so that the tokens loaded twice, because a border
+// falls between two rows that see them, are fewest. Linear in rows and nodes.
+std::vector<RowRange> TileRows(const TreeBatch& batch, int32_t max_rows);
+
+// Tokens that both row - 1 and row see, for each row of the batch (0 for row 0).
+std::vector<int32_t> SharedWithPreviousRow(const TreeBatch& batch);
+
+// Lists the KV that rows see, as entries.
+class EntryLister {
+ public:
+  // `keep_unseen`: list tokens that none of the asked rows sees, too (kMasked).
+  EntryLister(const TreeBatch& batch, bool keep_unseen);
+
+  // Appends what `rows` see of the tokens [token_begin, token_end) of a node, in ascending order.
+  void ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
+                std::vector<PlanEntry>* entries) const;
+  // Appends everything that `rows` see, segment by segment, pre-order within.
+  void ListRows(RowRange rows, std::vector<PlanEntry>* entries);
+  // Appends all tokens of nodes [node_begin, node_end), a whole tree, in the same order.
+  void ListTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
+  // Orders entries from `first` on by segment, keeping the order within a segment.
+  void GroupBySegment(size_t first, std::vector<PlanEntry>* entries);
+
+ private:
+  static constexpr int32_t kAllTokens = std::numeric_limits<int32_t>::max();
+
+  void ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end,
+                  std::vector<PlanEntry>* entries) const;
+  void ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end,
+               std::vector<PlanEntry>* entries) const;
+  int32_t PieceEnd(const BatchNode& node, int32_t token, int32_t position) const;
+
+  const TreeBatch& batch_;
+  bool keep_unseen_;
+  std::vector<uint8_t> rows_are_path_;  // [nodes] the node's rows see one another as a chain
+  std::vector<int32_t> path_;
+  std::vector<int32_t> segment_begin_;
+  std::vector<PlanEntry> grouped_;
+};
+
+// What an item is made of before it is known whether it is cut.
+struct Tile {
+  RowRange rows;
+  int32_t first_entry = 0;
+  int32_t entries = 0;
+  int64_t cost = 0;  // of the entries, for one KV head
+};
+
+// A tile or, where KV is cut, a run of its segments.
+struct TilePart {
+  int32_t tile = 0;
+  int32_t first_entry = 0;
+  int32_t entries = 0;
+  int64_t cost = 0;
+  bool whole = true;
+};
+
+inline int32_t SegmentOf(const PlanEntry& entry) { return entry.position / kSegmentTokens; }
+
+inline int64_t CostOf(const PlanEntry& entry, int32_t group) {
+  return int64_t{entry.tokens} * (kTokenCost + int64_t{entry.row_end - entry.row_begin} * group);
+}
+
+// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole. Parts
+// lie in the order of their tiles, segments ascending.
+std::vector<TilePart> CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+                               const AttentionShape& shape, int32_t processors);
+
+}  // namespace espalier::plan

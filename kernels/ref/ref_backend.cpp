@@ -1,0 +1,361 @@
+#include "kernels/ref/ref_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "kernels/base/convert.h"
+#include "kernels/ref/ref_ops.h"
+#include "kernels/sampling.h"
+
+namespace espalier::ref {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+int64_t MicrosecondsSince(Clock::time_point begin) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();
+}
+
+struct Matrix {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<float> values;  // [rows, cols]
+
+  const float* row(int64_t r) const { return values.data() + r * cols; }
+};
+
+struct Rotary {
+  int32_t max_positions = 0;
+  size_t half = 0;
+  std::vector<float> cosine;  // [max_positions, half]
+  std::vector<float> sine;    // the same
+
+  std::span<const float> At(const std::vector<float>& table, int32_t position) const {
+    ESPALIER_CHECK(position >= 0 && position < max_positions);
+    return std::span<const float>(table).subspan(static_cast<size_t>(position) * half, half);
+  }
+};
+
+struct KvPool {
+  AttentionShape shape;
+  int32_t blocks = 0;
+  int32_t block_tokens = 0;
+  std::vector<KvLayer> layers;
+
+  int64_t slot_floats() const { return int64_t{shape.kv_heads} * shape.head_dim; }
+};
+
+struct Activation {
+  int64_t cols = 0;
+  int64_t rows = 0;
+  std::vector<float> values;  // [max_rows, cols]
+
+  float* row(int64_t r) { return values.data() + r * cols; }
+  const float* row(int64_t r) const { return values.data() + r * cols; }
+};
+
+template <typename Id, typename T>
+Id Append(std::vector<T>* objects, T object) {
+  objects->push_back(std::move(object));
+  return static_cast<Id>(objects->size() - 1);
+}
+
+template <typename T, typename Id>
+T& At(std::vector<T>& objects, Id id) {
+  const auto index = static_cast<size_t>(id);
+  ESPALIER_CHECK(index < objects.size());
+  return objects[index];
+}
+
+class RefBackend final : public Backend {
+ public:
+  explicit RefBackend(const BackendOptions& options) : max_rows_(options.max_rows) {
+    info_.name = "ref";
+    info_.device = "host";
+    info_.isa = "scalar";
+    info_.dtype = DType::kFloat32;
+    info_.plan.max_tile_rows = 64;
+  }
+
+  const BackendInfo& info() const override { return info_; }
+
+  Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override {
+    Result<Matrix> matrix = Stack(parts);
+    if (!matrix) return matrix.error();
+    return Append<MatrixId>(&matrices_, std::move(*matrix));
+  }
+
+  Result<VectorId> AddVector(std::span<const HostTensor> parts) override {
+    Matrix all;
+    for (const HostTensor& part : parts) {
+      if (part.rows != 1) return InvalidArgument("", "a vector has one row");
+      const size_t begin = all.values.size();
+      all.values.resize(begin + static_cast<size_t>(part.cols));
+      ConvertToFloat(part.data, part.dtype, part.cols, all.values.data() + begin);
+    }
+    return Append<VectorId>(&vectors_, std::move(all.values));
+  }
+
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override {
+    if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
+    Rotary rotary;
+    rotary.max_positions = max_positions;
+    rotary.half = inv_freq.size();
+    for (int32_t position = 0; position < max_positions; ++position) {
+      for (const float frequency : inv_freq) {
+        // The angle is rounded to fp32 before the sine, as PyTorch's models do.
+        const auto angle = static_cast<double>(static_cast<float>(position) * frequency);
+        rotary.cosine.push_back(static_cast<float>(std::cos(angle)) * scale);
+        rotary.sine.push_back(static_cast<float>(std::sin(angle)) * scale);
+      }
+    }
+    return Append<RotaryId>(&rotaries_, std::move(rotary));
+  }
+
+  Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override {
+    if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
+      return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
+    }
+    if (shape.kv_heads <= 0 || shape.query_heads % shape.kv_heads != 0 || shape.head_dim <= 0 || blocks < 0) {
+      return InvalidArgument("", "impossible attention shape");
+    }
+    KvPool pool{shape, blocks, block_tokens, {}};
+    const auto floats = static_cast<size_t>(int64_t{blocks} * block_tokens * pool.slot_floats());
+    pool.layers.assign(static_cast<size_t>(shape.layers),
+                       {std::vector<float>(floats, 0.0F), std::vector<float>(floats, 0.0F)});
+    return Append<KvId>(&pools_, std::move(pool));
+  }
+
+  Result<ActivationId> AddActivation(ActivationKind, int64_t cols) override {
+    if (cols <= 0) return InvalidArgument("", "an activation needs columns");
+    Activation activation;
+    activation.cols = cols;
+    activation.values.resize(static_cast<size_t>(max_rows_ * cols));
+    return Append<ActivationId>(&activations_, std::move(activation));
+  }
+
+  void BeginStep(std::shared_ptr<const StepInput> step) override {
+    ESPALIER_CHECK(step_ == nullptr && !done_.has_value());
+    ESPALIER_CHECK(step->batch.rows() <= max_rows_ &&
+                   step->tokens.size() == static_cast<size_t>(step->batch.rows()));
+    const Status valid = ValidateBatch(step->batch);
+    ESPALIER_CHECK_MSG(valid.ok(), valid.error().ToString());
+    step_ = std::move(step);
+    begin_ = Clock::now();
+    result_ = {};
+    result_.step_id = step_->step_id;
+    for (KvPool& pool : pools_) {
+      for (const int32_t block : step_->zero_blocks) ZeroBlock(&pool, block);
+      for (const BlockCopy& copy : step_->copies) CopyBlock(&pool, copy);
+    }
+    for (const SlotHistory& history : step_->histories) slots_.SetHistory(history);
+  }
+
+  void Embed(MatrixId table, ActivationId out) override {
+    const Matrix& t = At(matrices_, table);
+    Activation& o = Output(out, step_->batch.rows(), t.cols);
+    for (int64_t row = 0; row < o.rows; ++row) {
+      const int32_t token = slots_.Resolve(step_->tokens[static_cast<size_t>(row)]);
+      ESPALIER_CHECK(token < t.rows);
+      std::copy_n(t.row(token), t.cols, o.row(row));
+    }
+  }
+
+  void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override {
+    const Activation& i = At(activations_, in);
+    const std::vector<float>& w = At(vectors_, weight);
+    Activation& o = Output(out, i.rows, static_cast<int64_t>(w.size()));
+    ESPALIER_CHECK(i.cols == o.cols);
+    for (int64_t row = 0; row < i.rows; ++row) {
+      const float* x = i.row(row);
+      const float mean = Dot(x, x, i.cols) / static_cast<float>(i.cols);
+      const float factor = 1.0F / std::sqrt(mean + epsilon);
+      for (int64_t c = 0; c < i.cols; ++c) o.row(row)[c] = x[c] * factor * w[static_cast<size_t>(c)];
+    }
+  }
+
+  void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override {
+    const Activation& i = At(activations_, in);
+    const Matrix& m = At(matrices_, w);
+    ESPALIER_CHECK(i.cols == m.cols);
+    Activation& o = Output(out, i.rows, m.rows);
+    // A weight row stays in the first-level cache while all input rows use it.
+    for (int64_t n = 0; n < m.rows; ++n) {
+      const float b = bias == VectorId::kNone ? 0.0F : At(vectors_, bias)[static_cast<size_t>(n)];
+      for (int64_t row = 0; row < i.rows; ++row) {
+        const float product = Dot(i.row(row), m.row(n), m.cols) + b;
+        float& target = o.row(row)[n];
+        target = mode == MatMulMode::kAccumulate ? target + product : product;
+      }
+    }
+  }
+
+  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override {
+    KvPool& pool = At(pools_, kv);
+    const Rotary& angles = At(rotaries_, rotary);
+    Activation& a = CheckedQkv(pool, qkv);
+    const auto dim = static_cast<size_t>(pool.shape.head_dim);
+    ESPALIER_CHECK(angles.half * 2 == dim);
+    KvLayer& target = pool.layers.at(static_cast<size_t>(layer));
+    const int64_t floats = pool.slot_floats();
+    for (int32_t row = 0; row < step_->batch.rows(); ++row) {
+      const int32_t position = step_->batch.row_position[static_cast<size_t>(row)];
+      for (int32_t head = 0; head < pool.shape.query_heads + pool.shape.kv_heads; ++head) {
+        RotateHead({a.row(row) + static_cast<size_t>(head) * dim, dim}, angles.At(angles.cosine, position),
+                   angles.At(angles.sine, position));
+      }
+      const int64_t slot = step_->batch.KvSlotOfRow(row);
+      ESPALIER_CHECK(slot < int64_t{pool.blocks} * pool.block_tokens);
+      const float* key = a.row(row) + int64_t{pool.shape.query_heads} * pool.shape.head_dim;
+      std::copy_n(key, floats, target.keys.data() + slot * floats);
+      std::copy_n(key + floats, floats, target.values.data() + slot * floats);
+    }
+  }
+
+  void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override {
+    const Clock::time_point begin = Clock::now();
+    KvPool& pool = At(pools_, kv);
+    const Activation& a = CheckedQkv(pool, qkv);
+    const int64_t cols = int64_t{pool.shape.query_heads} * pool.shape.head_dim;
+    Activation& o = Output(out, a.rows, cols);
+    for (int32_t row = 0; row < step_->batch.rows(); ++row) {
+      AttendRow(pool.shape, pool.layers.at(static_cast<size_t>(layer)), PathSlots(step_->batch, row),
+                a.row(row), o.row(row));
+    }
+    result_.times.attention_us += MicrosecondsSince(begin);
+  }
+
+  void SwiGlu(ActivationId in, ActivationId out) override {
+    const Activation& i = At(activations_, in);
+    Activation& o = Output(out, i.rows, i.cols / 2);
+    for (int64_t row = 0; row < i.rows; ++row) {
+      for (int64_t c = 0; c < o.cols; ++c) {
+        const float gate = i.row(row)[c];
+        o.row(row)[c] = gate / (1.0F + std::exp(-gate)) * i.row(row)[o.cols + c];
+      }
+    }
+  }
+
+  void GatherLogitRows(ActivationId in, ActivationId out) override {
+    const Activation& i = At(activations_, in);
+    Activation& o = Output(out, static_cast<int64_t>(step_->logit_rows.size()), i.cols);
+    for (size_t r = 0; r < step_->logit_rows.size(); ++r) {
+      ESPALIER_CHECK(step_->logit_rows[r] >= 0 && step_->logit_rows[r] < i.rows);
+      std::copy_n(i.row(step_->logit_rows[r]), i.cols, o.row(static_cast<int64_t>(r)));
+    }
+  }
+
+  void Sample(ActivationId in, MatrixId head) override {
+    const Activation& i = At(activations_, in);
+    const Matrix& m = At(matrices_, head);
+    ESPALIER_CHECK(i.cols == m.cols && static_cast<size_t>(i.rows) == step_->logit_rows.size());
+    std::vector<float> logits(static_cast<size_t>(i.rows * m.rows));
+    for (int64_t row = 0; row < i.rows; ++row) {
+      for (int64_t n = 0; n < m.rows; ++n) {
+        logits[static_cast<size_t>(row * m.rows + n)] = Dot(i.row(row), m.row(n), m.cols);
+      }
+    }
+    SampleStep(*step_, logits, m.rows, SerialFor, &slots_, &result_);
+  }
+
+  void EndStep() override {
+    ESPALIER_CHECK(step_ != nullptr);
+    result_.times.forward_us = MicrosecondsSince(begin_);
+    done_ = std::move(result_);
+    step_ = nullptr;
+  }
+
+  Result<StepResult> Wait() override {
+    ESPALIER_CHECK(done_.has_value());
+    return *std::exchange(done_, std::nullopt);
+  }
+
+  void WriteActivation(ActivationId activation, std::span<const float> values) override {
+    Activation& a = At(activations_, activation);
+    ESPALIER_CHECK(values.size() % static_cast<size_t>(a.cols) == 0 && values.size() <= a.values.size());
+    a.rows = static_cast<int64_t>(values.size()) / a.cols;
+    std::copy(values.begin(), values.end(), a.values.begin());
+  }
+
+  std::vector<float> ReadActivation(ActivationId activation) override {
+    const Activation& a = At(activations_, activation);
+    return {a.values.begin(), a.values.begin() + a.rows * a.cols};
+  }
+
+ private:
+  static Result<Matrix> Stack(std::span<const HostTensor> parts) {
+    Matrix matrix;
+    for (const HostTensor& part : parts) {
+      if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
+      if (matrix.cols != 0 && part.cols != matrix.cols) {
+        return InvalidArgument("", "stacked matrices differ in columns");
+      }
+      matrix.cols = part.cols;
+      matrix.rows += part.rows;
+      const size_t begin = matrix.values.size();
+      matrix.values.resize(static_cast<size_t>(matrix.rows * matrix.cols));
+      ConvertToFloat(part.data, part.dtype, part.rows * part.cols, matrix.values.data() + begin);
+    }
+    if (matrix.rows == 0) return InvalidArgument("", "a matrix without parts");
+    return matrix;
+  }
+
+  Activation& Output(ActivationId out, int64_t rows, int64_t cols) {
+    Activation& o = At(activations_, out);
+    ESPALIER_CHECK(o.cols == cols && rows <= max_rows_);
+    o.rows = rows;
+    return o;
+  }
+
+  Activation& CheckedQkv(const KvPool& pool, ActivationId qkv) {
+    Activation& a = At(activations_, qkv);
+    ESPALIER_CHECK(a.cols == int64_t{pool.shape.query_heads + 2 * pool.shape.kv_heads} * pool.shape.head_dim);
+    ESPALIER_CHECK(a.rows == step_->batch.rows() && step_->batch.block_tokens == pool.block_tokens);
+    return a;
+  }
+
+  static void ZeroBlock(KvPool* pool, int32_t block) {
+    const int64_t floats = pool->slot_floats() * pool->block_tokens;
+    for (KvLayer& layer : pool->layers) {
+      std::fill_n(layer.keys.data() + block * floats, floats, 0.0F);
+      std::fill_n(layer.values.data() + block * floats, floats, 0.0F);
+    }
+  }
+
+  static void CopyBlock(KvPool* pool, const BlockCopy& copy) {
+    const int64_t floats = pool->slot_floats() * pool->block_tokens;
+    const int64_t count = pool->slot_floats() * copy.tokens;
+    for (KvLayer& layer : pool->layers) {
+      std::copy_n(layer.keys.data() + copy.source * floats, count,
+                  layer.keys.data() + copy.destination * floats);
+      std::copy_n(layer.values.data() + copy.source * floats, count,
+                  layer.values.data() + copy.destination * floats);
+    }
+  }
+
+  int64_t max_rows_;
+  BackendInfo info_;
+  std::vector<Matrix> matrices_;
+  std::vector<std::vector<float>> vectors_;
+  std::vector<Rotary> rotaries_;
+  std::vector<KvPool> pools_;
+  std::vector<Activation> activations_;
+  SlotStore slots_;
+  std::shared_ptr<const StepInput> step_;
+  Clock::time_point begin_;
+  StepResult result_;
+  std::optional<StepResult> done_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> CreateRefBackend(const BackendOptions& options) {
+  return std::unique_ptr<Backend>(std::make_unique<RefBackend>(options));
+}
+
+}  // namespace espalier::ref

@@ -1,0 +1,195 @@
+#include "kernels/sampling.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "kernels/base/fast_exp.h"
+#include "kernels/base/philox.h"
+#include "kernels/base/result.h"
+#include "kernels/token_filter.h"
+
+namespace espalier {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr size_t kLanes = 16;  // independent accumulators, so that loops are vectorised in a fixed order
+
+float MaxOf(std::span<const float> logits) {
+  std::array<float, kLanes> lanes;
+  lanes.fill(-kInfinity);
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+  }
+  float max = -kInfinity;
+  for (; i < logits.size(); ++i) max = logits[i] > max ? logits[i] : max;
+  for (const float lane : lanes) max = lane > max ? lane : max;
+  return max;
+}
+
+int32_t FirstOf(std::span<const float> logits, float value) {
+  const auto found = std::find(logits.begin(), logits.end(), value);
+  return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
+}
+
+// The sum of exp(logit - max): short fp32 runs, added up in double.
+double SumOfExp(std::span<const float> logits, float max) {
+  constexpr size_t kRun = 64 * kLanes;
+  double sum = 0.0;
+  for (size_t begin = 0; begin < logits.size(); begin += kRun) {
+    const std::span<const float> run = logits.subspan(begin, std::min(kRun, logits.size() - begin));
+    std::array<float, kLanes> lanes{};
+    size_t i = 0;
+    for (; i + kLanes <= run.size(); i += kLanes) {
+      for (size_t j = 0; j < kLanes; ++j) lanes[j] += ExpNonPositive(run[i + j] - max);
+    }
+    for (; i < run.size(); ++i) sum += ExpNonPositive(run[i] - max);
+    for (const float lane : lanes) sum += lane;
+  }
+  return sum;
+}
+
+// Applies bias and penalties to a copy of the logits. Repetition: Keskar et al., "CTRL", 2019, section 4.1.
+std::vector<float> Adjust(std::span<const float> logits, const SamplingParams& params,
+                          const TokenCounts* counts) {
+  std::vector<float> adjusted(logits.begin(), logits.end());
+  for (const auto& [id, bias] : params.logit_bias) {
+    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < adjusted.size());
+    adjusted[static_cast<size_t>(id)] += bias;
+  }
+  if (!params.UsesHistory() || counts == nullptr) return adjusted;
+  for (const auto& [id, count] : *counts) {
+    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < adjusted.size());
+    float& logit = adjusted[static_cast<size_t>(id)];
+    logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+    if (count > 0) {
+      logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
+    }
+  }
+  return adjusted;
+}
+
+}  // namespace
+
+float LogitSummary::LogProbability(float logit) const {
+  if (!(logit > -kInfinity)) return -kInfinity;
+  if (max == kInfinity) return logit == max ? 0.0F : -kInfinity;
+  return static_cast<float>(static_cast<double>(logit) - static_cast<double>(max) - log_sum);
+}
+
+LogitSummary Summarize(std::span<const float> logits) {
+  ESPALIER_CHECK(!logits.empty());
+  LogitSummary summary;
+  summary.max = MaxOf(logits);
+  summary.argmax = FirstOf(logits, summary.max);
+  if (std::isfinite(summary.max)) summary.log_sum = std::log(SumOfExp(logits, summary.max));
+  return summary;
+}
+
+std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const LogitSummary& summary,
+                                      int32_t count) {
+  std::vector<TokenLogprob> top;
+  for (const int32_t id : LargestLogits(logits, count)) top.push_back({id, logits[static_cast<size_t>(id)]});
+  std::stable_sort(top.begin(), top.end(),
+                   [](const TokenLogprob& a, const TokenLogprob& b) { return a.logprob > b.logprob; });
+  for (TokenLogprob& token : top) token.logprob = summary.LogProbability(token.logprob);
+  return top;
+}
+
+TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summary,
+                        const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
+                        int32_t position, int32_t top_logprobs) {
+  std::vector<float> adjusted;
+  std::span<const float> used = logits;
+  float max = summary.max;
+  if (!params.logit_bias.empty() || (params.UsesHistory() && counts != nullptr)) {
+    adjusted = Adjust(logits, params, counts);
+    used = adjusted;
+    max = MaxOf(used);
+  }
+  TokenResult result;
+  if (params.temperature <= 0.0F || !std::isfinite(max)) {
+    result.token_id = used.data() == logits.data() ? summary.argmax : FirstOf(used, max);
+  } else {
+    result.token_id = DrawToken(used, max, params, UniformOf(stream, static_cast<uint32_t>(position)));
+  }
+  result.logprob = summary.LogProbability(logits[static_cast<size_t>(result.token_id)]);
+  result.top_logprobs = TopLogprobs(logits, summary, top_logprobs);
+  return result;
+}
+
+int32_t SlotStore::Resolve(const RowToken& token) const {
+  if (token.token_id >= 0) return token.token_id;
+  const auto found = last_token_.find(token.slot);
+  ESPALIER_CHECK_MSG(found != last_token_.end(), "a row refers to a slot that has drawn no token");
+  return found->second;
+}
+
+const TokenCounts* SlotStore::Counts(int32_t slot) const {
+  const auto found = counts_.find(slot);
+  return found == counts_.end() ? nullptr : &found->second;
+}
+
+void SlotStore::SetHistory(const SlotHistory& history) {
+  TokenCounts& counts = counts_[history.slot];
+  counts.clear();
+  for (const int32_t id : history.prompt_tokens) counts.try_emplace(id, 0);
+  for (const int32_t id : history.generated_tokens) ++counts[id];
+}
+
+void SlotStore::Drawn(int32_t slot, int32_t token_id, bool uses_history) {
+  last_token_[slot] = token_id;
+  if (uses_history) {
+    ++counts_[slot][token_id];
+  } else {
+    counts_.erase(slot);
+  }
+}
+
+void SerialFor(int64_t count, const std::function<void(int64_t)>& body) {
+  for (int64_t i = 0; i < count; ++i) body(i);
+}
+
+void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
+                const ParallelFor& parallel, SlotStore* slots, StepResult* result) {
+  const auto row = [&](int32_t index) {
+    return logits.subspan(static_cast<size_t>(index) * static_cast<size_t>(vocab),
+                          static_cast<size_t>(vocab));
+  };
+  ESPALIER_CHECK(logits.size() == step.logit_rows.size() * static_cast<size_t>(vocab));
+  std::vector<LogitSummary> summaries(step.logit_rows.size());
+  parallel(static_cast<int64_t>(summaries.size()),
+           [&](int64_t i) { summaries[static_cast<size_t>(i)] = Summarize(row(static_cast<int32_t>(i))); });
+
+  result->samples.resize(step.samples.size());
+  parallel(static_cast<int64_t>(step.samples.size()), [&](int64_t i) {
+    const SampleRequest& request = step.samples[static_cast<size_t>(i)];
+    result->samples[static_cast<size_t>(i)] =
+        SampleToken(row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
+                    step.params[static_cast<size_t>(request.params)], slots->Counts(request.slot),
+                    request.stream, request.position, request.top_logprobs);
+  });
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    const SampleRequest& request = step.samples[i];
+    slots->Drawn(request.slot, result->samples[i].token_id,
+                 step.params[static_cast<size_t>(request.params)].UsesHistory());
+  }
+
+  result->scores.resize(step.scores.size());
+  parallel(static_cast<int64_t>(step.scores.size()), [&](int64_t i) {
+    const ScoreRequest& request = step.scores[static_cast<size_t>(i)];
+    const LogitSummary& summary = summaries[static_cast<size_t>(request.logit_index)];
+    const std::span<const float> values = row(request.logit_index);
+    ESPALIER_CHECK(request.token_id >= 0 && request.token_id < vocab);
+    TokenResult& score = result->scores[static_cast<size_t>(i)];
+    score.token_id = request.token_id;
+    score.logprob = summary.LogProbability(values[static_cast<size_t>(request.token_id)]);
+    score.top_logprobs = TopLogprobs(values, summary, request.top_logprobs);
+  });
+  if (step.return_logits) result->logits.assign(logits.begin(), logits.end());
+}
+
+}  // namespace espalier

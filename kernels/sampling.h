@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/step_input.h"
+
+namespace espalier {
+
+// Sampling on the host, for backends whose logits lie in host memory. Everything here depends only on its
+// arguments: the same logits, parameters, history, stream and position give the same token and bits.
+// Logits: fp32 [vocab], vocab >= 1. NaN counts as -infinity.
+
+// What softmax needs of one row of logits.
+struct LogitSummary {
+  int32_t argmax = 0;  // ties to the lowest id
+  float max = 0.0F;
+  double log_sum = 0.0;  // log of the sum of exp(logit - max), accumulated in double
+
+  // The natural log-probability of a token with this logit.
+  float LogProbability(float logit) const;
+};
+LogitSummary Summarize(std::span<const float> logits);
+
+// The `count` most likely tokens, most likely first, ties to the lower id; all of them if count is larger.
+std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const LogitSummary& summary,
+                                      int32_t count);
+
+// What the penalties need to know of a path: how often each token was generated on it. A token that occurs
+// only in the prompt has count 0.
+using TokenCounts = std::unordered_map<int32_t, int32_t>;
+
+// Draws a token in the order that SamplingParams states. top_p counts the probabilities of the tokens that
+// top_k and min_p left, which add up to one. The draw inverts the cumulative distribution in ascending token
+// id with the number `position` of the random stream `stream`. `counts` may be null where !UsesHistory().
+TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summary,
+                        const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
+                        int32_t position, int32_t top_logprobs);
+
+// The state of branch slots that sampling reads and writes. Not thread-safe.
+class SlotStore {
+ public:
+  // The id of a row's token. Precondition: a referenced slot has drawn a token.
+  int32_t Resolve(const RowToken& token) const;
+  // Null where the slot has no history.
+  const TokenCounts* Counts(int32_t slot) const;
+
+  void SetHistory(const SlotHistory& history);
+  // Notes the token drawn for a slot. A slot that no longer uses its history forgets it.
+  void Drawn(int32_t slot, int32_t token_id, bool uses_history);
+
+ private:
+  std::unordered_map<int32_t, int32_t> last_token_;
+  std::unordered_map<int32_t, TokenCounts> counts_;
+};
+
+// Calls body(0) ... body(count - 1), in any order and from any threads, and returns when all are done.
+using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
+void SerialFor(int64_t count, const std::function<void(int64_t)>& body);
+
+// The samples and scores of a step from its logits [logit_rows, vocab], and the slots' new state. Histories
+// of the step must have been set. Fills samples and scores, and logits if the step asks for them.
+void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
+                const ParallelFor& parallel, SlotStore* slots, StepResult* result);
+
+}  // namespace espalier
