@@ -1,0 +1,193 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "engine/block_allocator.h"
+#include "engine/prefix_index.h"
+#include "kernels/base/result.h"
+#include "kernels/step_input.h"
+
+namespace espalier {
+
+// A token that has been drawn in a step whose result is not yet known.
+inline constexpr int32_t kUnknownToken = -1;
+
+// A run of tokens on one or more paths, with the blocks that hold their KV.
+//
+//   tokens:  [0 ........ computed ........ issued ........ size)
+//             KV written          in flight         not yet issued
+//
+// 1. begin_position is a multiple of B, the block length; a node ends where its children begin. So every node
+//    with children holds whole blocks only, and a partly filled last block belongs to a leaf.
+// 2. Blocks have one owner. blocks.size() >= ceil(issued_tokens / B).
+// 3. A leaf in use is written on behalf of one branch, its holder. Inner nodes are shared.
+// 4. The first indexed_tokens (whole blocks, all known) can be found through the prefix index.
+struct KvNode {
+  bool alive = false;
+  int32_t parent = -1;  // -1: the first of its path
+  int32_t space = 0;    // namespace handle
+  int32_t begin_position = 0;
+  int32_t known_tokens = 0;  // leading tokens that are not kUnknownToken
+  int32_t issued_tokens = 0;
+  int32_t indexed_tokens = 0;
+  int32_t holders = 0;   // 1 while a branch owns this leaf
+  int32_t pins = 0;      // holders + children with pins: 0 means that no branch uses the node
+  int32_t children = 0;  // all, pinned or not
+  uint64_t last_use = 0;   // logical time of the last unpinning
+  uint64_t last_step = 0;  // last step that may use the blocks; set with last_use
+  // Rows issued in the step that is being planned: [issued_before_step, issued_tokens) if touched_step is
+  // that step.
+  uint64_t touched_step = 0;
+  int32_t issued_before_step = 0;
+  // Watermarks of steps in flight: (step, issued_tokens after it). At most two steps are in flight.
+  std::array<std::pair<uint64_t, int32_t>, 3> marks{};
+  int32_t mark_count = 0;
+  int32_t committed_tokens = 0;  // watermark of all earlier steps
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> blocks;
+  int32_t batch_index = -1;  // scratch of BatchBuilder
+
+  int32_t size() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t end_position() const { return begin_position + size(); }
+  int32_t issued_end() const { return begin_position + issued_tokens; }
+};
+
+// What a step must do to memory before its rows run. `copies` come after `zero_blocks`.
+struct StepMemory {
+  std::vector<int32_t> zero_blocks;
+  std::vector<BlockCopy> copies;
+};
+
+// All KV that is computed, being computed or promised, and the prefix index over it. Owns every block it
+// allocates. Not thread-safe; no clock.
+//
+// The *prefill of a node belongs to the node*: OpenPath enters given tokens into the index before they are
+// computed, so that equal prompts in flight find the same node; whichever branch is scheduled first issues
+// its rows. What nobody has issued by the time that nobody needs it is dropped.
+class KvTree {
+ public:
+  // Precondition: block_tokens > 0. The allocator outlives this.
+  KvTree(BlockAllocator* allocator, int32_t block_tokens);
+
+  int32_t block_tokens() const { return block_tokens_; }
+  const KvNode& node(int32_t id) const { return nodes_[static_cast<size_t>(id)]; }
+  KvNode& mutable_node(int32_t id) { return nodes_[static_cast<size_t>(id)]; }
+  int32_t node_slots() const { return static_cast<int32_t>(nodes_.size()); }
+
+  // Cache namespaces: paths of different spaces never share anything. A private space is found by nobody
+  // else and forgotten on release.
+  int32_t AcquireSpace(const std::string& name);
+  int32_t AcquirePrivateSpace();
+  void ReleaseSpace(int32_t space);
+
+  // Tokens of a prefix of `tokens` that OpenPath would find, without taking them.
+  int32_t MatchedTokens(int32_t space, std::span<const int32_t> tokens) const;
+
+  struct OpenedPath {
+    int32_t leaf = -1;
+    int32_t cached_tokens = 0;  // found in the index: computed, or being computed for someone else
+  };
+  // Opens a path of known tokens and pins it: shared nodes for whole blocks (found, or created and promised),
+  // and a leaf with the rest, which nobody else sees. The last token and everything from position
+  // `private_from` on is in the leaf. Allocates nothing. Precondition: tokens not empty.
+  OpenedPath OpenPath(int32_t space, std::span<const int32_t> tokens, int32_t private_from);
+
+  // A second leaf with the same path as `leaf`: what is issued up to `keep_end` is shared (whole blocks) or
+  // copied (the rest: one block), later tokens are repeated and not issued. Precondition: leaf.begin_position
+  // <= keep_end <= leaf.issued_end(), all of it issued in earlier steps; ForkBlocks() blocks are free.
+  int32_t ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory);
+  int32_t ForkBlocks(int32_t leaf, int32_t keep_end) const;
+
+  // Growth and correction of a leaf. Positions are absolute.
+  void Append(int32_t leaf, int32_t token_or_unknown);
+  void SetToken(int32_t leaf, int32_t position, int32_t token);  // tokens become known in order
+  void Truncate(int32_t leaf, int32_t end_position);  // precondition: nothing indexed beyond it
+  // The rows from `position` on will be issued again (they write the same values). Precondition: position >=
+  // begin_position.
+  void Reissue(int32_t leaf, int32_t position);
+
+  // Rows. `rows` more tokens of the node are issued with the step being planned.
+  int32_t BlocksForRows(int32_t node, int32_t rows) const;        // to allocate for them
+  void IssueRows(int32_t node, int32_t rows, StepMemory* memory);  // precondition: that many blocks are free
+  int32_t ComputedTokens(int32_t node) const;
+
+  // Enters whole blocks of known, issued tokens of a held leaf into the index, unless equal content is there
+  // already. While the leaf grows, its last token stays out (its row may have to be issued again).
+  void IndexLeaf(int32_t leaf, bool final);
+
+  // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed.
+  void Release(int32_t leaf);
+
+  // Frees up to `blocks` blocks that no branch uses, least recently used first. Returns how many (some may
+  // still be retiring).
+  int32_t Evict(int32_t blocks);
+
+  // Steps, numbered from 1. BeginStep: planning starts; EndStep: issued, or abandoned when `issued` is false.
+  void BeginStep(uint64_t step);
+  void EndStep(bool issued);
+  void CommitStep(uint64_t step);
+  // Nodes with rows in the step that is being planned (each once; may hold nodes without).
+  const std::vector<int32_t>& touched() const { return touched_; }
+
+  // Blocks by use; with the allocator's free and retiring blocks they add up to its total.
+  int32_t live_blocks() const { return live_blocks_; }
+  int32_t indexed_blocks() const { return owned_blocks_ - live_blocks_; }  // used by no branch
+  int64_t evicted_blocks() const { return evicted_blocks_; }
+
+  // Every invariant, in full. Linear in nodes and blocks.
+  Status Check() const;
+
+ private:
+  struct Space {
+    std::string name;
+    bool is_private = false;
+    int32_t users = 0;
+    int32_t nodes = 0;
+  };
+
+  KvNode& at(int32_t id) { return nodes_[static_cast<size_t>(id)]; }
+  int32_t NewNode(int32_t parent, int32_t space, int32_t begin_position, std::span<const int32_t> tokens);
+  void RemoveNode(int32_t id);
+  void DropSpaceIfUnused(int32_t space);
+
+  // Cuts a node in two at a multiple of B; the id stays with the lower part. Returns the upper one.
+  int32_t Split(int32_t id, int32_t tokens);
+
+  uint64_t IndexKey(const KvNode& node) const;
+  bool FullyIndexed(int32_t id) const;
+  int32_t FindEdge(int64_t origin, std::span<const int32_t> first_block) const;
+  int32_t MatchInNode(const KvNode& node, std::span<const int32_t> tokens) const;
+
+  void Pin(int32_t id);
+  void Unpin(int32_t id);
+  void Settle(int32_t id);  // of an unpinned node without children: keep what is indexed, or remove it
+  void TrimBlocks(int32_t id, int32_t keep_blocks);
+  void AllocateBlock(int32_t id, StepMemory* memory);
+
+  BlockAllocator* allocator_;
+  int32_t block_tokens_;
+  std::deque<KvNode> nodes_;
+  std::vector<int32_t> free_nodes_;
+  PrefixIndex index_;
+  std::set<std::pair<uint64_t, int32_t>> evictable_;  // (last_use, id): unpinned, no children
+  std::unordered_map<int32_t, Space> spaces_;
+  std::unordered_map<std::string, int32_t> space_names_;
+  int32_t next_space_ = 0;
+  uint64_t tick_ = 0;
+  uint64_t current_step_ = 0;  // being planned, else the last issued one
+  uint64_t committed_step_ = 0;
+  std::vector<int32_t> touched_;
+  int32_t owned_blocks_ = 0;
+  int32_t live_blocks_ = 0;
+  int64_t evicted_blocks_ = 0;
+};
+
+}  // namespace espalier
