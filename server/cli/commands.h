@@ -1,0 +1,29 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace espalier::cli {
+
+// What all commands share.
+struct CommonOptions {
+  std::string server = "127.0.0.1:50051";
+  bool json = false;
+};
+
+// Each adds a subcommand to `app`; the chosen one sets `run`, which returns the exit code.
+using Run = std::function<int()>;
+void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run);
+void AddScore(CLI::App& app, const CommonOptions& common, Run& run);
+void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run);
+void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run);
+void AddModel(CLI::App& app, const CommonOptions& common, Run& run);
+void AddStats(CLI::App& app, const CommonOptions& common, Run& run);
+void AddHealth(CLI::App& app, const CommonOptions& common, Run& run);
+
+// A comma-separated list of token ids. Throws CLI::ValidationError naming the flag.
+std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text);
+
+}  // namespace espalier::cli

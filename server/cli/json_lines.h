@@ -1,0 +1,20 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "espalier/v1/tree.pb.h"
+
+namespace espalier::cli {
+
+using Json = nlohmann::ordered_json;
+
+// Messages as the JSON objects of the client's --json output: snake_case, every field present, numbers as
+// numbers.
+Json ToJson(const v1::GenerateResponse& response);
+Json ToJson(const v1::ContinuationScore& score, int index);
+
+// Prints one object on a line of its own.
+void PrintLine(const Json& object);
+
+}  // namespace espalier::cli

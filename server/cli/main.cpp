@@ -1,0 +1,66 @@
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+
+#include <charconv>
+#include <clocale>
+#include <cstdlib>
+
+#include "server/cli/commands.h"
+#include "server/cli/connection.h"
+#include "server/version.h"
+
+namespace espalier::cli {
+
+std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text) {
+  std::vector<int32_t> ids;
+  const char* at = text.data();
+  const char* const end = text.data() + text.size();
+  while (true) {
+    int32_t id = 0;
+    const auto [stop, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || (stop != end && *stop != ',')) {
+      throw CLI::ValidationError(flag, "must be token ids such as 1,2,3, got '" + text + "'");
+    }
+    ids.push_back(id);
+    if (stop == end) return ids;
+    at = stop + 1;
+  }
+}
+
+namespace {
+
+int Main(int argc, char** argv) {
+  // Column widths of characters: any UTF-8 locale knows them.
+  if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
+  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
+  google::protobuf::SetLogHandler(nullptr);
+
+  CLI::App app("Grows, scores and inspects trees of text on an Espalier server.", "espalier");
+  app.set_version_flag("--version", std::string("espalier ") + kVersion);
+  CommonOptions common;
+  if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr) common.server = server;
+  app.add_option("--server", common.server,
+                 "HOST:PORT of the server; default $ESPALIER_SERVER or 127.0.0.1:50051");
+  app.add_flag("--json", common.json, "Print JSON only, one object a line");
+  app.require_subcommand(1);
+  app.fallthrough();  // --server and --json may stand behind the command too
+  Run run;
+  AddGenerate(app, common, run);
+  AddScore(app, common, run);
+  AddTokenize(app, common, run);
+  AddDetokenize(app, common, run);
+  AddModel(app, common, run);
+  AddStats(app, common, run);
+  AddHealth(app, common, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitDone : kExitUsage;
+  }
+  return run();
+}
+
+}  // namespace
+}  // namespace espalier::cli
+
+int main(int argc, char** argv) { return espalier::cli::Main(argc, argv); }
