@@ -20,10 +20,10 @@ std::array<float, 128> Levels(std::string_view name, std::span<const int64_t> sh
   std::array<float, 128> levels{};
   const bool norm = name.find("norm") != std::string_view::npos;
   const bool bias = name.ends_with(".bias");
-  const bool vocabulary = name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight");
+  const bool head = name == "lm_head.weight";
   float step = 1.0F / 512.0F;
   if (!bias) {
-    step = vocabulary ? 1.0F / 16.0F : 1.0F / 64.0F;
+    step = head ? 1.0F / 16.0F : 1.0F / 64.0F;
     for (int64_t power = 1; power < shape.back(); power *= 4) step *= 0.5F;
   }
   for (size_t i = 0; i < levels.size(); ++i) {

@@ -15,7 +15,7 @@ namespace espalier {
 //   norm weights (name contains "norm"):  1 + (h >> 58) / 128 - 1 / 4           64 steps in [0.75, 1.25)
 //   biases (name ends in ".bias"):        (2 (h >> 57) - 127) / 512             128 steps in (-1/4, 1/4)
 //   matrices [rows, cols]:                (2 (h >> 57) - 127) / 64 / 2^p        128 steps in (-2, 2) / 2^p
-//   embedding and head matrices:          four times that
+//   lm_head.weight:                       four times that, so that likelihoods spread as a trained model's do
 // p is the least integer with 4^p >= cols. Every value is exact in bf16, fp16 (p <= 12) and fp32.
 uint64_t HashedTensorKey(std::string_view name, uint64_t seed);
 

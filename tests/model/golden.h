@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "model/model_runner.h"
+
+namespace espalier::test {
+
+// What transformers answers; see scripts/make_model_goldens.py.
+struct Golden {
+  struct Row {
+    int32_t position = 0;
+    std::vector<float> values;  // [vocab]
+  };
+
+  std::string name;
+  nlohmann::json config;  // of configs.json: the model, with hashed weights of `seed`
+  uint64_t seed = 0;
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> greedy;
+  std::vector<float> margins;  // of the greedy choices
+  std::vector<Row> logits;     // at positions of prompt + greedy
+  std::vector<int32_t> text;
+  std::vector<double> logprobs;               // [text - 1], of each next token
+  double transformers_bf16_mean_error = 0.0;  // of logprobs
+  double transformers_bf16_max_error = 0.0;
+};
+
+std::vector<Golden> ReadGoldens(const std::filesystem::path& file);
+
+// How far a runner is from the golden figures.
+struct GoldenReport {
+  double logit_error = 0.0;    // max |difference| / max |logit| over the rows
+  int32_t greedy_checked = 0;  // choices up to the first margin under 1e-3
+  int32_t greedy_equal = 0;    // of them, up to the first that differs
+  double logprob_mean_error = 0.0;
+  double logprob_max_error = 0.0;
+};
+
+// Logits and log-probabilities by prefill in chunks of `chunk` tokens, greedy tokens by decoding.
+GoldenReport Compare(const Golden& golden, ModelRunner& runner, int32_t chunk);
+
+}  // namespace espalier::test

@@ -1,0 +1,136 @@
+// The model against transformers (scripts/make_model_goldens.py), on every backend and type.
+#include "tests/model/golden.h"
+
+#include <cstdio>
+
+#include "model/hashed_weights.h"
+#include "model/llama_runner.h"
+#include "tests/support/catch.h"
+#include "tests/support/env.h"
+
+namespace espalier::test {
+namespace {
+
+const std::filesystem::path kData = "tests/model/data";
+
+RunnerOptions OptionsFor(const std::string& backend, DType dtype) {
+  RunnerOptions options;
+  options.backend.name = backend;
+  options.backend.dtype = dtype;
+  options.backend.threads = 2;
+  options.backend.max_rows = 64;
+  options.kv_blocks = 40;
+  return options;
+}
+
+bool BackendIsThere(const RunnerOptions& options) {
+  const auto backend = CreateBackend(options.backend);
+  if (backend.ok()) return true;
+  REQUIRE(backend.error().code == ErrorCode::kUnimplemented);
+  SkipTest(backend.error().ToString());
+  return false;
+}
+
+// Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it.
+void CheckGolden(const Golden& golden, ModelRunner& runner, DType dtype, GoldenReport& worst) {
+  INFO(golden.name);
+  const GoldenReport report = Compare(golden, runner, 33);
+  if (dtype == DType::kFloat32) {
+    CHECK(report.logit_error <= 1e-4);
+    CHECK(report.greedy_equal == report.greedy_checked);
+    CHECK(report.logprob_max_error <= 1e-3);
+    worst.logit_error = std::max(worst.logit_error, report.logit_error);
+    worst.greedy_checked += report.greedy_checked;
+    return;
+  }
+  const double mean_ratio = report.logprob_mean_error / golden.transformers_bf16_mean_error;
+  const double max_ratio = report.logprob_max_error / golden.transformers_bf16_max_error;
+  CHECK(mean_ratio <= 1.5);
+  CHECK(max_ratio <= 1.5);
+  worst.logprob_mean_error = std::max(worst.logprob_mean_error, mean_ratio);
+  worst.logprob_max_error = std::max(worst.logprob_max_error, max_ratio);
+}
+
+void Print(const char* what, const RunnerOptions& options, const GoldenReport& worst) {
+  if (options.backend.dtype == DType::kFloat32) {
+    std::printf("%s, %s float32: worst logit error %.2e of the largest logit, %d greedy tokens compared\n",
+                what, options.backend.name.c_str(), worst.logit_error, worst.greedy_checked);
+  } else {
+    std::printf(
+        "%s, %s %s: log-probability error at most %.2f (mean) and %.2f (max) times that of transformers\n",
+        what, options.backend.name.c_str(), Name(options.backend.dtype), worst.logprob_mean_error,
+        worst.logprob_max_error);
+  }
+}
+
+void CheckConfigs(const RunnerOptions& options) {
+  if (!BackendIsThere(options)) return;
+  GoldenReport worst;
+  for (const Golden& golden : ReadGoldens(SourceDir() / kData / "configs.json")) {
+    const auto config = ParseLlamaConfig(golden.config.dump());
+    REQUIRE(config.ok());
+    const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
+    auto runner = MakeModel(*config, *weights, golden.name, options);
+    REQUIRE(runner.ok());
+    CheckGolden(golden, **runner, options.backend.dtype, worst);
+  }
+  Print("random configurations", options, worst);
+}
+
+void CheckFolders(const RunnerOptions& options) {
+  if (!BackendIsThere(options)) return;
+  GoldenReport worst;
+  for (const Golden& golden : ReadGoldens(SourceDir() / kData / "folders.json")) {
+    auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
+    REQUIRE(runner.ok());
+    CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
+    CheckGolden(golden, **runner, options.backend.dtype, worst);
+  }
+  Print("folders", options, worst);
+}
+
+void CheckTinyStories(const RunnerOptions& options) {
+  const auto shared = EnvOrSkip("ESPALIER_SHARED_DIR");
+  if (!shared || !BackendIsThere(options)) return;
+  const auto golden = ReadGoldens(SourceDir() / kData / "tinystories.json").front();
+  auto runner = LoadModel(*shared + "/models/TinyStories-656K", options);
+  REQUIRE(runner.ok());
+  CHECK((*runner)->info().name == "TinyStories-656K");
+  CHECK((*runner)->info().parameters == 656512);
+  GoldenReport worst;
+  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  Print("TinyStories-656K", options, worst);
+}
+
+TEST_CASE("ref in float32 agrees with transformers on random configurations") {
+  CheckConfigs(OptionsFor("ref", DType::kFloat32));
+}
+TEST_CASE("cpu in float32 agrees with transformers on random configurations") {
+  CheckConfigs(OptionsFor("cpu", DType::kFloat32));
+}
+TEST_CASE("cpu in bfloat16 is as exact as transformers on random configurations") {
+  CheckConfigs(OptionsFor("cpu", DType::kBFloat16));
+}
+
+TEST_CASE("ref in float32 agrees with transformers on folders of every storage form") {
+  CheckFolders(OptionsFor("ref", DType::kFloat32));
+}
+TEST_CASE("cpu in float32 agrees with transformers on folders of every storage form") {
+  CheckFolders(OptionsFor("cpu", DType::kFloat32));
+}
+TEST_CASE("cpu in bfloat16 is as exact as transformers on folders of every storage form") {
+  CheckFolders(OptionsFor("cpu", DType::kBFloat16));
+}
+
+TEST_CASE("ref in float32 agrees with transformers on TinyStories-656K") {
+  CheckTinyStories(OptionsFor("ref", DType::kFloat32));
+}
+TEST_CASE("cpu in float32 agrees with transformers on TinyStories-656K") {
+  CheckTinyStories(OptionsFor("cpu", DType::kFloat32));
+}
+TEST_CASE("cpu in bfloat16 is as exact as transformers on TinyStories-656K") {
+  CheckTinyStories(OptionsFor("cpu", DType::kBFloat16));
+}
+
+}  // namespace
+}  // namespace espalier::test
