@@ -1,0 +1,189 @@
+#include "tests/engine/fakes/naive_tree.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "engine/random_stream.h"
+#include "engine/select.h"
+#include "tests/engine/fakes/fake_tokenizer.h"
+
+namespace espalier::test {
+namespace {
+
+class NaiveTree {
+ public:
+  NaiveTree(const TreeRequest& request, const FakeModel& model, const Tokenizer* tokenizer,
+            const NumberOf& number_of)
+      : request_(request),
+        model_(model),
+        tokenizer_(tokenizer),
+        number_of_(number_of),
+        first_ordinals_(FirstOrdinals(request)),
+        at_node_(request.nodes.size()) {}
+
+  NaiveResult Run() {
+    for (size_t node = 0; node < request_.nodes.size(); ++node) {
+      const TreeNodeSpec& spec = request_.nodes[node];
+      if (const auto* select = std::get_if<SelectSpec>(&spec.content)) {
+        Resolve(static_cast<int32_t>(node), *select);
+        continue;
+      }
+      std::vector<int32_t> parents = {-1};
+      if (spec.parent >= 0) parents = at_node_[static_cast<size_t>(spec.parent)];
+      for (const int32_t parent : parents) Grow(static_cast<int32_t>(node), parent);
+    }
+    MarkPruned();
+    return std::move(result_);
+  }
+
+ private:
+  NaiveBranch& branch(int32_t index) { return result_.branches[static_cast<size_t>(index)]; }
+
+  void Grow(int32_t node, int32_t parent) {
+    const auto& content = request_.nodes[static_cast<size_t>(node)].content;
+    const auto* generate = std::get_if<GenerateSpec>(&content);
+    const int32_t count = generate != nullptr ? generate->branches : 1;
+    for (int32_t i = 0; i < count; ++i) {
+      NaiveBranch child;
+      if (parent >= 0) {
+        child = branch(parent);
+        branch(parent).tip = false;
+        child.stream = ChildStream(branch(parent).stream, first_ordinals_[static_cast<size_t>(node)] + i);
+        if (count > 1) child.group = parent;
+      } else {
+        child.stream = RootStream(request_.seed);
+      }
+      child.node = node;
+      child.parent = parent;
+      child.token_ids.clear();
+      child.logprobs.clear();
+      child.top_logprobs.clear();
+      child.text.clear();
+      child.finish_reason = FinishReason::kNone;
+      child.tip = true;
+      if (generate != nullptr) {
+        Generate(*generate, &child);
+      } else {
+        Give(std::get<GivenSpec>(content), &child);
+      }
+      at_node_[static_cast<size_t>(node)].push_back(static_cast<int32_t>(result_.branches.size()));
+      result_.branches.push_back(std::move(child));
+    }
+  }
+
+  void Give(const GivenSpec& given, NaiveBranch* child) {
+    double verdict = 0.0;
+    for (const int32_t token : given.token_ids) {
+      if (given.score) {
+        const TokenResult score =
+            model_.Score(model_.Logits(FakeModel::StateOf(child->path)), token, given.top_logprobs);
+        verdict += static_cast<double>(score.logprob);
+        Take(score, given.top_logprobs, child);
+      }
+      child->path.push_back(token);
+      child->token_ids.push_back(token);
+    }
+    if (given.score) {
+      child->latest_verdict = verdict;
+      child->sum_verdicts += verdict;
+    }
+    if (tokenizer_ != nullptr) child->text = TextOf(*tokenizer_, given.token_ids, child->parent < 0, {}).text;
+  }
+
+  void Take(const TokenResult& token, int32_t top_logprobs, NaiveBranch* child) {
+    child->logprobs.push_back(token.logprob);
+    if (top_logprobs > 0) child->top_logprobs.push_back(token.top_logprobs);
+  }
+
+  void Generate(const GenerateSpec& spec, NaiveBranch* child) {
+    while (child->finish_reason == FinishReason::kNone) {
+      FakeHistory history;
+      history.generated_tokens = child->generated;
+      if (spec.sampling.UsesHistory()) history.prompt_tokens = GivenTokens(*child);
+      const TokenResult drawn =
+          model_.Draw(model_.Logits(FakeModel::StateOf(child->path)), spec.sampling, history, child->stream,
+                      static_cast<int32_t>(child->path.size()), spec.top_logprobs);
+      Take(drawn, spec.top_logprobs, child);
+      child->sum_logprob += static_cast<double>(drawn.logprob);
+      child->path.push_back(drawn.token_id);
+      child->generated.push_back(drawn.token_id);
+      child->token_ids.push_back(drawn.token_id);
+      child->finish_reason = Finish(spec, *child);
+    }
+    if (tokenizer_ == nullptr) return;
+    std::vector<int32_t> text_tokens = child->token_ids;
+    if (child->finish_reason == FinishReason::kStopToken) text_tokens.pop_back();
+    child->text = TextOf(*tokenizer_, text_tokens, false, spec.stop_strings).text;
+  }
+
+  FinishReason Finish(const GenerateSpec& spec, const NaiveBranch& child) const {
+    const int32_t token = child.token_ids.back();
+    const auto& eos = model_.options().eos_token_ids;
+    const bool is_eos = !spec.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end();
+    const auto& stops = spec.stop_token_ids;
+    if (is_eos || std::find(stops.begin(), stops.end(), token) != stops.end())
+      return FinishReason::kStopToken;
+    if (tokenizer_ != nullptr && TextOf(*tokenizer_, child.token_ids, false, spec.stop_strings).stopped) {
+      return FinishReason::kStopString;
+    }
+    const bool full = static_cast<int32_t>(child.token_ids.size()) == spec.max_new_tokens;
+    return full ? FinishReason::kMaxTokens : FinishReason::kNone;
+  }
+
+  // Tokens of the path that were not generated, in any order.
+  static std::vector<int32_t> GivenTokens(const NaiveBranch& child) {
+    std::multiset<int32_t> left(child.path.begin(), child.path.end());
+    for (const int32_t token : child.generated) left.erase(left.find(token));
+    return {left.begin(), left.end()};
+  }
+
+  void Resolve(int32_t node, const SelectSpec& spec) {
+    std::vector<SelectCandidate> candidates;
+    std::map<int32_t, int32_t> index_of;  // by number
+    for (const int32_t index :
+         at_node_[static_cast<size_t>(request_.nodes[static_cast<size_t>(node)].parent)]) {
+      const NaiveBranch& b = branch(index);
+      const int32_t number = number_of_(result_, index);
+      index_of[number] = index;
+      candidates.push_back({number, b.group, b.sum_logprob, static_cast<int64_t>(b.generated.size()),
+                            b.latest_verdict, b.sum_verdicts});
+    }
+    const SelectOutcome outcome = Select(spec, candidates);
+    NaiveSelection selection;
+    selection.node = node;
+    selection.scores = outcome.scores;
+    for (const int32_t number : outcome.kept) selection.kept.push_back(index_of.at(number));
+    for (const int32_t number : outcome.pruned) selection.pruned.push_back(index_of.at(number));
+    std::vector<int32_t>& kept = at_node_[static_cast<size_t>(node)];
+    kept = selection.kept;
+    std::sort(kept.begin(), kept.end());
+    result_.selections.push_back(std::move(selection));
+  }
+
+  void MarkPruned() {
+    for (const NaiveSelection& selection : result_.selections) {
+      for (const int32_t index : selection.pruned) {
+        if (branch(index).tip) branch(index).finish_reason = FinishReason::kPruned;
+      }
+    }
+  }
+
+  const TreeRequest& request_;
+  const FakeModel& model_;
+  const Tokenizer* tokenizer_;
+  const NumberOf& number_of_;
+  std::vector<int32_t> first_ordinals_;
+  std::vector<std::vector<int32_t>> at_node_;  // indices of branches; of a select: those it keeps
+  NaiveResult result_;
+};
+
+}  // namespace
+
+NaiveResult RunNaiveTree(const TreeRequest& request, const FakeModel& model, const Tokenizer* tokenizer,
+                         const NumberOf& number_of) {
+  return NaiveTree(request, model, tokenizer, number_of).Run();
+}
+
+}  // namespace espalier::test
