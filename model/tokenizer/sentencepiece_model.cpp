@@ -10,6 +10,7 @@ namespace espalier {
 namespace {
 
 // Field numbers of ModelProto and NormalizerSpec.
+constexpr uint64_t kTrainerSpec = 2;
 constexpr uint64_t kNormalizerSpec = 3;
 constexpr uint64_t kSelfTestData = 4;
 constexpr uint64_t kDenormalizerSpec = 5;
@@ -164,16 +165,26 @@ Status RefuseDenormalizer(std::string_view spec) {
 
 Result<SentencePieceModel> ReadSentencePieceModel(std::string_view bytes) {
   SentencePieceModel model;
+  bool has_trainer_spec = false;
+  bool has_normalizer_spec = false;
   model.without_dummy_prefix.reserve(bytes.size() + 4);
   while (!bytes.empty()) {
     const auto field = ReadField(&bytes);
     if (!field) return InvalidArgument("", "is no SentencePiece model, or is cut off");
+    has_trainer_spec = has_trainer_spec || field->number == kTrainerSpec;
+    has_normalizer_spec = has_normalizer_spec || field->number == kNormalizerSpec;
     Status read;
     if (field->number == kNormalizerSpec) read = ReadNormalizer(field->payload, &model);
     if (field->number == kDenormalizerSpec) read = RefuseDenormalizer(field->payload);
     if (!read) return read.error();
     // Self-tests expect the dummy prefix.
     if (field->number != kSelfTestData) model.without_dummy_prefix += field->whole;
+  }
+  // They stand after the pieces: without this check a file cut between two pieces would pass for a smaller
+  // one.
+  if (!has_trainer_spec || !has_normalizer_spec) {
+    return InvalidArgument(
+        "", "is no SentencePiece model, or is cut off: trainer_spec or normalizer_spec is missing");
   }
   // A message that comes again is merged field by field into the one before: this sets
   // normalizer_spec.add_dummy_prefix to false and leaves the rest.

@@ -156,8 +156,14 @@ Result<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::filesystem::path
   AddedTokenMatcher matcher;
   for (int32_t id = 0; id < model_size; ++id) {
     table.tokens.push_back(MakeInfo(processor, id));
-    if (!table.tokens.back().special) continue;
-    AddedToken control{.content = table.tokens.back().piece, .id = id, .special = true};
+    const TokenInfo& info = table.tokens.back();
+    const bool text_is_utf8 =
+        info.kind == TokenInfo::Kind::kByte || FindInvalidUtf8(info.text) == std::string_view::npos;
+    if (!text_is_utf8 || FindInvalidUtf8(info.piece) != std::string_view::npos) {
+      return InvalidArgument(file.string(), "piece " + std::to_string(id) + " is not valid UTF-8");
+    }
+    if (!info.special) continue;
+    AddedToken control{.content = info.piece, .id = id, .special = true};
     if (Status added = matcher.Add(control); !added) return in_file(added.error());
   }
   if (Status added = AppendAddedTokens(config, &table.tokens, &matcher); !added) return added.error();
