@@ -35,7 +35,10 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-# CMake 3.25 knows no CUDA standard 20.
-add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+# CMake 3.25 does not know that nvcc has C++20 and would refuse CMAKE_CXX_STANDARD, which .cu files inherit.
+if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
 set(ESPALIER_HAVE_CUDA ON)
 message(STATUS "CUDA backend: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
