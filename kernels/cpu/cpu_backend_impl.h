@@ -1,0 +1,117 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/kv_pool.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/sampling.h"
+
+namespace espalier::cpu {
+
+// Set-up lies in cpu_setup.cpp, the operations of a step in cpu_step.cpp, the rest in cpu_backend.cpp.
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const BackendOptions& options, const KernelTable& kernels, std::unique_ptr<ThreadPool> pool);
+
+  const BackendInfo& info() const override { return info_; }
+
+  Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override;
+  Result<VectorId> AddVector(std::span<const HostTensor> parts) override;
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
+  Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
+  Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) override;
+
+  void BeginStep(std::shared_ptr<const StepInput> step) override;
+  void Embed(MatrixId table, ActivationId out) override;
+  void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
+  void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
+  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override;
+  void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
+  void SwiGlu(ActivationId in, ActivationId out) override;
+  void GatherLogitRows(ActivationId in, ActivationId out) override;
+  void Sample(ActivationId in, MatrixId head) override;
+  void EndStep() override;
+  Result<StepResult> Wait() override;
+
+  void WriteActivation(ActivationId activation, std::span<const float> values) override;
+  std::vector<float> ReadActivation(ActivationId activation) override;
+
+ private:
+  // fp32 [cols], zeros up to the next multiple of 16.
+  struct Vector {
+    Buffer values;
+    int64_t cols = 0;
+  };
+  struct Rotary {
+    Buffer angles;  // [max_positions][2][half]: cosines, then sines
+    int32_t max_positions = 0;
+    int32_t half = 0;
+  };
+  // [max_rows, cols] of bf16 or fp32. Rows are an odd number of cache lines apart, so that a column of rows
+  // does not fall into one set of the cache; what lies behind the last column is zero.
+  struct Activation {
+    Buffer values;
+    int64_t cols = 0;
+    int64_t stride = 0;  // elements
+    int64_t rows = 0;
+    bool bf16 = false;
+
+    float* Floats(int64_t row) const { return values.as<float>() + row * stride; }
+    void* Row(int64_t row) const {
+      return values.as<std::byte>() +
+             row * stride * static_cast<int64_t>(bf16 ? sizeof(bf16_t) : sizeof(float));
+    }
+  };
+
+  Activation& Output(ActivationId id, int64_t rows, int64_t cols);
+  const Activation& Floats(ActivationId id);
+  const Activation& CheckedQkv(const KvPool& kv, ActivationId qkv);
+  GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows) const;
+  void RunProduct(const PackedMatrix& w, const GemmArgs& args);
+  // Memory of attention for tiles and item lists of this size.
+  void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials);
+  AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int32_t thread) const;
+  void MergeRows(const KvPool& kv, const Activation& out);
+  void SampleRows(int64_t first_row, std::span<const float> logits, int64_t stride, int64_t vocab);
+  // Runs body(row) for all rows, on all threads if the rows hold enough floats for it to pay.
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t floats, const Body& body);
+
+  const KernelTable& kernels_;
+  std::unique_ptr<ThreadPool> pool_;
+  BackendInfo info_;
+  int64_t max_rows_;
+
+  std::vector<PackedMatrix> matrices_;
+  std::vector<Vector> vectors_;
+  std::vector<Rotary> rotaries_;
+  std::vector<KvPool> kv_pools_;
+  std::vector<Activation> activations_;
+  Buffer partials_;
+  std::vector<Buffer> scratch_;  // [threads]
+  Buffer logits_;
+  SlotStore slots_;
+
+  std::shared_ptr<const StepInput> step_;
+  std::chrono::steady_clock::time_point step_begin_;
+  StepResult result_;
+  std::optional<StepResult> done_;
+};
+
+// The object of an id; aborts on an id that no call returned.
+template <typename T, typename Id>
+T& At(std::vector<T>& objects, Id id) {
+  const auto index = static_cast<size_t>(id);
+  ESPALIER_CHECK(index < objects.size());
+  return objects[index];
+}
+
+}  // namespace espalier::cpu

@@ -1,0 +1,68 @@
+#include "kernels/cpu/cpu_features.h"
+
+#include <fstream>
+
+namespace espalier::cpu {
+
+namespace {
+
+#ifdef ESPALIER_X86_KERNELS
+bool HasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool HasAvx512() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+const KernelTable* Avx2Table() { return &Avx2Kernels(); }
+const KernelTable* Avx512Table() { return &Avx512Kernels(); }
+const KernelTable* Avx512Bf16Table() { return &Avx512Bf16Kernels(); }
+#else
+bool HasAvx2() { return false; }
+bool HasAvx512() { return false; }
+bool HasAvx512Bf16() { return false; }
+const KernelTable* Avx2Table() { return nullptr; }
+const KernelTable* Avx512Table() { return nullptr; }
+const KernelTable* Avx512Bf16Table() { return nullptr; }
+#endif
+
+Error Missing(const std::string& isa) {
+  return InvalidArgument("isa", "this processor (" + ProcessorName() + ") has no " + isa);
+}
+
+}  // namespace
+
+std::string ProcessorName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown processor";
+}
+
+Result<const KernelTable*> ChooseKernels(const std::string& isa) {
+  const bool automatic = isa == "auto";
+  if (isa == "portable") return &PortableKernels();
+  if (isa == "amx") {
+    return Error{ErrorCode::kUnimplemented, "isa", "amx kernels are not part of this program; use auto"};
+  }
+  if (isa == "avx512_bf16" || ((automatic || isa == "avx512") && HasAvx512Bf16())) {
+    if (!HasAvx512Bf16()) return Missing(isa);
+    return Avx512Bf16Table();
+  }
+  if (isa == "avx512" || isa == "avx512_no_bf16" || (automatic && HasAvx512())) {
+    if (!HasAvx512()) return Missing("avx512 (F, BW, VL and DQ)");
+    return Avx512Table();
+  }
+  if (isa == "avx2" || (automatic && HasAvx2())) {
+    if (!HasAvx2()) return Missing("avx2 (with fma and f16c)");
+    return Avx2Table();
+  }
+  if (automatic) return &PortableKernels();
+  return InvalidArgument("isa", "unknown instruction set \"" + isa + "\": auto, avx512, avx2 or portable");
+}
+
+}  // namespace espalier::cpu

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+
+#include "kernels/base/result.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace espalier::cpu {
+
+// The processor's own name; "unknown processor" where it does not say.
+std::string ProcessorName();
+
+// The kernels for an instruction set: auto (the best this machine has), avx512 (with bf16 products where the
+// machine has them), avx512_bf16, avx512_no_bf16, avx2 or portable. Errors name the flag `isa`: unknown, not
+// built, or not on this machine.
+Result<const KernelTable*> ChooseKernels(const std::string& isa);
+
+}  // namespace espalier::cpu

@@ -1,0 +1,90 @@
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "kernels/base/convert.h"
+#include "kernels/cpu/cpu_backend_impl.h"
+
+namespace espalier::cpu {
+
+namespace {
+
+constexpr int32_t kTilePackedRows = 64;  // rows times GQA group: their scores of a segment stay in L2
+
+template <typename Id, typename T>
+Id Append(std::vector<T>* objects, T object) {
+  objects->push_back(std::move(object));
+  return static_cast<Id>(objects->size() - 1);
+}
+
+}  // namespace
+
+Result<MatrixId> CpuBackend::AddMatrix(std::span<const HostTensor> parts) {
+  Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, info_.dtype, pool_.get());
+  if (!matrix) return matrix.error();
+  return Append<MatrixId>(&matrices_, std::move(*matrix));
+}
+
+Result<VectorId> CpuBackend::AddVector(std::span<const HostTensor> parts) {
+  Vector vector;
+  for (const HostTensor& part : parts) {
+    if (part.rows != 1) return InvalidArgument("", "a vector has one row");
+    vector.cols += part.cols;
+  }
+  Result<Buffer> buffer =
+      Buffer::Allocate(RoundUp(vector.cols, kLanes) * static_cast<int64_t>(sizeof(float)), "model");
+  if (!buffer) return buffer.error();
+  vector.values = std::move(*buffer);
+  float* out = vector.values.as<float>();
+  for (const HostTensor& part : parts) {
+    ConvertToFloat(part.data, part.dtype, part.cols, out);
+    out += part.cols;
+  }
+  return Append<VectorId>(&vectors_, std::move(vector));
+}
+
+Result<RotaryId> CpuBackend::AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) {
+  if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
+  Rotary rotary;
+  rotary.max_positions = max_positions;
+  rotary.half = static_cast<int32_t>(inv_freq.size());
+  Result<Buffer> buffer = Buffer::Allocate(
+      int64_t{max_positions} * 2 * rotary.half * static_cast<int64_t>(sizeof(float)), "model");
+  if (!buffer) return buffer.error();
+  rotary.angles = std::move(*buffer);
+  pool_->ParallelFor(max_positions, 256, [&](int64_t position, int32_t) {
+    float* out = rotary.angles.as<float>() + position * 2 * rotary.half;
+    for (int32_t i = 0; i < rotary.half; ++i) {
+      // The angle is rounded to fp32 before the sine, as PyTorch's models do.
+      const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[static_cast<size_t>(i)]);
+      out[i] = static_cast<float>(std::cos(angle)) * scale;
+      out[rotary.half + i] = static_cast<float>(std::sin(angle)) * scale;
+    }
+  });
+  return Append<RotaryId>(&rotaries_, std::move(rotary));
+}
+
+Result<KvId> CpuBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
+  Result<KvPool> kv = KvPool::Create(shape, blocks, block_tokens);
+  if (!kv) return kv.error();
+  info_.plan.max_tile_rows = std::clamp(kTilePackedRows / shape.group(), 1, info_.plan.max_tile_rows);
+  return Append<KvId>(&kv_pools_, std::move(*kv));
+}
+
+Result<ActivationId> CpuBackend::AddActivation(ActivationKind kind, int64_t cols) {
+  if (cols <= 0) return InvalidArgument("", "an activation needs columns");
+  Activation activation;
+  activation.bf16 =
+      kind == ActivationKind::kOperand && info_.dtype == DType::kBFloat16 && kernels_.bf16_operands;
+  activation.cols = cols;
+  const int64_t line = activation.bf16 ? 32 : 16;  // elements
+  activation.stride = (RoundUp(cols, line) / line | 1) * line;
+  const int64_t bytes = max_rows_ * activation.stride * (64 / line);
+  Result<Buffer> buffer = Buffer::Allocate(bytes, "max_rows");
+  if (!buffer) return buffer.error();
+  activation.values = std::move(*buffer);
+  return Append<ActivationId>(&activations_, std::move(activation));
+}
+
+}  // namespace espalier::cpu

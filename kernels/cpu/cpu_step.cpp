@@ -1,0 +1,352 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kernels/cpu/cpu_backend_impl.h"
+
+namespace espalier::cpu {
+
+namespace {
+
+constexpr int64_t kParallelFloats = 32768;  // less is done sooner than a sleeping thread wakes
+constexpr int64_t kLogitRows = 64;          // rows of logits in memory at a time
+constexpr double kLog2E = 1.4426950408889634;
+
+int64_t MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin)
+      .count();
+}
+
+// Scratch that is grown, never shrunk; running out of memory here ends the program.
+template <typename T>
+T* Reserve(Buffer* buffer, int64_t count) {
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  if (buffer->bytes() < bytes) {
+    Result<Buffer> grown = Buffer::Allocate(bytes, "scratch");
+    ESPALIER_CHECK_MSG(grown.ok(), grown.error().ToString());
+    *buffer = std::move(*grown);
+  }
+  return buffer->as<T>();
+}
+
+}  // namespace
+
+template <typename Body>
+void CpuBackend::ForRows(int64_t rows, int64_t floats, const Body& body) {
+  const int64_t grain =
+      rows * floats < kParallelFloats ? rows : std::max<int64_t>(1, rows / (4 * pool_->threads()));
+  pool_->ParallelFor(rows, grain, [&](int64_t row, int32_t) { body(row); });
+}
+
+void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
+  ESPALIER_CHECK(step_ == nullptr && !done_.has_value());
+  ESPALIER_CHECK(step->batch.rows() <= max_rows_ &&
+                 step->tokens.size() == static_cast<size_t>(step->batch.rows()));
+  step_ = std::move(step);
+  step_begin_ = std::chrono::steady_clock::now();
+  result_ = {};
+  result_.step_id = step_->step_id;
+  for (KvPool& kv : kv_pools_) {
+    kv.ZeroBlocks(step_->zero_blocks, pool_.get());
+    kv.CopyBlocks(step_->copies, pool_.get());
+  }
+  for (const SlotHistory& history : step_->histories) slots_.SetHistory(history);
+}
+
+void CpuBackend::Embed(MatrixId table, ActivationId out) {
+  const PackedMatrix& t = At(matrices_, table);
+  Activation& o = Output(out, step_->batch.rows(), t.cols());
+  ESPALIER_CHECK(!o.bf16);
+  ForRows(o.rows, o.cols, [&](int64_t row) {
+    t.ReadRow(slots_.Resolve(step_->tokens[static_cast<size_t>(row)]), o.Floats(row));
+  });
+}
+
+void CpuBackend::RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) {
+  const Activation& i = Floats(in);
+  const Vector& w = At(vectors_, weight);
+  Activation& o = Output(out, i.rows, w.cols);
+  ESPALIER_CHECK(i.cols == o.cols);
+  ForRows(i.rows, i.cols, [&](int64_t row) {
+    kernels_.rms_norm(i.Floats(row), w.values.as<float>(), epsilon, i.cols, o.Row(row), o.bf16);
+  });
+}
+
+GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_t first_row,
+                             int64_t rows) const {
+  ESPALIER_CHECK(in.cols == w.cols());
+  ESPALIER_CHECK_MSG(in.bf16 == (kernels_.bf16_operands && w.dtype() == DType::kBFloat16),
+                     "a product reads a kOperand activation");
+  GemmArgs args;
+  args.a = in.Row(first_row);
+  args.a_stride = in.stride;
+  args.weights = w.data();
+  args.rows = static_cast<int32_t>(rows);
+  args.k = static_cast<int32_t>(w.cols());
+  args.panels = w.panels();
+  args.panels_per_block = w.panels_per_block();
+  return args;
+}
+
+void CpuBackend::RunProduct(const PackedMatrix& w, const GemmArgs& args) {
+  if (args.rows == 0) return;
+  const auto gemm = w.dtype() == DType::kFloat32 ? kernels_.gemm_fp32 : kernels_.gemm_bf16;
+  const bool small = w.rows() * w.cols() * args.rows < kParallelFloats;
+  pool_->ParallelFor(w.blocks(), small ? w.blocks() : 1,
+                     [&](int64_t block, int32_t) { gemm(args, static_cast<int32_t>(block)); });
+}
+
+void CpuBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) {
+  const Activation& i = At(activations_, in);
+  const PackedMatrix& m = At(matrices_, w);
+  Activation& o = Output(out, i.rows, m.rows());
+  ESPALIER_CHECK(!o.bf16);
+  GemmArgs args = Product(i, m, 0, i.rows);
+  args.c = o.Floats(0);
+  args.c_stride = o.stride;
+  args.accumulate = mode == MatMulMode::kAccumulate;
+  if (bias != VectorId::kNone) {
+    const Vector& b = At(vectors_, bias);
+    ESPALIER_CHECK(b.cols == m.rows());
+    args.bias = b.values.as<float>();
+  }
+  RunProduct(m, args);
+}
+
+const CpuBackend::Activation& CpuBackend::CheckedQkv(const KvPool& kv, ActivationId qkv) {
+  const Activation& a = Floats(qkv);
+  ESPALIER_CHECK(a.cols == int64_t{kv.shape().query_heads + 2 * kv.shape().kv_heads} * kv.shape().head_dim);
+  ESPALIER_CHECK(a.rows == step_->batch.rows() && step_->batch.block_tokens == kv.block_tokens());
+  return a;
+}
+
+void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
+  const KvPool& pool = At(kv_pools_, kv);
+  const Rotary& angles = At(rotaries_, rotary);
+  const Activation& a = CheckedQkv(pool, qkv);
+  ESPALIER_CHECK(angles.half * 2 == pool.shape().head_dim);
+  const KvLayer kv_layer = pool.Layer(layer);
+  ForRows(a.rows, a.cols, [&](int64_t row) {
+    const int32_t position = step_->batch.row_position[static_cast<size_t>(row)];
+    ESPALIER_CHECK(position >= 0 && position < angles.max_positions);
+    const int64_t slot = step_->batch.KvSlotOfRow(static_cast<int32_t>(row));
+    RotaryArgs args;
+    args.qkv = a.Floats(row);
+    args.cosine = angles.angles.as<float>() + int64_t{position} * 2 * angles.half;
+    args.sine = args.cosine + angles.half;
+    args.query_heads = pool.shape().query_heads;
+    args.kv_heads = pool.shape().kv_heads;
+    args.head_dim = pool.shape().head_dim;
+    args.kv = kv_layer;
+    args.kv_dtype = pool.shape().kv_dtype;
+    args.block = slot / pool.block_tokens();
+    args.slot = static_cast<int32_t>(slot % pool.block_tokens());
+    ESPALIER_CHECK(args.block < pool.blocks());
+    kernels_.rotary_and_store(args);
+  });
+}
+
+namespace {
+
+// Bytes of the parts of AttentionScratch, each on a line of its own.
+struct ScratchLayout {
+  int64_t queries, scores, outputs, rows, tile, visits, run;
+
+  ScratchLayout(const AttentionShape& shape, int64_t stored_tokens, int64_t item_rows, int64_t item_entries) {
+    const int64_t packed = item_rows * shape.group();
+    queries = RoundUp(packed * shape.head_dim * 4, 64);
+    scores = RoundUp(packed * kScoreStride * 4, 64);
+    outputs = RoundUp(packed * shape.head_dim * 4, 64);
+    rows = RoundUp(packed * 4, 64);
+    tile = RoundUp(shape.group() * stored_tokens * 4, 64);
+    visits = RoundUp(item_entries * static_cast<int64_t>(sizeof(BlockVisit)), 64);
+    run = RoundUp(item_entries * static_cast<int64_t>(sizeof(RunBlock)), 64);
+  }
+  int64_t bytes() const { return queries + scores + 2 * outputs + 4 * rows + tile + visits + run; }
+};
+
+}  // namespace
+
+void CpuBackend::ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials) {
+  const ScratchLayout layout(kv.shape(), kv.Layer(0).stored_tokens, item_rows, item_entries);
+  for (Buffer& buffer : scratch_) Reserve<std::byte>(&buffer, layout.bytes());
+  Reserve<float>(&partials_, partials * kv.shape().query_heads * (kv.shape().head_dim + 2));
+}
+
+AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries,
+                                     int32_t thread) const {
+  const ScratchLayout layout(kv.shape(), kv.Layer(0).stored_tokens, item_rows, item_entries);
+  auto* next = scratch_[static_cast<size_t>(thread)].as<std::byte>();
+  const auto take = [&](int64_t bytes) {
+    return reinterpret_cast<float*>(std::exchange(next, next + bytes));
+  };
+  AttentionScratch scratch;
+  scratch.queries = take(layout.queries);
+  scratch.scores = take(layout.scores);
+  scratch.segment_out = take(layout.outputs);
+  scratch.out = take(layout.outputs);
+  scratch.segment_max = take(layout.rows);
+  scratch.segment_sum = take(layout.rows);
+  scratch.out_max = take(layout.rows);
+  scratch.out_sum = take(layout.rows);
+  scratch.tile = take(layout.tile);
+  scratch.visits = reinterpret_cast<BlockVisit*>(take(layout.visits));
+  scratch.run = reinterpret_cast<RunBlock*>(take(layout.run));
+  return scratch;
+}
+
+void CpuBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+  const auto begin = std::chrono::steady_clock::now();
+  const KvPool& pool = At(kv_pools_, kv);
+  const AttentionShape& shape = pool.shape();
+  const AttentionPlan& plan = step_->plan;
+  const Activation& in = CheckedQkv(pool, qkv);
+  Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
+  int32_t item_rows = 1;
+  int32_t item_entries = 1;
+  for (const PlanItem& item : plan.items) {
+    item_rows = std::max(item_rows, item.rows);
+    item_entries = std::max(item_entries, item.entries);
+  }
+  ReserveScratch(pool, item_rows, item_entries, plan.partials);
+
+  AttentionArgs args;
+  args.entries = plan.entries.data();
+  args.row_position = step_->batch.row_position.data();
+  args.row_subtree_end = step_->batch.row_subtree_end.data();
+  args.qkv = in.Floats(0);
+  args.qkv_stride = in.stride;
+  args.kv = pool.Layer(layer);
+  args.out = o.Row(0);
+  args.out_stride = o.stride;
+  args.out_bf16 = o.bf16;
+  args.partials = partials_.as<float>();
+  args.head_dim = shape.head_dim;
+  args.query_heads = shape.query_heads;
+  args.kv_heads = shape.kv_heads;
+  args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
+  const auto attend = shape.kv_dtype == DType::kFloat32 ? kernels_.attention_fp32 : kernels_.attention_bf16;
+  const auto units = static_cast<int64_t>(plan.items.size()) * shape.kv_heads;
+  const int64_t grain = std::max<int64_t>(1, units / (16 * pool_->threads()));
+  pool_->ParallelFor(units, grain, [&](int64_t unit, int32_t thread) {
+    attend(args, plan.items[static_cast<size_t>(unit / shape.kv_heads)],
+           static_cast<int32_t>(unit % shape.kv_heads), Scratch(pool, item_rows, item_entries, thread));
+  });
+  MergeRows(pool, o);
+  result_.times.attention_us += MicrosecondsSince(begin);
+}
+
+void CpuBackend::MergeRows(const KvPool& kv, const Activation& out) {
+  const AttentionPlan& plan = step_->plan;
+  const auto rows = static_cast<int64_t>(plan.merge_rows.size());
+  const int64_t grain = std::max<int64_t>(1, rows / (8 * pool_->threads()));
+  pool_->ParallelFor(rows, grain, [&](int64_t i, int32_t thread) {
+    const auto index = static_cast<size_t>(i);
+    MergeArgs args;
+    args.partials = partials_.as<float>();
+    args.list = plan.merge_partials.data() + plan.merge_begin[index];
+    args.count = plan.merge_begin[index + 1] - plan.merge_begin[index];
+    args.query_heads = kv.shape().query_heads;
+    args.head_dim = kv.shape().head_dim;
+    args.out = out.Row(plan.merge_rows[index]);
+    args.out_bf16 = out.bf16;
+    args.scratch = scratch_[static_cast<size_t>(thread)].as<float>();
+    kernels_.merge_partials(args);
+  });
+}
+
+void CpuBackend::SwiGlu(ActivationId in, ActivationId out) {
+  const Activation& i = Floats(in);
+  Activation& o = Output(out, i.rows, i.cols / 2);
+  ForRows(i.rows, i.cols, [&](int64_t row) { kernels_.swiglu(i.Floats(row), o.cols, o.Row(row), o.bf16); });
+}
+
+void CpuBackend::GatherLogitRows(ActivationId in, ActivationId out) {
+  const Activation& i = At(activations_, in);
+  Activation& o = Output(out, static_cast<int64_t>(step_->logit_rows.size()), i.cols);
+  ESPALIER_CHECK(i.bf16 == o.bf16);
+  const size_t bytes = static_cast<size_t>(i.cols) * (i.bf16 ? sizeof(bf16_t) : sizeof(float));
+  for (int64_t row = 0; row < o.rows; ++row) {
+    const int32_t source = step_->logit_rows[static_cast<size_t>(row)];
+    ESPALIER_CHECK(source >= 0 && source < i.rows);
+    std::memcpy(o.Row(row), i.Row(source), bytes);
+  }
+}
+
+void CpuBackend::Sample(ActivationId in, MatrixId head) {
+  const Activation& i = At(activations_, in);
+  const PackedMatrix& m = At(matrices_, head);
+  ESPALIER_CHECK(static_cast<size_t>(i.rows) == step_->logit_rows.size());
+  result_.samples.resize(step_->samples.size());
+  result_.scores.resize(step_->scores.size());
+  const int64_t stride = (int64_t{m.panels()} | 1) * kLanes;
+  for (int64_t row = 0; row < i.rows; row += kLogitRows) {
+    const int64_t rows = std::min(kLogitRows, i.rows - row);
+    GemmArgs args = Product(i, m, row, rows);
+    args.c = Reserve<float>(&logits_, rows * stride);
+    args.c_stride = stride;
+    RunProduct(m, args);
+    SampleRows(row, {args.c, static_cast<size_t>(rows * stride)}, stride, m.rows());
+  }
+}
+
+// What the requests for logit rows [first_row, ...) ask for.
+void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, int64_t stride, int64_t vocab) {
+  const auto rows = static_cast<int64_t>(logits.size()) / stride;
+  const auto row = [&](int64_t index) {
+    return logits.subspan(static_cast<size_t>((index - first_row) * stride), static_cast<size_t>(vocab));
+  };
+  const auto here = [&](int32_t index) { return index >= first_row && index < first_row + rows; };
+  std::vector<LogitSummary> summaries(static_cast<size_t>(rows));
+  pool_->ParallelFor(rows, 1, [&](int64_t i, int32_t) {
+    summaries[static_cast<size_t>(i)] = Summarize(row(first_row + i));
+  });
+  const auto summary = [&](int32_t index) -> const LogitSummary& {
+    return summaries[static_cast<size_t>(index - first_row)];
+  };
+  pool_->ParallelFor(static_cast<int64_t>(step_->samples.size()), 1, [&](int64_t i, int32_t) {
+    const SampleRequest& request = step_->samples[static_cast<size_t>(i)];
+    if (!here(request.logit_index)) return;
+    result_.samples[static_cast<size_t>(i)] =
+        SampleToken(row(request.logit_index), summary(request.logit_index),
+                    step_->params[static_cast<size_t>(request.params)], slots_.Counts(request.slot),
+                    request.stream, request.position, request.top_logprobs);
+  });
+  for (size_t i = 0; i < step_->samples.size(); ++i) {
+    const SampleRequest& request = step_->samples[i];
+    if (!here(request.logit_index)) continue;
+    slots_.Drawn(request.slot, result_.samples[i].token_id,
+                 step_->params[static_cast<size_t>(request.params)].UsesHistory());
+  }
+  pool_->ParallelFor(static_cast<int64_t>(step_->scores.size()), 1, [&](int64_t i, int32_t) {
+    const ScoreRequest& request = step_->scores[static_cast<size_t>(i)];
+    if (!here(request.logit_index)) return;
+    ESPALIER_CHECK(request.token_id >= 0 && request.token_id < vocab);
+    const std::span<const float> values = row(request.logit_index);
+    TokenResult& score = result_.scores[static_cast<size_t>(i)];
+    score.token_id = request.token_id;
+    score.logprob =
+        summary(request.logit_index).LogProbability(values[static_cast<size_t>(request.token_id)]);
+    score.top_logprobs = TopLogprobs(values, summary(request.logit_index), request.top_logprobs);
+  });
+  for (int64_t i = 0; step_->return_logits && i < rows; ++i) {
+    const std::span<const float> values = row(first_row + i);
+    result_.logits.insert(result_.logits.end(), values.begin(), values.end());
+  }
+}
+
+void CpuBackend::EndStep() {
+  ESPALIER_CHECK(step_ != nullptr);
+  result_.times.forward_us = MicrosecondsSince(step_begin_);
+  done_ = std::move(result_);
+  step_ = nullptr;
+}
+
+Result<StepResult> CpuBackend::Wait() {
+  ESPALIER_CHECK(done_.has_value());
+  return *std::exchange(done_, std::nullopt);
+}
+
+}  // namespace espalier::cpu

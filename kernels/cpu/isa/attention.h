@@ -1,0 +1,381 @@
+// For kernels_*.cpp only, after attention_visits.h: everything has internal linkage.
+#pragma once
+
+// Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
+// its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the product with
+// V; the segments are folded in ascending order, where integer maxima make every rescaling exact. Tokens a
+// row does not see add an exact zero. So a row's bits depend neither on the tile nor on the cut nor on the
+// batch. Online softmax: Milakov and Gimelshein 2018; folding of partials: FlashAttention-2, section 3.1.
+namespace espalier::cpu {
+namespace {
+
+template <typename P>
+struct Tile {
+  using Weight = typename P::Weight;
+  using Operand = typename P::Operand;
+  static constexpr int64_t kProbabilityStride =
+      kScoreStride * static_cast<int64_t>(sizeof(float)) / static_cast<int64_t>(sizeof(Operand));
+
+  const AttentionArgs& args;
+  const PlanItem& item;
+  const AttentionScratch& x;
+  const Weight* kv;  // this head's blocks
+  int32_t group;
+  int32_t first_head;
+
+  int32_t Packed(int32_t row) const { return (row - item.first_row) * group; }
+  Operand* Queries(int32_t packed) const {
+    return static_cast<Operand*>(x.queries) + static_cast<int64_t>(packed) * args.head_dim;
+  }
+  float* Scores(int32_t packed) const { return x.scores + packed * kScoreStride; }
+  Operand* Probabilities(int32_t packed) const { return reinterpret_cast<Operand*>(Scores(packed)); }
+  float* SegmentOut(int32_t packed) const {
+    return x.segment_out + static_cast<int64_t>(packed) * args.head_dim;
+  }
+  float* Out(int32_t packed) const { return x.out + static_cast<int64_t>(packed) * args.head_dim; }
+  const Weight* KeysOf(int32_t block) const { return kv + block * args.kv.block_stride; }
+  int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.head_dim; }
+};
+
+template <typename P>
+void PackQueries(const Tile<P>& t) {
+  for (int32_t row = 0; row < t.item.rows; ++row) {
+    const float* in = t.args.qkv + (t.item.first_row + row) * t.args.qkv_stride +
+                      static_cast<int64_t>(t.first_head) * t.args.head_dim;
+    auto* out = t.Queries(row * t.group);
+    for (int64_t i = 0; i < static_cast<int64_t>(t.group) * t.args.head_dim; i += kLanes) {
+      P::StoreOperands(out + i, Load(in + i));
+    }
+  }
+}
+
+// out[row][panel of 16] = rows of Q times `panels` groups of 16 keys.
+template <typename P, int32_t kRows, int32_t kPanels>
+ESPALIER_INLINE void ScoreTile(const typename P::Operand* q, int32_t head_dim,
+                               const typename P::Weight* const (&keys)[kPanels], float* const (&out)[kPanels],
+                               int64_t out_stride) {
+  Vec acc[kRows][kPanels];
+#pragma GCC unroll 16
+  for (int32_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = Set1(0.0F);
+  }
+  MultiplyTile<P, kRows, kPanels, false>(q, head_dim, keys, head_dim / P::kStep, acc);
+#pragma GCC unroll 16
+  for (int32_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int32_t p = 0; p < kPanels; ++p) Store(out[p] + r * out_stride, acc[r][p]);
+  }
+}
+
+// Scores of packed rows [begin, end) against kPanels groups of 16 keys.
+template <typename P, int32_t kPanels>
+void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end,
+                 const typename P::Weight* const (&keys)[kPanels], float* const (&out)[kPanels],
+                 int64_t out_stride) {
+  const int32_t groups = (end - begin + kTileRows - 1) / kTileRows;
+  int32_t row = begin;
+  for (int32_t i = 0; i < groups; ++i) {
+    const int32_t rows = (end - row + groups - i - 1) / (groups - i);
+    float* tile_out[kPanels];
+    for (int32_t p = 0; p < kPanels; ++p) tile_out[p] = out[p] + (row - begin) * out_stride;
+    WithConstant<kTileRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
+      ScoreTile<P, decltype(n)::value, kPanels>(t.Queries(row), t.args.head_dim, keys, tile_out, out_stride);
+    });
+    row += rows;
+  }
+}
+
+// All blocks of a run for packed rows that see all of them.
+template <typename P>
+void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
+  const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
+  const int32_t panels = blocks * panels_per_block;
+  const auto keys = [&](int32_t panel) {
+    return static_cast<const typename P::Weight*>(t.x.run[panel / panels_per_block].data) +
+           static_cast<int64_t>(panel % panels_per_block) * kLanes * t.args.head_dim;
+  };
+  const auto out = [&](int32_t panel) {
+    return t.Scores(begin) + t.x.run[panel / panels_per_block].column + panel % panels_per_block * kLanes;
+  };
+  int32_t panel = 0;
+  if constexpr (kTilePanels == 2) {
+    for (; panel + 2 <= panels; panel += 2) {
+      ScorePanels<P, 2>(t, begin, end, {keys(panel), keys(panel + 1)}, {out(panel), out(panel + 1)},
+                        kScoreStride);
+    }
+  }
+  for (; panel < panels; ++panel) ScorePanels<P, 1>(t, begin, end, {keys(panel)}, {out(panel)}, kScoreStride);
+}
+
+// One row that sees part of a block: scores to the side, then those it sees to their columns.
+template <typename P>
+void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row) {
+  const int32_t tokens = t.args.kv.stored_tokens;
+  const int32_t packed = t.Packed(row);
+  for (int32_t slot = visit.slot_begin / kLanes * kLanes; slot < visit.slot_end; slot += kLanes) {
+    const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.head_dim;
+    ScorePanels<P, 1>(t, packed, packed + t.group, {keys}, {t.x.tile + slot}, tokens);
+  }
+  for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
+    const PlanEntry& entry = t.args.entries[i];
+    for (int32_t token = 0; token < entry.tokens; ++token) {
+      if (!Sees(t.args, entry, token, row)) continue;
+      const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
+      for (int32_t g = 0; g < t.group; ++g) {
+        t.Scores(packed + g)[column] = t.x.tile[g * tokens + entry.first_slot + token];
+      }
+    }
+  }
+}
+
+template <typename P>
+void ScoreSegment(const Tile<P>& t, const Segment& segment) {
+  const Vec unseen = Set1(-__builtin_inff());
+  for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
+    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes)
+      Store(t.Scores(packed) + i, unseen);
+  }
+  int32_t blocks = 0;
+  for (int32_t i = 0; i < segment.visits; ++i) {
+    const BlockVisit& visit = t.x.visits[i];
+    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ScoreRow(t, segment, visit, row);
+    for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ScoreRow(t, segment, visit, row);
+    if (visit.direct_begin == visit.direct_end) continue;
+    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
+    const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
+                      t.x.visits[i + 1].direct_end != visit.direct_end;
+    if (!last) continue;
+    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end));
+    blocks = 0;
+  }
+}
+
+// Scores become probabilities in place, operands over the floats they were made from.
+template <typename P>
+void SoftmaxSegment(const Tile<P>& t, const Segment& segment) {
+  const Vec scale = Set1(t.args.scale_log2);
+  for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
+    const float* scores = t.Scores(packed);
+    auto* probabilities = t.Probabilities(packed);
+    Vec most = Set1(-__builtin_inff());
+    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes)
+      most = Max(most, Load(scores + i));
+    const float maximum = ReduceMax(most);
+    t.x.segment_sum[packed] = 0.0F;
+    if (maximum == -__builtin_inff()) continue;
+    const float rounded = __builtin_ceilf(maximum * t.args.scale_log2);
+    const Vec offset = Set1(-rounded);
+    Vec sum = Set1(0.0F);
+    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes) {
+      const Vec p = Exp2(MulAdd(Load(scores + i), scale, offset));
+      P::StoreOperands(probabilities + i, p);
+      sum = Add(sum, p);
+    }
+    t.x.segment_max[packed] = rounded;
+    t.x.segment_sum[packed] = ReduceAdd(sum);
+  }
+}
+
+// Adds P times the V of a run to `rows` packed rows, kPanels times 16 dims from `dim` on.
+template <typename P, int32_t kRows, int32_t kPanels>
+ESPALIER_INLINE void ValueTile(const Tile<P>& t, int32_t blocks, int32_t row, int32_t dim) {
+  Vec acc[kRows][kPanels];
+  float* out = t.SegmentOut(row) + dim;
+  LoadTile<kRows, kPanels>(out, t.args.head_dim, acc);
+  const int32_t tokens = t.args.kv.stored_tokens;
+  for (int32_t i = 0; i < blocks; ++i) {
+    const auto* values = static_cast<const typename P::Weight*>(t.x.run[i].data) + t.ValuesOffset() +
+                         static_cast<int64_t>(dim) * tokens;
+    const typename P::Weight* panels[kPanels];
+    for (int32_t p = 0; p < kPanels; ++p) panels[p] = values + static_cast<int64_t>(p) * kLanes * tokens;
+    MultiplyTile<P, kRows, kPanels, false>(t.Probabilities(row) + t.x.run[i].column,
+                                           Tile<P>::kProbabilityStride, panels, tokens / P::kStep, acc);
+  }
+  StoreTile<kRows, kPanels>(out, t.args.head_dim, acc);
+}
+
+template <typename P>
+void ValueRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
+  const int32_t groups = (end - begin + kTileRows - 1) / kTileRows;
+  int32_t row = begin;
+  for (int32_t i = 0; i < groups; ++i) {
+    const int32_t rows = (end - row + groups - i - 1) / (groups - i);
+    WithConstant<kTileRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
+      int32_t dim = 0;
+      for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
+        ValueTile<P, decltype(n)::value, kTilePanels>(t, blocks, row, dim);
+      }
+      for (; dim < t.args.head_dim; dim += kLanes) ValueTile<P, decltype(n)::value, 1>(t, blocks, row, dim);
+    });
+    row += rows;
+  }
+}
+
+// One row that sees part of a block: its probabilities by slot, zero where it does not see.
+template <typename P>
+void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row) {
+  const int32_t tokens = t.args.kv.stored_tokens;
+  const int32_t packed = t.Packed(row);
+  auto* tile = reinterpret_cast<typename P::Operand*>(t.x.tile);
+  for (int32_t i = 0; i < t.group * tokens; ++i) tile[i] = 0;
+  for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
+    const PlanEntry& entry = t.args.entries[i];
+    for (int32_t token = 0; token < entry.tokens; ++token) {
+      if (!Sees(t.args, entry, token, row)) continue;
+      const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
+      for (int32_t g = 0; g < t.group; ++g) {
+        tile[g * tokens + entry.first_slot + token] = t.Probabilities(packed + g)[column];
+      }
+    }
+  }
+  const int32_t first = visit.slot_begin / P::kStep;
+  const int32_t lines = (visit.slot_end + P::kStep - 1) / P::kStep - first;
+  const auto* values =
+      t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
+  for (int32_t dim = 0; dim < t.args.head_dim; dim += kLanes) {
+    const typename P::Weight* const panel[1] = {values + static_cast<int64_t>(dim) * tokens};
+    for (int32_t g = 0; g < t.group; g += kTileRows) {
+      WithConstant<kTileRows>(MinOf(kTileRows, t.group - g), [&](auto n) ESPALIER_INLINE_LAMBDA {
+        constexpr int32_t kRows = decltype(n)::value;
+        Vec acc[kRows][1];
+        float* out = t.SegmentOut(packed + g) + dim;
+        LoadTile<kRows, 1>(out, t.args.head_dim, acc);
+        MultiplyTile<P, kRows, 1, false>(tile + g * tokens + first * P::kStep, tokens, panel, lines, acc);
+        StoreTile<kRows, 1>(out, t.args.head_dim, acc);
+      });
+    }
+  }
+}
+
+// Blocks in the order of the entries: for each row in ascending position.
+template <typename P>
+void ValueSegment(const Tile<P>& t, const Segment& segment) {
+  const int32_t begin = t.Packed(segment.row_begin);
+  const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.head_dim;
+  for (int64_t i = 0; i < floats; i += kLanes) Store(t.SegmentOut(begin) + i, Set1(0.0F));
+  int32_t blocks = 0;
+  int32_t run_begin = 0;
+  int32_t run_end = 0;
+  for (int32_t i = 0; i <= segment.visits; ++i) {
+    const BlockVisit visit = i < segment.visits ? t.x.visits[i] : BlockVisit();
+    const bool extends = visit.direct_begin == run_begin && visit.direct_end == run_end &&
+                         visit.row_begin == run_begin && visit.row_end == run_end;
+    if (blocks > 0 && !extends) {
+      ValueRun(t, blocks, t.Packed(run_begin), t.Packed(run_end));
+      blocks = 0;
+    }
+    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ValueRow(t, segment, visit, row);
+    for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ValueRow(t, segment, visit, row);
+    if (visit.direct_begin == visit.direct_end) continue;
+    run_begin = visit.direct_begin;
+    run_end = visit.direct_end;
+    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
+  }
+}
+
+// (out, maximum, sum) of one row and head takes in the partial of a later segment.
+void FoldPartial(const float* in, float in_max, float in_sum, int32_t head_dim, float* out, float* out_max,
+                 float* out_sum) {
+  if (in_sum == 0.0F) return;
+  if (*out_sum == 0.0F) {
+    for (int32_t i = 0; i < head_dim; i += kLanes) Store(out + i, Load(in + i));
+    *out_max = in_max;
+    *out_sum = in_sum;
+    return;
+  }
+  const float maximum = in_max > *out_max ? in_max : *out_max;
+  const float floor = -127.0F;
+  const float old_exponent = *out_max - maximum;
+  const float new_exponent = in_max - maximum;
+  const Vec old_scale = PowerOfTwo(Set1(old_exponent > floor ? old_exponent : floor));
+  const Vec new_scale = PowerOfTwo(Set1(new_exponent > floor ? new_exponent : floor));
+  for (int32_t i = 0; i < head_dim; i += kLanes) {
+    Store(out + i, Add(Mul(Load(out + i), old_scale), Mul(Load(in + i), new_scale)));
+  }
+  const Vec sum = Add(Mul(Set1(*out_sum), old_scale), Mul(Set1(in_sum), new_scale));
+  float lanes[kLanes];
+  Store(lanes, sum);
+  *out_sum = lanes[0];
+  *out_max = maximum;
+}
+
+void WriteOutput(const float* out, float sum, int32_t head_dim, void* to, int64_t index, bool bf16) {
+  const Vec scale = Set1(sum > 0.0F ? 1.0F / sum : 0.0F);
+  for (int32_t i = 0; i < head_dim; i += kLanes) StoreOut(to, index + i, bf16, Mul(Load(out + i), scale));
+}
+
+template <typename P>
+void WritePartials(const Tile<P>& t, const Segment& segment) {
+  const int32_t head_dim = t.args.head_dim;
+  for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
+    const int64_t partial = t.item.first_partial +
+                            static_cast<int64_t>(segment.index - t.item.first_segment) * t.item.rows +
+                            (row - t.item.first_row);
+    float* to = t.args.partials + (partial * t.args.query_heads + t.first_head) * (head_dim + 2);
+    for (int32_t g = 0; g < t.group; ++g, to += head_dim + 2) {
+      const int32_t packed = t.Packed(row) + g;
+      for (int32_t i = 0; i < head_dim; i += kLanes) Store(to + i, Load(t.SegmentOut(packed) + i));
+      to[head_dim] = t.x.segment_max[packed];
+      to[head_dim + 1] = t.x.segment_sum[packed];
+    }
+  }
+}
+
+template <typename P>
+void FoldSegment(const Tile<P>& t, const Segment& segment) {
+  for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
+    FoldPartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.head_dim,
+                t.Out(packed), &t.x.out_max[packed], &t.x.out_sum[packed]);
+  }
+}
+
+template <typename P>
+void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
+            const AttentionScratch& scratch) {
+  const int32_t group = args.query_heads / args.kv_heads;
+  const Tile<P> t = {
+      args,    item,
+      scratch, static_cast<const typename P::Weight*>(args.kv.data) + kv_head * args.kv.head_stride,
+      group,   kv_head * group};
+  PackQueries(t);
+  for (int32_t packed = 0; packed < item.rows * group; ++packed) scratch.out_sum[packed] = 0.0F;
+  const int32_t end = item.first_entry + item.entries;
+  for (int32_t entry = item.first_entry; entry < end;) {
+    const Segment segment = ReadSegment(args, scratch, entry, end);
+    entry = segment.end_entry;
+    if (segment.visits == 0) continue;
+    ScoreSegment(t, segment);
+    SoftmaxSegment(t, segment);
+    ValueSegment(t, segment);
+    if (item.first_partial >= 0) {
+      WritePartials(t, segment);
+    } else {
+      FoldSegment(t, segment);
+    }
+  }
+  if (item.first_partial >= 0) return;
+  for (int32_t packed = 0; packed < item.rows * group; ++packed) {
+    const int64_t index = (item.first_row + packed / group) * args.out_stride +
+                          static_cast<int64_t>(t.first_head + packed % group) * args.head_dim;
+    WriteOutput(t.Out(packed), scratch.out_sum[packed], args.head_dim, args.out, index, args.out_bf16);
+  }
+}
+
+void MergePartials(const MergeArgs& args) {
+  const int64_t stride = args.head_dim + 2;
+  for (int32_t head = 0; head < args.query_heads; ++head) {
+    float maximum = 0.0F;
+    float sum = 0.0F;
+    for (int32_t i = 0; i < args.count; ++i) {
+      const float* in =
+          args.partials + (static_cast<int64_t>(args.list[i]) * args.query_heads + head) * stride;
+      FoldPartial(in, in[args.head_dim], in[args.head_dim + 1], args.head_dim, args.scratch, &maximum, &sum);
+    }
+    WriteOutput(args.scratch, sum, args.head_dim, args.out, static_cast<int64_t>(head) * args.head_dim,
+                args.out_bf16);
+  }
+}
+
+}  // namespace
+}  // namespace espalier::cpu

@@ -1,0 +1,130 @@
+// For kernels_*.cpp only, after products.h: everything has internal linkage.
+#pragma once
+
+namespace espalier::cpu {
+namespace {
+
+void RmsNormRow(const float* in, const float* weight, float epsilon, int64_t columns, void* out,
+                bool out_bf16) {
+  Vec squares = Set1(0.0F);
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    const Vec x = Load(in + i);
+    squares = MulAdd(x, x, squares);
+  }
+  const float mean = ReduceAdd(squares) / static_cast<float>(columns);
+  const Vec scale = Set1(1.0F / __builtin_sqrtf(mean + epsilon));
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    StoreOut(out, i, out_bf16, Mul(Mul(Load(in + i), scale), Load(weight + i)));
+  }
+}
+
+ESPALIER_INLINE Vec SiluTimes(Vec gate, Vec up) {
+  const Vec exponent = Min(Mul(gate, Set1(-1.44269504F)), Set1(126.0F));
+  return Mul(Div(gate, Add(Set1(1.0F), Exp2(exponent))), up);
+}
+
+void SwiGluRow(const float* in, int64_t columns, void* out, bool out_bf16) {
+  const float* gate = in;
+  const float* up = in + columns;
+  int64_t i = 0;
+  for (; i + kLanes <= columns; i += kLanes) {
+    StoreOut(out, i, out_bf16, SiluTimes(Load(gate + i), Load(up + i)));
+  }
+  if (i < columns) {
+    float last[2][kLanes] = {};
+    for (int64_t j = i; j < columns; ++j) {
+      last[0][j - i] = gate[j];
+      last[1][j - i] = up[j];
+    }
+    StoreOut(out, i, out_bf16, SiluTimes(Load(last[0]), Load(last[1])));
+  }
+}
+
+void RotateHead(float* head, const float* cosine, const float* sine, int32_t half) {
+  for (int32_t i = 0; i < half; ++i) {
+    const float x = head[i];
+    const float y = head[i + half];
+    head[i] = x * cosine[i] - y * sine[i];
+    head[i + half] = y * cosine[i] + x * sine[i];
+  }
+}
+
+template <typename T>
+ESPALIER_INLINE T ToKv(float value);
+template <>
+ESPALIER_INLINE float ToKv<float>(float value) {
+  return value;
+}
+template <>
+ESPALIER_INLINE bf16_t ToKv<bf16_t>(float value) {
+  return RoundToBf16(value);
+}
+
+// Scatters one token's K and V of one head into its block (layout: KvLayer).
+template <typename T, int32_t kPair>
+void StoreKv(const float* k, const float* v, int32_t head_dim, const KvLayer& kv, int64_t block, int32_t slot,
+             int32_t head) {
+  T* k_block = static_cast<T*>(kv.data) + head * kv.head_stride + block * kv.block_stride;
+  T* v_block = k_block + static_cast<int64_t>(kv.stored_tokens) * head_dim;
+  T* k_token = k_block + slot / kLanes * kLanes * head_dim + slot % kLanes * kPair;
+  for (int32_t d = 0; d < head_dim; d += kPair) {
+    for (int32_t i = 0; i < kPair; ++i) k_token[d * kLanes + i] = ToKv<T>(k[d + i]);
+  }
+  T* v_token = v_block + slot / kPair * kPair * kLanes + slot % kPair;
+  for (int32_t d = 0; d < head_dim; d += kLanes) {
+    T* panel = v_token + static_cast<int64_t>(d) * kv.stored_tokens;
+    for (int32_t i = 0; i < kLanes; ++i) panel[i * kPair] = ToKv<T>(v[d + i]);
+  }
+}
+
+void RotaryAndStoreRow(const RotaryArgs& args) {
+  const int32_t half = args.head_dim / 2;
+  for (int32_t head = 0; head < args.query_heads + args.kv_heads; ++head) {
+    RotateHead(args.qkv + static_cast<int64_t>(head) * args.head_dim, args.cosine, args.sine, half);
+  }
+  const float* k = args.qkv + static_cast<int64_t>(args.query_heads) * args.head_dim;
+  const float* v = k + static_cast<int64_t>(args.kv_heads) * args.head_dim;
+  for (int32_t head = 0; head < args.kv_heads; ++head) {
+    const int64_t offset = static_cast<int64_t>(head) * args.head_dim;
+    if (args.kv_dtype == DType::kFloat32) {
+      StoreKv<float, 1>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.slot, head);
+    } else {
+      StoreKv<bf16_t, 2>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.slot, head);
+    }
+  }
+}
+
+uint32_t ReadBytes(const void* data, int64_t bytes) {
+  const auto* p = static_cast<const float*>(data);
+  Vec sums[4] = {Set1(0.0F), Set1(0.0F), Set1(0.0F), Set1(0.0F)};
+  for (int64_t i = 0; i + 64 <= bytes / 4; i += 64) {
+    for (int32_t j = 0; j < 4; ++j) sums[j] = Max(sums[j], Load(p + i + j * kLanes));
+  }
+  return __builtin_bit_cast(uint32_t, ReduceMax(Max(Max(sums[0], sums[1]), Max(sums[2], sums[3]))));
+}
+
+// A register tile over lines that stay in L1: the most that products of bf16 weights can reach.
+float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
+  constexpr int32_t kLines = kChunkK / 2;
+  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * 2] = {};
+  alignas(64) Bf16Product::Operand rows[kTileRows][kChunkK] = {};
+  const bf16_t* panels[kTilePanels];
+  for (int32_t p = 0; p < kTilePanels; ++p) panels[p] = weights[p];
+  Vec acc[kTileRows][kTilePanels];
+  for (int32_t r = 0; r < kTileRows; ++r) {
+    for (int32_t p = 0; p < kTilePanels; ++p) acc[r][p] = Set1(0.0F);
+  }
+  for (int64_t i = 0; i < rounds; ++i) {
+    __asm__ volatile("" ::: "memory");
+    MultiplyTile<Bf16Product, kTileRows, kTilePanels, false>(rows[0], kChunkK, panels, kLines, acc);
+  }
+  *multiply_adds = rounds * kTileRows * kTilePanels * kLanes * kChunkK;
+  float sum = 0.0F;
+  for (int32_t r = 0; r < kTileRows; ++r) {
+    for (int32_t p = 0; p < kTilePanels; ++p) sum += ReduceAdd(acc[r][p]);
+  }
+  return sum;
+}
+
+}  // namespace
+}  // namespace espalier::cpu

@@ -1,0 +1,24 @@
+#include "kernels/base/dtype.h"
+
+#include "kernels/cpu/isa/vec_portable.h"
+
+#include "kernels/cpu/isa/products.h"
+
+#include "kernels/cpu/isa/gemm.h"
+
+#include "kernels/cpu/isa/attention_visits.h"
+
+#include "kernels/cpu/isa/attention.h"
+
+#include "kernels/cpu/isa/elementwise.h"
+
+#include "kernels/cpu/isa/table.h"
+
+namespace espalier::cpu {
+
+const KernelTable& PortableKernels() {
+  static constexpr KernelTable kTable = MakeTable("portable");
+  return kTable;
+}
+
+}  // namespace espalier::cpu

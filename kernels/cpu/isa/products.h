@@ -1,0 +1,136 @@
+// For kernels_*.cpp only, after a vec_*.h: everything has internal linkage.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+#include "kernels/cpu/kernel_table.h"
+
+// How a line of 16 outputs and kStep values of k is multiplied by an operand: the only thing in which the
+// element types differ. `Weight` is what weights, K and V are stored as; `Operand` what rows, Q and P are.
+namespace espalier::cpu {
+namespace {
+
+ESPALIER_INLINE bf16_t RoundToBf16(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<bf16_t>((bits >> 16) | 0x40U);
+  return static_cast<bf16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+}
+
+// fp32 by fp32.
+struct Fp32Product {
+  using Weight = float;
+  using Operand = float;
+  static constexpr int32_t kStep = 1;
+  struct Line {
+    Vec v;
+  };
+  struct Broadcast {
+    Vec v;
+  };
+  static ESPALIER_INLINE Line LoadLine(const Weight* p) { return {Load(p)}; }
+  static ESPALIER_INLINE Broadcast LoadOperand(const Operand* p) { return {Set1(*p)}; }
+  static ESPALIER_INLINE Vec MulAdd(Line w, Broadcast a, Vec c) { return cpu::MulAdd(w.v, a.v, c); }
+  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { Store(p, v); }
+};
+
+// bf16 by fp32: the pair becomes two lines of fp32, added in ascending k.
+struct ExpandProduct {
+  using Weight = bf16_t;
+  using Operand = float;
+  static constexpr int32_t kStep = 2;
+  struct Line {
+    Vec first;
+    Vec second;
+  };
+  struct Broadcast {
+    Vec first;
+    Vec second;
+  };
+  static ESPALIER_INLINE Line LoadLine(const Weight* p) {
+    Line line;
+    SplitPairs(p, &line.first, &line.second);
+    return line;
+  }
+  static ESPALIER_INLINE Broadcast LoadOperand(const Operand* p) { return {Set1(p[0]), Set1(p[1])}; }
+  static ESPALIER_INLINE Vec MulAdd(Line w, Broadcast a, Vec c) {
+    return cpu::MulAdd(w.second, a.second, cpu::MulAdd(w.first, a.first, c));
+  }
+  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { Store(p, v); }
+};
+
+#if defined(__AVX512BF16__)
+// bf16 by bf16, pairs by vdpbf16ps.
+struct DotProduct {
+  using Weight = bf16_t;
+  using Operand = bf16_t;
+  static constexpr int32_t kStep = 2;
+  struct Line {
+    __m512i v;
+  };
+  struct Broadcast {
+    __m512i v;
+  };
+  static ESPALIER_INLINE Line LoadLine(const Weight* p) { return {_mm512_loadu_si512(p)}; }
+  static ESPALIER_INLINE Broadcast LoadOperand(const Operand* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, sizeof(pair));
+    return {_mm512_set1_epi32(pair)};
+  }
+  static ESPALIER_INLINE Vec MulAdd(Line w, Broadcast a, Vec c) {
+    return {_mm512_dpbf16_ps(c.v, (__m512bh)w.v, (__m512bh)a.v)};
+  }
+  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(v.v);
+    __builtin_memcpy(p, &rounded, sizeof(rounded));
+  }
+};
+using Bf16Product = DotProduct;
+constexpr bool kBf16Operands = true;
+#else
+using Bf16Product = ExpandProduct;
+constexpr bool kBf16Operands = false;
+#endif
+
+// 2^x for x <= 127; zero below -127. Polynomial interpolating 2^f at the Chebyshev nodes of [-1/2, 1/2]:
+// relative error 2.6e-9, below that of fp32.
+ESPALIER_INLINE Vec Exp2(Vec x) {
+  x = Max(x, Set1(-127.0F));
+  const Vec n = Round(x);
+  const Vec f = Sub(x, n);
+  Vec p = Set1(0.000154614447F);
+  p = MulAdd(p, f, Set1(0.001340042818F));
+  p = MulAdd(p, f, Set1(0.009618056679F));
+  p = MulAdd(p, f, Set1(0.05550327227F));
+  p = MulAdd(p, f, Set1(0.2402265092F));
+  p = MulAdd(p, f, Set1(0.6931472067F));
+  p = MulAdd(p, f, Set1(1.0F));
+  return Mul(p, PowerOfTwo(n));
+}
+
+// Writes 16 operands of the product, whichever type they have.
+ESPALIER_INLINE void StoreOut(void* out, int64_t index, bool bf16, Vec v) {
+  if (bf16) {
+    Bf16Product::StoreOperands(static_cast<Bf16Product::Operand*>(out) + index, v);
+  } else {
+    Store(static_cast<float*>(out) + index, v);
+  }
+}
+
+template <int32_t kValue>
+struct Constant {
+  static constexpr int32_t value = kValue;
+};
+
+// Calls body(Constant<n>) for the run-time n in [1, kMax].
+template <int32_t kMax, typename Body>
+ESPALIER_INLINE void WithConstant(int32_t n, const Body& body) {
+  if (n == kMax) {
+    body(Constant<kMax>{});
+  } else if constexpr (kMax > 1) {
+    WithConstant<kMax - 1>(n, body);
+  }
+}
+
+}  // namespace
+}  // namespace espalier::cpu

@@ -1,0 +1,25 @@
+// For kernels_*.cpp only, after the kernels: everything has internal linkage.
+#pragma once
+
+namespace espalier::cpu {
+namespace {
+
+constexpr KernelTable MakeTable(const char* isa) {
+  KernelTable table;
+  table.isa = isa;
+  table.bf16_operands = kBf16Operands;
+  table.gemm_bf16 = Gemm<Bf16Product>;
+  table.gemm_fp32 = Gemm<Fp32Product>;
+  table.attention_bf16 = Attend<Bf16Product>;
+  table.attention_fp32 = Attend<Fp32Product>;
+  table.merge_partials = MergePartials;
+  table.rotary_and_store = RotaryAndStoreRow;
+  table.rms_norm = RmsNormRow;
+  table.swiglu = SwiGluRow;
+  table.read_bytes = ReadBytes;
+  table.bf16_multiply_adds = Bf16MultiplyAdds;
+  return table;
+}
+
+}  // namespace
+}  // namespace espalier::cpu

@@ -1,0 +1,53 @@
+// For the kernels_*.cpp of its instruction set only: everything has internal linkage.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define ESPALIER_INLINE inline __attribute__((always_inline))
+#define ESPALIER_INLINE_LAMBDA __attribute__((always_inline))
+
+namespace espalier::cpu {
+namespace {
+
+// Sixteen floats.
+struct Vec {
+  __m512 v;
+};
+
+constexpr int32_t kTileRows = 12;
+constexpr int32_t kTilePanels = 2;
+constexpr int32_t kStreamRows = 12;
+constexpr int64_t kPrefetchBytes = 1536;
+
+ESPALIER_INLINE Vec Set1(float x) { return {_mm512_set1_ps(x)}; }
+ESPALIER_INLINE Vec Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+ESPALIER_INLINE void Store(float* p, Vec v) { _mm512_storeu_ps(p, v.v); }
+ESPALIER_INLINE Vec Add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec Sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec Mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec Div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec Max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec Min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+ESPALIER_INLINE Vec MulAdd(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+ESPALIER_INLINE Vec Round(Vec v) {
+  return {_mm512_roundscale_ps(v.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// 2^n for integers -127 <= n <= 127, -127 giving zero.
+ESPALIER_INLINE Vec PowerOfTwo(Vec n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+ESPALIER_INLINE float ReduceMax(Vec v) { return _mm512_reduce_max_ps(v.v); }
+ESPALIER_INLINE float ReduceAdd(Vec v) { return _mm512_reduce_add_ps(v.v); }
+// Splits 16 pairs of bf16 into the first and the second of each pair.
+ESPALIER_INLINE void SplitPairs(const bf16_t* p, Vec* first, Vec* second) {
+  const __m512i line = _mm512_loadu_si512(p);
+  *first = {_mm512_castsi512_ps(_mm512_slli_epi32(line, 16))};
+  *second = {
+      _mm512_castsi512_ps(_mm512_and_si512(line, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))))};
+}
+
+}  // namespace
+}  // namespace espalier::cpu

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+#include "kernels/plan/attention_plan.h"
+
+// What a step's operations are made of, for one instruction set: plain functions on plain memory. The files
+// in isa/ that fill a table are compiled with their own flags and share no inline code with the rest of the
+// program, so that no instruction leaks to a machine that lacks it.
+namespace espalier::cpu {
+
+inline constexpr int32_t kLanes = 16;    // outputs of a panel: a 64-byte line of fp32
+inline constexpr int32_t kChunkK = 128;  // k of a panel before the next panel's begins
+
+// C[rows, n] (+)= A[rows, k] * W^T (+ bias), one block of panels at a call. Additions of an element go by
+// ascending k, in one chain, whatever `rows` is: a row alone and in a batch has the same bits.
+//
+// Weights lie as [block of panels][k / kChunkK][panel of 16 n][k within the chunk][16 n], for bf16 with pairs
+// of k side by side: [k / 2][16 n][2]. k is padded to 32 and n to 16 by zeros.
+struct GemmArgs {
+  const void* a = nullptr;  // [rows, a_stride], operands; readable and finite up to k rounded up to 2
+  int64_t a_stride = 0;     // elements
+  const void* weights = nullptr;
+  float* c = nullptr;           // [rows, c_stride], writable up to 16 * panels
+  int64_t c_stride = 0;         // elements
+  const float* bias = nullptr;  // [16 * panels], or null
+  bool accumulate = false;
+  int32_t rows = 0;
+  int32_t k = 0;
+  int32_t panels = 0;
+  int32_t panels_per_block = 1;
+};
+
+// A KV pool's layer. One head of a block: K as [stored_tokens / 16][head_dim][16 tokens], V as [head_dim /
+// 16][stored_tokens][16 dims]; bf16 has pairs side by side: K of dims, V of tokens. stored_tokens is the
+// pool's block_tokens rounded up to 16.
+struct KvLayer {
+  void* data = nullptr;      // [kv_heads][blocks][2][stored_tokens * head_dim]
+  int64_t head_stride = 0;   // elements between heads
+  int64_t block_stride = 0;  // elements between blocks: 2 * stored_tokens * head_dim
+  int32_t stored_tokens = kLanes;
+};
+
+struct AttentionArgs {
+  const PlanEntry* entries = nullptr;
+  const int32_t* row_position = nullptr;
+  const int32_t* row_subtree_end = nullptr;
+  const float* qkv = nullptr;  // [rows, qkv_stride]: query heads first, rotated
+  int64_t qkv_stride = 0;
+  KvLayer kv;
+  void* out = nullptr;  // [rows, out_stride] operands
+  int64_t out_stride = 0;
+  bool out_bf16 = false;
+  float* partials = nullptr;  // [partial][query_heads][head_dim + 2]: output, maximum, sum
+  int32_t head_dim = 0;
+  int32_t query_heads = 0;
+  int32_t kv_heads = 0;
+  float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
+};
+
+// A KV block as a segment's rows meet it: neighbouring entries of one block made one.
+struct BlockVisit {
+  int32_t first_entry = 0;
+  int32_t entries = 0;
+  int32_t block = 0;
+  int32_t column = 0;  // of slot 0 in the segment; meaningful for direct rows
+  int32_t slot_begin = 0;
+  int32_t slot_end = 0;
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+  int32_t direct_begin = 0;  // rows that see the whole block, slot i at column + i
+  int32_t direct_end = 0;
+};
+
+// A direct block of a run of blocks that the same rows see.
+struct RunBlock {
+  const void* data = nullptr;
+  int32_t column = 0;
+};
+
+inline constexpr int64_t kScoreStride = kSegmentTokens + kLanes;  // floats; not a power of two: cache sets
+
+// Memory of one thread; packed row = (row - first row of the tile) * group + query head within the group.
+struct AttentionScratch {
+  void* queries = nullptr;       // [packed rows, head_dim] operands
+  float* scores = nullptr;       // [packed rows, kScoreStride]; then probabilities, as operands
+  float* segment_out = nullptr;  // [packed rows, head_dim]
+  float* segment_max = nullptr;  // [packed rows], integers, base 2
+  float* segment_sum = nullptr;
+  float* out = nullptr;  // [packed rows, head_dim]
+  float* out_max = nullptr;
+  float* out_sum = nullptr;
+  float* tile = nullptr;         // [group, stored_tokens]
+  BlockVisit* visits = nullptr;  // [entries of a segment]
+  RunBlock* run = nullptr;       // [entries of a segment]
+};
+
+struct MergeArgs {
+  const float* partials = nullptr;
+  const int32_t* list = nullptr;  // partials of the row, in the order of folding
+  int32_t count = 0;
+  int32_t query_heads = 0;
+  int32_t head_dim = 0;
+  void* out = nullptr;  // [query_heads * head_dim] operands
+  bool out_bf16 = false;
+  float* scratch = nullptr;  // [head_dim]
+};
+
+struct RotaryArgs {
+  float* qkv = nullptr;           // one row
+  const float* cosine = nullptr;  // [head_dim / 2] of the row's position
+  const float* sine = nullptr;
+  int32_t query_heads = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  KvLayer kv;
+  DType kv_dtype = DType::kBFloat16;
+  int64_t block = 0;
+  int32_t slot = 0;
+};
+
+struct KernelTable {
+  const char* isa = "";
+  bool bf16_operands = false;  // bf16 weights and KV are multiplied by bf16 operands; otherwise by fp32
+  void (*gemm_bf16)(const GemmArgs&, int32_t block) = nullptr;
+  void (*gemm_fp32)(const GemmArgs&, int32_t block) = nullptr;
+  void (*attention_bf16)(const AttentionArgs&, const PlanItem&, int32_t kv_head,
+                         const AttentionScratch&) = nullptr;
+  void (*attention_fp32)(const AttentionArgs&, const PlanItem&, int32_t kv_head,
+                         const AttentionScratch&) = nullptr;
+  void (*merge_partials)(const MergeArgs&) = nullptr;
+  void (*rotary_and_store)(const RotaryArgs&) = nullptr;
+  // Rows of `columns` floats, readable and writable up to the next multiple of 16; zeros behind the last
+  // column stay zeros.
+  void (*rms_norm)(const float* in, const float* weight, float epsilon, int64_t columns, void* out,
+                   bool out_bf16) = nullptr;
+  void (*swiglu)(const float* in, int64_t columns, void* out, bool out_bf16) = nullptr;
+  // Reads with many accumulators, multiplies in registers: for measuring the machine.
+  uint32_t (*read_bytes)(const void* data, int64_t bytes) = nullptr;
+  float (*bf16_multiply_adds)(int64_t rounds, int64_t* multiply_adds) = nullptr;
+};
+
+const KernelTable& PortableKernels();
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+const KernelTable& Avx512Bf16Kernels();
+
+}  // namespace espalier::cpu

@@ -1,0 +1,108 @@
+#include "kernels/cpu/kv_pool.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace espalier::cpu {
+
+Result<KvPool> KvPool::Create(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
+  if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
+    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
+  }
+  if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.query_heads <= 0 ||
+      shape.query_heads % shape.kv_heads != 0 || blocks < 0) {
+    return InvalidArgument("", "impossible attention shape");
+  }
+  if (shape.head_dim <= 0 || shape.head_dim % kLanes != 0) {
+    return Error{ErrorCode::kUnimplemented, "head_dim",
+                 "the cpu backend needs a multiple of 16, not " + std::to_string(shape.head_dim)};
+  }
+  if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
+    return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cpu backend keeps KV in bfloat16 or float32"};
+  }
+  KvPool pool;
+  pool.shape_ = shape;
+  pool.blocks_ = blocks;
+  pool.block_tokens_ = block_tokens;
+  pool.stored_tokens_ = static_cast<int32_t>(RoundUp(block_tokens, kLanes));
+  const double estimate =
+      1.0 * shape.layers * shape.kv_heads * blocks * static_cast<double>(pool.block_elements());
+  if (estimate > 1e17) return InvalidArgument("kv-cache-bytes", "a KV pool beyond any memory");
+  const int64_t bytes = int64_t{shape.layers} * shape.kv_heads * blocks * pool.block_elements() *
+                        static_cast<int64_t>(SizeOf(shape.kv_dtype));
+  Result<Buffer> buffer = Buffer::Allocate(bytes, "kv-cache-bytes");
+  if (!buffer) return buffer.error();
+  pool.buffer_ = std::move(*buffer);
+  return pool;
+}
+
+KvLayer KvPool::Layer(int32_t layer) const {
+  ESPALIER_CHECK(layer >= 0 && layer < shape_.layers);
+  KvLayer result;
+  result.data = Block(int64_t{layer} * shape_.kv_heads, 0);
+  result.block_stride = block_elements();
+  result.head_stride = blocks_ * block_elements();
+  result.stored_tokens = stored_tokens_;
+  return result;
+}
+
+std::byte* KvPool::Block(int64_t layer_head, int32_t block) const {
+  const int64_t elements = (layer_head * blocks_ + block) * block_elements();
+  return buffer_.as<std::byte>() + elements * static_cast<int64_t>(SizeOf(shape_.kv_dtype));
+}
+
+void KvPool::ZeroBlocks(std::span<const int32_t> blocks, ThreadPool* pool) {
+  if (blocks.empty()) return;
+  const auto bytes = static_cast<size_t>(block_elements()) * SizeOf(shape_.kv_dtype);
+  pool->ParallelFor(int64_t{shape_.layers} * shape_.kv_heads, 16, [&](int64_t layer_head, int32_t) {
+    for (const int32_t block : blocks) {
+      ESPALIER_CHECK(block >= 0 && block < blocks_);
+      std::memset(Block(layer_head, block), 0, bytes);
+    }
+  });
+}
+
+// Tokens lie in lanes (K) and in pairs (V): what is copied is the first lanes of each line, and the first
+// pairs.
+template <typename T, int32_t kPair>
+void KvPool::CopyTokens(const void* from, void* to, int32_t tokens) const {
+  const T* source = static_cast<const T*>(from);
+  T* target = static_cast<T*>(to);
+  const int64_t group_elements = int64_t{kLanes} * shape_.head_dim;
+  for (int32_t token = 0; token < tokens; token += kLanes) {
+    const auto lanes = static_cast<size_t>(std::min(kLanes, tokens - token)) * kPair;
+    const int64_t group = token / kLanes * group_elements;
+    for (int64_t line = 0; line < group_elements; line += kLanes * kPair) {
+      std::copy_n(source + group + line, lanes, target + group + line);
+    }
+  }
+  const int64_t values = int64_t{stored_tokens_} * shape_.head_dim;
+  for (int32_t dim = 0; dim < shape_.head_dim; dim += kLanes) {
+    const int64_t panel = values + int64_t{dim} * stored_tokens_;
+    const int64_t whole = int64_t{tokens} / kPair * kPair * kLanes;
+    std::copy_n(source + panel, whole, target + panel);
+    for (int64_t lane = 0; lane < kLanes && tokens % kPair != 0; ++lane) {
+      target[panel + whole + lane * kPair] = source[panel + whole + lane * kPair];
+    }
+  }
+}
+
+void KvPool::CopyBlocks(std::span<const BlockCopy> copies, ThreadPool* pool) {
+  if (copies.empty()) return;
+  pool->ParallelFor(int64_t{shape_.layers} * shape_.kv_heads, 4, [&](int64_t layer_head, int32_t) {
+    for (const BlockCopy& copy : copies) {
+      ESPALIER_CHECK(copy.source >= 0 && copy.source < blocks_ && copy.destination >= 0 &&
+                     copy.destination < blocks_ && copy.tokens <= block_tokens_);
+      const std::byte* from = Block(layer_head, copy.source);
+      std::byte* to = Block(layer_head, copy.destination);
+      if (shape_.kv_dtype == DType::kFloat32) {
+        CopyTokens<float, 1>(from, to, copy.tokens);
+      } else {
+        CopyTokens<bf16_t, 2>(from, to, copy.tokens);
+      }
+    }
+  });
+}
+
+}  // namespace espalier::cpu

@@ -1,0 +1,109 @@
+#include "kernels/cpu/packed_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/base/convert.h"
+
+namespace espalier::cpu {
+
+namespace {
+
+constexpr int32_t kMostPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
+constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end
+
+// Element of k and lane within a chunk of a panel.
+int64_t ElementOffset(DType dtype, int64_t k, int64_t lane) {
+  return dtype == DType::kFloat32 ? k * kLanes + lane : (k / 2 * kLanes + lane) * 2 + k % 2;
+}
+
+// Finds the part and row within it of a row of the stacked matrix.
+const std::byte* RowData(std::span<const HostTensor> parts, int64_t row, DType* dtype) {
+  for (const HostTensor& part : parts) {
+    if (row < part.rows) {
+      *dtype = part.dtype;
+      return static_cast<const std::byte*>(part.data) +
+             row * part.cols * static_cast<int64_t>(SizeOf(part.dtype));
+    }
+    row -= part.rows;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType dtype, ThreadPool* pool) {
+  PackedMatrix matrix;
+  matrix.dtype_ = dtype;
+  for (const HostTensor& part : parts) {
+    if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
+    if (matrix.cols_ != 0 && matrix.cols_ != part.cols) {
+      return InvalidArgument("", "stacked matrices differ in columns");
+    }
+    matrix.cols_ = part.cols;
+    matrix.rows_ += part.rows;
+  }
+  if (matrix.rows_ == 0) return InvalidArgument("", "a matrix without parts");
+  if (matrix.cols_ > INT32_MAX / 2 || matrix.rows_ > INT32_MAX / 2) {
+    return InvalidArgument("", "a matrix of more than 2^30 rows or columns");
+  }
+  matrix.k_padded_ = RoundUp(matrix.cols_, 32);
+  matrix.panels_ = static_cast<int32_t>(RoundUp(matrix.rows_, kLanes) / kLanes);
+  matrix.panels_per_block_ =
+      std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()), 1, kMostPanelsPerBlock);
+  const int64_t elements = matrix.k_padded_ * matrix.panels_ * kLanes;
+  Result<Buffer> buffer = Buffer::Allocate(elements * static_cast<int64_t>(SizeOf(dtype)), "model");
+  if (!buffer) return buffer.error();
+  matrix.buffer_ = std::move(*buffer);
+  pool->ParallelFor(matrix.panels_, 1,
+                    [&](int64_t panel, int32_t) { matrix.PackPanel(parts, static_cast<int32_t>(panel)); });
+  return matrix;
+}
+
+int64_t PackedMatrix::PanelOffset(int32_t panel, int64_t k) const {
+  const int64_t first = panel / panels_per_block_ * panels_per_block_;
+  const int64_t panels = std::min<int64_t>(panels_per_block_, panels_ - first);
+  const int64_t chunk = std::min<int64_t>(kChunkK, k_padded_ - k);
+  return (first * k_padded_ + k * panels + chunk * (panel - first)) * kLanes;
+}
+
+void PackedMatrix::PackPanel(std::span<const HostTensor> parts, int32_t panel) {
+  const int64_t lanes = std::min<int64_t>(kLanes, rows_ - int64_t{panel} * kLanes);
+  float values[kChunkK];
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    DType source_type = dtype_;
+    const std::byte* source = RowData(parts, int64_t{panel} * kLanes + lane, &source_type);
+    const auto source_bytes = static_cast<int64_t>(SizeOf(source_type));
+    for (int64_t k = 0; k < cols_; k += kChunkK) {
+      const int64_t length = std::min<int64_t>(kChunkK, cols_ - k);
+      ConvertToFloat(source + k * source_bytes, source_type, length, values);
+      const int64_t offset = PanelOffset(panel, k);
+      if (dtype_ == DType::kFloat32) {
+        float* out = buffer_.as<float>() + offset + lane;
+        for (int64_t i = 0; i < length; ++i) out[i * kLanes] = values[i];
+      } else {
+        bf16_t* out = buffer_.as<bf16_t>() + offset;
+        for (int64_t i = 0; i < length; ++i) out[ElementOffset(dtype_, i, lane)] = ToBFloat16(values[i]);
+      }
+    }
+  }
+}
+
+void PackedMatrix::ReadRow(int64_t row, float* out) const {
+  ESPALIER_CHECK(row >= 0 && row < rows_);
+  const auto panel = static_cast<int32_t>(row / kLanes);
+  const int64_t lane = row % kLanes;
+  for (int64_t k = 0; k < cols_; k += kChunkK) {
+    const int64_t length = std::min<int64_t>(kChunkK, cols_ - k);
+    const int64_t offset = PanelOffset(panel, k);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t element = offset + ElementOffset(dtype_, i, lane);
+      out[k + i] =
+          dtype_ == DType::kFloat32 ? buffer_.as<float>()[element] : ToFloat(buffer_.as<bf16_t>()[element]);
+    }
+  }
+}
+
+}  // namespace espalier::cpu

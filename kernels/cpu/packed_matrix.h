@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace espalier::cpu {
+
+// Weights [rows, cols] in the order in which products read them (layout: GemmArgs). The only copy: embedding
+// rows are gathered from it.
+class PackedMatrix {
+ public:
+  // Stacks the rows of the parts. Errors: parts empty or of unequal widths, no memory.
+  static Result<PackedMatrix> Pack(std::span<const HostTensor> parts, DType dtype, ThreadPool* pool);
+
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  DType dtype() const { return dtype_; }
+  const void* data() const { return buffer_.data(); }
+  int32_t panels() const { return panels_; }
+  int32_t panels_per_block() const { return panels_per_block_; }
+  int32_t blocks() const { return (panels_ + panels_per_block_ - 1) / panels_per_block_; }
+
+  // One row as fp32 [cols].
+  void ReadRow(int64_t row, float* out) const;
+
+ private:
+  // Elements from the beginning to line 0 of a chunk of k of a panel, `k` its first.
+  int64_t PanelOffset(int32_t panel, int64_t k) const;
+  void PackPanel(std::span<const HostTensor> parts, int32_t panel);
+
+  Buffer buffer_;
+  DType dtype_ = DType::kBFloat16;
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  int64_t k_padded_ = 0;
+  int32_t panels_ = 0;
+  int32_t panels_per_block_ = 1;
+};
+
+}  // namespace espalier::cpu
