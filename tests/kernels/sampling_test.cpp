@@ -1,0 +1,316 @@
+#include "kernels/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "kernels/base/philox.h"
+#include "kernels/token_filter.h"
+#include "tests/support/catch.h"
+
+namespace espalier::test {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<float> RandomLogits(uint32_t seed, size_t vocab) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0F, 3.0F);
+  std::vector<float> logits(vocab);
+  for (float& logit : logits) logit = normal(random);
+  return logits;
+}
+
+TokenResult Sample(const std::vector<float>& logits, const SamplingParams& params, uint64_t stream,
+                   int32_t position = 0, const TokenCounts* counts = nullptr, int32_t top = 0) {
+  return SampleToken(logits, Summarize(logits), params, counts, stream, position, top);
+}
+
+// The distribution that the contract describes, by sorting everything, in double.
+std::vector<double> NaiveDistribution(const std::vector<float>& logits, const SamplingParams& params) {
+  std::vector<size_t> order(logits.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  std::vector<double> weights(logits.size(), 0.0);
+  const double max = logits[order.front()];
+  const size_t kept =
+      params.top_k > 0 ? std::min(order.size(), static_cast<size_t>(params.top_k)) : order.size();
+  double total = 0.0;
+  for (size_t i = 0; i < kept; ++i) {
+    const double weight = std::exp((logits[order[i]] - max) / static_cast<double>(params.temperature));
+    if (weight < static_cast<double>(params.min_p)) continue;
+    weights[order[i]] = weight;
+    total += weight;
+  }
+  double sum = 0.0;
+  for (const size_t id : order) {
+    if (sum >= static_cast<double>(params.top_p) * total) weights[id] = 0.0;
+    sum += weights[id];
+  }
+  const double left = std::accumulate(weights.begin(), weights.end(), 0.0);
+  for (double& weight : weights) weight /= left;
+  return weights;
+}
+
+}  // namespace
+
+TEST_CASE("Log-probabilities agree with a softmax in double") {
+  for (const size_t vocab : {size_t{1}, size_t{7}, size_t{1000}, size_t{32003}, size_t{128256}}) {
+    const std::vector<float> logits = RandomLogits(static_cast<uint32_t>(vocab), vocab);
+    const LogitSummary summary = Summarize(logits);
+    const double max = *std::max_element(logits.begin(), logits.end());
+    double sum = 0.0;
+    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
+    REQUIRE(summary.argmax == std::max_element(logits.begin(), logits.end()) - logits.begin());
+    for (size_t id = 0; id < vocab; id += 1 + vocab / 50) {
+      const double exact = static_cast<double>(logits[id]) - max - std::log(sum);
+      REQUIRE(std::abs(static_cast<double>(summary.LogProbability(logits[id])) - exact) <
+              2e-6 * std::max(1.0, std::abs(exact)));
+    }
+  }
+}
+
+TEST_CASE("Log-probabilities bear infinities and NaN") {
+  const std::vector<float> some = {-kInfinity, 1.0F, kNan, 1.0F};
+  const LogitSummary summary = Summarize(some);
+  REQUIRE(summary.argmax == 1);
+  REQUIRE(std::abs(summary.LogProbability(1.0F) + std::log(2.0F)) < 1e-6F);
+  REQUIRE(summary.LogProbability(kNan) == -kInfinity);
+  REQUIRE(summary.LogProbability(-kInfinity) == -kInfinity);
+  const std::vector<float> top = {0.0F, kInfinity};
+  REQUIRE(Summarize(top).LogProbability(kInfinity) == 0.0F);
+  REQUIRE(Summarize(top).LogProbability(0.0F) == -kInfinity);
+  SamplingParams params;
+  REQUIRE(Sample(top, params, 1).token_id == 1);
+  const std::vector<float> none(100, -kInfinity);
+  REQUIRE(Sample(none, params, 1).token_id == 0);
+  REQUIRE(Sample(std::vector<float>(100, kNan), params, 1).logprob == -kInfinity);
+}
+
+TEST_CASE("Top log-probabilities are the most likely tokens, ties to the lower id") {
+  for (const size_t vocab : {size_t{5}, size_t{500}, size_t{50000}}) {
+    std::vector<float> logits = RandomLogits(3, vocab);
+    for (float& logit : logits) logit = std::round(logit * 4) / 4;  // many ties
+    std::vector<int32_t> order(vocab);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    for (const int32_t count : {0, 1, 5, 20, 600}) {
+      const std::vector<TokenLogprob> top = TopLogprobs(logits, Summarize(logits), count);
+      REQUIRE(top.size() == std::min(vocab, static_cast<size_t>(count)));
+      for (size_t i = 0; i < top.size(); ++i) REQUIRE(top[i].token_id == order[i]);
+    }
+  }
+}
+
+TEST_CASE("Temperature 0, top_k 1 and a tiny top_p are greedy, ties to the lowest id") {
+  std::vector<float> logits = RandomLogits(5, 3000);
+  logits[100] = logits[2000] = 50.0F;
+  SamplingParams greedy;
+  greedy.temperature = 0.0F;
+  SamplingParams one;
+  one.top_k = 1;
+  SamplingParams tiny;
+  tiny.top_p = 1e-6F;
+  SamplingParams strict;
+  strict.min_p = 1.0F;
+  for (uint64_t stream = 0; stream < 50; ++stream) {
+    for (const SamplingParams& params : {greedy, one, tiny})
+      REQUIRE(Sample(logits, params, stream).token_id == 100);
+    const int32_t likeliest = Sample(logits, strict, stream).token_id;
+    REQUIRE((likeliest == 100 || likeliest == 2000));
+  }
+}
+
+TEST_CASE("Draws follow the distribution that the parameters describe") {
+  std::vector<SamplingParams> cases(9);
+  cases[1].temperature = 0.5F;
+  cases[2].temperature = 2.0F;
+  cases[3].top_k = 5;
+  cases[4].top_p = 0.7F;
+  cases[5].min_p = 0.05F;
+  cases[6].top_k = 12;
+  cases[6].top_p = 0.8F;
+  cases[7].temperature = 3.0F;
+  cases[7].top_k = 20;
+  cases[7].min_p = 0.1F;
+  cases[7].top_p = 0.9F;
+  cases[8].temperature = 100.0F;
+  const std::vector<float> logits = RandomLogits(17, 40);
+  constexpr int32_t kDraws = 20000;
+  for (size_t c = 0; c < cases.size(); ++c) {
+    const std::vector<double> expected = NaiveDistribution(logits, cases[c]);
+    std::vector<int32_t> drawn(logits.size(), 0);
+    for (int32_t i = 0; i < kDraws; ++i) {
+      ++drawn[static_cast<size_t>(
+          Sample(logits, cases[c], 1234 + static_cast<uint64_t>(i % 10), i).token_id)];
+    }
+    double chi_square = 0.0;
+    int32_t degrees = -1;
+    double rare = 0.0;  // expectations too small for the test, taken together
+    int32_t rare_drawn = 0;
+    for (size_t id = 0; id < logits.size(); ++id) {
+      if (expected[id] == 0.0) REQUIRE(drawn[id] == 0);
+      const double mean = expected[id] * kDraws;
+      if (mean < 10.0) {
+        rare += mean;
+        rare_drawn += drawn[id];
+        continue;
+      }
+      chi_square += (drawn[id] - mean) * (drawn[id] - mean) / mean;
+      ++degrees;
+    }
+    if (rare >= 10.0) {
+      chi_square += (rare_drawn - rare) * (rare_drawn - rare) / rare;
+      ++degrees;
+    }
+    INFO("case " << c << " chi-square " << chi_square << " with " << degrees << " degrees of freedom");
+    // Mean + 5 standard deviations; the seeds are fixed.
+    REQUIRE(chi_square < degrees + 5.0 * std::sqrt(2.0 * degrees) + 1e-9);
+  }
+}
+
+TEST_CASE("Cuts keep the same tokens as a full sort on a large vocabulary") {
+  const std::vector<float> logits = RandomLogits(23, 30000);
+  std::vector<SamplingParams> cases(5);
+  cases[0].top_k = 40;
+  cases[1].top_p = 0.9F;
+  cases[2].top_p = 0.05F;
+  cases[3].temperature = 50.0F;  // nearly flat: most of the vocabulary is needed
+  cases[3].top_p = 0.9F;
+  cases[4].min_p = 0.01F;
+  cases[4].top_k = 1000;
+  for (const SamplingParams& params : cases) {
+    const std::vector<double> expected = NaiveDistribution(logits, params);
+    // The ends of the unit interval reach the ends of the kept set.
+    const float max = *std::max_element(logits.begin(), logits.end());
+    const auto possible = [](double p) { return p > 0.0; };
+    const auto first = std::find_if(expected.begin(), expected.end(), possible) - expected.begin();
+    const auto last =
+        std::find_if(expected.rbegin(), expected.rend(), possible).base() - expected.begin() - 1;
+    REQUIRE(DrawToken(logits, max, params, 0.0) == first);
+    REQUIRE(DrawToken(logits, max, params, 1.0 - 0x1p-53) == last);
+    double sum = 0.0;
+    int32_t tried = 0;
+    for (size_t id = 0; id < expected.size(); ++id) {
+      if (expected[id] > 1e-6 && (tried < 60 || id % 499 == 0)) {
+        REQUIRE(DrawToken(logits, max, params, sum + expected[id] / 2) == static_cast<int32_t>(id));
+        ++tried;
+      }
+      sum += expected[id];
+    }
+  }
+}
+
+TEST_CASE("A draw depends on stream and position alone") {
+  const std::vector<float> logits = RandomLogits(29, 1000);
+  SamplingParams params;
+  params.temperature = 5.0F;
+  std::vector<int32_t> tokens;
+  for (int32_t position = 0; position < 100; ++position)
+    tokens.push_back(Sample(logits, params, 9, position).token_id);
+  for (int32_t position = 99; position >= 0; --position) {
+    REQUIRE(Sample(logits, params, 9, position).token_id == tokens[static_cast<size_t>(position)]);
+  }
+  int32_t same = 0;
+  for (int32_t position = 0; position < 100; ++position) {
+    same += Sample(logits, params, 10, position).token_id == tokens[static_cast<size_t>(position)] ? 1 : 0;
+  }
+  REQUIRE(same < 20);
+}
+
+TEST_CASE("Bias and penalties change the choice, never the reported log-probability") {
+  std::vector<float> logits = {3.0F, 2.0F, -1.0F, 0.5F};
+  SamplingParams params;
+  params.temperature = 0.0F;
+  params.logit_bias = {{3, 10.0F}};
+  const TokenResult biased = Sample(logits, params, 0);
+  REQUIRE(biased.token_id == 3);
+  REQUIRE(biased.logprob == Summarize(logits).LogProbability(0.5F));
+  params.logit_bias = {{0, -kInfinity}};
+  REQUIRE(Sample(logits, params, 0).token_id == 1);
+
+  SlotStore slots;
+  slots.SetHistory({7, {0}, {1, 1}});
+  params = {};
+  params.temperature = 0.0F;
+  params.repetition_penalty = 2.0F;  // 1.5, 1.0, -1, 0.5
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  params.repetition_penalty = 10.0F;  // 0.3, 0.2, -1, 0.5
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 3);
+  params.repetition_penalty = 1.0F;
+  params.presence_penalty = 2.0F;  // only token 1 was generated: 3, 0, -1, 0.5
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  logits[1] = 4.5F;
+  params.presence_penalty = 1.0F;
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 1);
+  params.frequency_penalty = 0.5F;  // twice: 4.5 - 1 - 1
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  params = {};
+  params.temperature = 0.0F;
+  params.repetition_penalty = 0.1F;  // below one it favours repetition: 30, 45
+  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 1);
+}
+
+TEST_CASE("Slots remember the last token, and the history of those that use it") {
+  SlotStore slots;
+  slots.SetHistory({4, {10, 11}, {12}});
+  slots.Drawn(4, 11, true);
+  REQUIRE(slots.Resolve({-1, 4}) == 11);
+  REQUIRE(slots.Resolve({5, 4}) == 5);
+  REQUIRE(slots.Counts(4)->at(10) == 0);
+  REQUIRE(slots.Counts(4)->at(11) == 1);
+  REQUIRE(slots.Counts(4)->at(12) == 1);
+  slots.SetHistory({4, {1}, {}});
+  REQUIRE(slots.Counts(4)->size() == 1);
+  slots.Drawn(4, 1, false);
+  REQUIRE(slots.Counts(4) == nullptr);
+}
+
+TEST_CASE("One row of logits feeds many samples and scores") {
+  constexpr int64_t kVocab = 50;
+  std::vector<float> logits = RandomLogits(31, kVocab);
+  const std::vector<float> second = RandomLogits(32, kVocab);
+  logits.insert(logits.end(), second.begin(), second.end());
+  StepInput step;
+  step.logit_rows = {0, 3};
+  step.params.resize(2);
+  step.params[1].presence_penalty = 1.0F;
+  for (int32_t slot = 0; slot < 20; ++slot) {
+    SampleRequest request;
+    request.logit_index = slot < 15 ? 0 : 1;
+    request.slot = slot;
+    request.params = slot % 2;
+    request.position = 12;
+    request.stream = static_cast<uint64_t>(slot);
+    request.top_logprobs = 3;
+    step.samples.push_back(request);
+  }
+  step.scores = {{1, 7, 2}};
+  step.return_logits = true;
+  SlotStore slots;
+  StepResult result;
+  SampleStep(step, logits, kVocab, SerialFor, &slots, &result);
+  REQUIRE(result.logits == logits);
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    const std::vector<float> row(logits.begin() + step.samples[i].logit_index * kVocab,
+                                 logits.begin() + (step.samples[i].logit_index + 1) * kVocab);
+    const TokenResult alone = Sample(row, step.params[i % 2], i, 12, nullptr, 3);
+    REQUIRE(result.samples[i].token_id == alone.token_id);
+    REQUIRE(result.samples[i].logprob == alone.logprob);
+    REQUIRE(result.samples[i].top_logprobs.size() == 3);
+    REQUIRE(slots.Resolve({-1, static_cast<int32_t>(i)}) == alone.token_id);
+    REQUIRE((slots.Counts(static_cast<int32_t>(i)) != nullptr) == (i % 2 == 1));
+  }
+  REQUIRE(result.scores[0].token_id == 7);
+  REQUIRE(result.scores[0].logprob == Summarize(second).LogProbability(second[7]));
+  REQUIRE(result.scores[0].top_logprobs.size() == 2);
+}
+
+}  // namespace espalier::test
