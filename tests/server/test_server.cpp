@@ -1,0 +1,105 @@
+#include "tests/server/test_server.h"
+
+#include <chrono>
+#include <thread>
+
+#include "model/llama_runner.h"
+#include "tests/support/catch.h"
+#include "tests/support/env.h"
+
+namespace espalier::test {
+
+TestServer::TestServer(const TestServerOptions& options) {
+  auto tokenizer = LoadTokenizer(SourceDir() / "tests/model/tokenizer/data/sp_bpe/tokenizer.model");
+  REQUIRE(tokenizer.ok());
+  LlamaConfig model;
+  model.vocab_size = (*tokenizer)->vocab_size();
+  model.hidden_size = 32;
+  model.intermediate_size = 48;
+  model.layers = 2;
+  model.query_heads = 4;
+  model.kv_heads = 2;
+  model.head_dim = 16;
+  model.max_positions = 512;
+  RunnerOptions runner_options;
+  runner_options.backend = {.name = "ref", .dtype = DType::kFloat32, .max_rows = options.max_batch_rows};
+  runner_options.kv_blocks = options.blocks;
+  auto runner = RandomLlama(model, /*seed=*/7, runner_options);
+  REQUIRE(runner.ok());
+  const EngineOptions engine_options{.total_blocks = options.blocks,
+                                     .max_branches = options.max_branches,
+                                     .max_batch_rows = options.max_batch_rows,
+                                     .prefill_chunk_tokens = options.max_batch_rows / 2,
+                                     .max_queued_requests = options.max_queued_requests,
+                                     .check_invariants = true};
+  std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);
+  auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
+  REQUIRE(engine.ok());
+  ServerConfig config;
+  config.listen = "127.0.0.1:0";
+  config.drain_timeout_ms = options.drain_timeout_ms;
+  auto server = Server::Serve(config, std::move(*engine), shared_tokenizer);
+  REQUIRE(server.ok());
+  server_ = std::move(*server);
+  channel_ = NewChannel();
+  trees_ = v1::TreeService::NewStub(channel_);
+  models_ = v1::ModelService::NewStub(channel_);
+  admin_ = v1::AdminService::NewStub(channel_);
+}
+
+TestServer::~TestServer() = default;
+
+std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
+  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                   grpc::InsecureChannelCredentials(), arguments);
+}
+
+v1::GetStatsResponse TestServer::Stats() {
+  grpc::ClientContext context;
+  v1::GetStatsResponse response;
+  REQUIRE(admin_->GetStats(&context, {}, &response).ok());
+  return response;
+}
+
+void TestServer::WaitUntilIdle() {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  v1::GetStatsResponse stats = Stats();
+  while (stats.requests_active() > 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    stats = Stats();
+  }
+  REQUIRE(stats.requests_active() == 0);
+  CHECK(stats.branches_active() == 0);
+  CHECK(stats.blocks_live() == 0);
+  CHECK(stats.blocks_free() + stats.blocks_indexed() + stats.blocks_live() + stats.blocks_scratch() ==
+        stats.blocks_total());
+}
+
+Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& request) {
+  Generated generated;
+  grpc::ClientContext context;
+  const auto reader = stub.Generate(&context, request);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) generated.events.push_back(response);
+  generated.status = reader->Finish();
+  return generated;
+}
+
+v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens) {
+  v1::GenerateRequest request;
+  request.set_seed(1);
+  v1::TreeNode& root = *request.add_nodes();
+  root.set_id("prompt");
+  root.mutable_given()->set_text(prompt);
+  v1::TreeNode& answer = *request.add_nodes();
+  answer.set_id("answer");
+  answer.set_parent_id("prompt");
+  answer.mutable_generate()->set_branches(branches);
+  answer.mutable_generate()->set_max_new_tokens(max_new_tokens);
+  answer.mutable_generate()->set_ignore_eos(true);
+  return request;
+}
+
+}  // namespace espalier::test

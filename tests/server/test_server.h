@@ -1,0 +1,63 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "espalier/v1/admin.grpc.pb.h"
+#include "espalier/v1/model.grpc.pb.h"
+#include "espalier/v1/tree.grpc.pb.h"
+#include "server/server.h"
+
+namespace espalier::test {
+
+struct TestServerOptions {
+  int32_t blocks = 256;  // of 16 tokens
+  int32_t max_batch_rows = 64;
+  int32_t max_branches = 64;
+  int32_t max_queued_requests = 64;
+  int64_t drain_timeout_ms = 2000;
+};
+
+// A whole server in this process: a tiny Llama with hashed weights on the reference backend in fp32, a real
+// tokenizer, gRPC on a free port. All invariants are checked at every step.
+class TestServer {
+ public:
+  explicit TestServer(const TestServerOptions& options = {});
+  ~TestServer();
+
+  v1::TreeService::Stub& trees() { return *trees_; }
+  v1::ModelService::Stub& models() { return *models_; }
+  v1::AdminService::Stub& admin() { return *admin_; }
+  Server& server() { return *server_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  std::shared_ptr<grpc::Channel> NewChannel() const;
+
+  v1::GetStatsResponse Stats();
+  // Waits until no request runs or waits; fails the test after ten seconds. Then no block may be live.
+  void WaitUntilIdle();
+
+ private:
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::TreeService::Stub> trees_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+  std::unique_ptr<v1::AdminService::Stub> admin_;
+};
+
+// All that one Generate call gave.
+struct Generated {
+  grpc::Status status;
+  std::vector<v1::GenerateResponse> events;
+
+  const v1::Finished& finished() const { return events.back().finished(); }
+};
+Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& request);
+
+// A prompt and `branches` continuations of `max_new_tokens`, which end for no other reason.
+v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens);
+
+}  // namespace espalier::test
