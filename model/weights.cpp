@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <cstring>
 #include <set>
 #include <string>
 #include <utility>
@@ -18,7 +19,9 @@ struct Part {
 // Reads tensors and adds them; remembers the first error and the names asked for.
 class Loader {
  public:
-  Loader(TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
+  Loader(TensorSource& source, Backend& backend) : source_(source), backend_(backend) {
+    for (const std::string& name : source.Names()) listed_.insert(name);
+  }
 
   MatrixId Matrix(const std::vector<Part>& parts, int64_t cols) {
     std::vector<SourceTensor> tensors;
@@ -40,13 +43,32 @@ class Loader {
     return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
   }
 
+  // The matrix of a tied model. A file may hold it under either name (safetensors stores shared memory once),
+  // or twice: then transformers 5 ties only equal ones and transformers 4 takes the embedding, so others are
+  // refused.
+  MatrixId TiedEmbedding(const LlamaConfig& config) {
+    const std::string names[] = {"model.embed_tokens", "lm_head"};
+    const bool has_head = listed_.contains(names[1] + ".weight");
+    const bool only_head = has_head && !listed_.contains(names[0] + ".weight");
+    if (has_head && !only_head) {
+      std::vector<SourceTensor> both;
+      for (const std::string& name : names)
+        Read(name + ".weight", {config.vocab_size, config.hidden_size}, both);
+      if (status_.ok() && !SameBytes(both[0].tensor, both[1].tensor)) {
+        status_ = InvalidArgument(
+            source_.Where(names[1] + ".weight"),
+            "tensor lm_head.weight: differs from model.embed_tokens.weight, though config.json "
+            "says tie_word_embeddings");
+      }
+    }
+    return Matrix({{names[only_head ? 1 : 0], config.vocab_size}}, config.hidden_size);
+  }
+
   // Refuses tensors that the model would have to use but does not know.
-  void CheckNothingLeft(bool head_is_tied) {
+  void CheckNothingLeft() {
     if (!status_.ok()) return;
-    for (const std::string& name : source_.Names()) {
-      const bool ignored =
-          name.ends_with(".rotary_emb.inv_freq") || (head_is_tied && name == "lm_head.weight");
-      if (!ignored && !asked_.contains(name)) {
+    for (const std::string& name : listed_) {
+      if (!name.ends_with(".rotary_emb.inv_freq") && !asked_.contains(name)) {
         status_ =
             InvalidArgument(source_.Where(name), "tensor " + Printable(name) +
                                                      ": is no part of the model that config.json describes");
@@ -58,6 +80,11 @@ class Loader {
   const Status& status() const { return status_; }
 
  private:
+  static bool SameBytes(const HostTensor& a, const HostTensor& b) {
+    return a.dtype == b.dtype &&
+           std::memcmp(a.data, b.data, static_cast<size_t>(a.rows * a.cols) * SizeOf(a.dtype)) == 0;
+  }
+
   void Read(const std::string& name, const std::vector<int64_t>& shape, std::vector<SourceTensor>& out) {
     if (!status_.ok()) return;
     asked_.insert(name);
@@ -82,6 +109,7 @@ class Loader {
 
   TensorSource& source_;
   Backend& backend_;
+  std::set<std::string> listed_;  // names that the source holds; empty where it makes any
   std::set<std::string> asked_;
   Status status_;
 };
@@ -115,15 +143,17 @@ LlamaLayer AddLayer(const LlamaConfig& config, const std::string& prefix, Loader
 Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend) {
   Loader loader(source, backend);
   LlamaWeights weights;
-  weights.embedding = loader.Matrix({{"model.embed_tokens", config.vocab_size}}, config.hidden_size);
+  const auto vocabulary = [&](const char* name) {
+    return loader.Matrix({{name, config.vocab_size}}, config.hidden_size);
+  };
+  weights.embedding =
+      config.tie_word_embeddings ? loader.TiedEmbedding(config) : vocabulary("model.embed_tokens");
   for (int32_t i = 0; i < config.layers && loader.status().ok(); ++i) {
     weights.layers.push_back(AddLayer(config, "model.layers." + std::to_string(i) + ".", loader));
   }
   weights.norm = loader.Norm("model.norm", config.hidden_size);
-  weights.head = config.tie_word_embeddings
-                     ? weights.embedding
-                     : loader.Matrix({{"lm_head", config.vocab_size}}, config.hidden_size);
-  loader.CheckNothingLeft(config.tie_word_embeddings);
+  weights.head = config.tie_word_embeddings ? weights.embedding : vocabulary("lm_head");
+  loader.CheckNothingLeft();
   if (!loader.status().ok()) return loader.status().error();
   return weights;
 }

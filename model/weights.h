@@ -31,8 +31,8 @@ struct LlamaWeights {
 };
 
 // Hands the tensors of a LlamaForCausalLM, by their Hugging Face names, to the backend. Errors: a tensor that
-// is missing, has another shape, or is no part of the model (old rotary buffers and the head of a tied model
-// are ignored, as transformers does); those of the backend.
+// is missing, has another shape, or is no part of the model (buffers of old rotary embeddings are ignored); a
+// tied model with two different vocabulary matrices; those of the backend.
 Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend);
 
 }  // namespace espalier

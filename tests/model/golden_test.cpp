@@ -71,7 +71,7 @@ void CheckConfigs(const RunnerOptions& options) {
     REQUIRE(config.ok());
     const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
     auto runner = MakeModel(*config, *weights, golden.name, options);
-    REQUIRE(runner.ok());
+    if (!runner) FAIL(runner.error().ToString());
     CheckGolden(golden, **runner, options.backend.dtype, worst);
   }
   Print("random configurations", options, worst);
@@ -82,7 +82,7 @@ void CheckFolders(const RunnerOptions& options) {
   GoldenReport worst;
   for (const Golden& golden : ReadGoldens(SourceDir() / kData / "folders.json")) {
     auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
-    REQUIRE(runner.ok());
+    if (!runner) FAIL(runner.error().ToString());
     CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
     CheckGolden(golden, **runner, options.backend.dtype, worst);
   }
@@ -94,9 +94,9 @@ void CheckTinyStories(const RunnerOptions& options) {
   if (!shared || !BackendIsThere(options)) return;
   const auto golden = ReadGoldens(SourceDir() / kData / "tinystories.json").front();
   auto runner = LoadModel(*shared + "/models/TinyStories-656K", options);
-  REQUIRE(runner.ok());
+  if (!runner) FAIL(runner.error().ToString());
   CHECK((*runner)->info().name == "TinyStories-656K");
-  CHECK((*runner)->info().parameters == 656512);
+  CHECK((*runner)->info().parameters == 656000);
   GoldenReport worst;
   CheckGolden(golden, **runner, options.backend.dtype, worst);
   Print("TinyStories-656K", options, worst);
