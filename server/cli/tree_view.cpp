@@ -24,19 +24,22 @@ std::pair<size_t, int> CharacterAt(const std::string& text, size_t at) {
   return {length, std::max(0, ::wcwidth(wide))};
 }
 
-// Newlines and other control characters made visible, so that a branch stays on its line.
+// Newlines and other control characters (C0, DEL and C1) made visible, so that a branch stays on its line and no model
+// writes escape codes to the terminal.
 std::string Printable(const std::string& text) {
   std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '\n') {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool is_c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    if (byte == '\n') {
       out += "⏎";
-    } else if (c == '\t') {
+    } else if (byte == '\t') {
       out += "⇥";
-    } else if (byte < 0x20 || byte == 0x7f) {
+    } else if (byte < 0x20 || byte == 0x7f || is_c1) {
       out += "�";
+      i += is_c1 ? 1 : 0;
     } else {
-      out += c;
+      out += text[i];
     }
   }
   return out;

@@ -90,9 +90,10 @@ TEST_CASE("lines fit the width whatever the script, and long prompts are cut in 
 
 TEST_CASE("control characters of a model cannot reach the terminal") {
   Grower grower(Request());
-  grower.Grow(1, 0, "step", "\x1b[2Jgone\x07", v1::FINISH_REASON_MAX_TOKENS);
+  grower.Grow(1, 0, "step", "\x1b[2Jgone\x07\xc2\x9b!", v1::FINISH_REASON_MAX_TOKENS);
   CHECK(grower.Draw().find('\x1b') == std::string::npos);
   CHECK(grower.Draw().find('\x07') == std::string::npos);
+  CHECK(grower.Draw().find("\xc2\x9b") == std::string::npos);
 }
 
 }  // namespace
