@@ -46,7 +46,7 @@ THIRD_PARTY_HOMES = (
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
-def fault_of(root, path, kind, included):
+def fault_of(path, kind, included):
     """Why `path` (relative, with slashes) must not include `included`; None where it may."""
     folder = path.split("/")[0]
     if CUDA_HEADERS.match(included) and not path.startswith(("kernels/cuda/", "tests/kernels/cuda/")):
@@ -57,8 +57,6 @@ def fault_of(root, path, kind, included):
     if included.startswith(tuple(f"{name}/" for name in FOLDERS) + ("espalier/",)):
         if not included.startswith(PROJECT_INCLUDES[folder]):
             return f"{folder} may include only {', '.join(PROJECT_INCLUDES[folder])}"
-        if not included.startswith("espalier/") and not (root / included).is_file():
-            return "there is no such file"
         return None
     if kind == '"':
         return "project headers are included by their path from the repository root, others in <>"
@@ -80,7 +78,7 @@ def check(root):
             path = file.relative_to(root).as_posix()
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
                 match = INCLUDE.match(line)
-                reason = match and fault_of(root, path, match.group(1), match.group(2))
+                reason = match and fault_of(path, match.group(1), match.group(2))
                 if reason:
                     faults.append(f"{path}:{number}: {line.strip()}: {reason}")
     return faults, files
@@ -97,7 +95,7 @@ SELF_TEST_CASES = (
     ("kernels/cpu/g.cpp", "  #  include <dnnl.hpp>", False),
     ("kernels/cpu/h.cpp", "#include <cuda_runtime.h>", False),
     ("kernels/cpu/i.cpp", '#include "a.h"', False),
-    ("kernels/cpu/j.cpp", '#include "kernels/base/missing.h"', False),
+    ("kernels/cpu/j.cpp", '#include "base/a.h"', False),
     ("kernels/cuda/a.cu", "#include <cuda_runtime.h>", True),
     ("model/b.cpp", "#include <nlohmann/json.hpp>", True),
     ("model/c.cpp", '#include "kernels/cpu/a.h"', True),
