@@ -36,6 +36,7 @@ struct GenerateOptions {
   bool cache_bypass = false;
   std::string colour = "auto";
   int prompt_lines = 4;
+  std::string record;
 };
 
 // The file is a GenerateRequest in protobuf's JSON form; // comments are accepted.
@@ -164,6 +165,15 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   if (options.seed) request.set_seed(*options.seed);
   if (options.cache_bypass) request.set_cache_bypass(true);
 
+  std::ofstream record;
+  if (!options.record.empty()) {
+    record.open(options.record, std::ios::trunc);
+    if (!record) {
+      std::fprintf(stderr, "error: --record: cannot write %s\n", options.record.c_str());
+      return kExitUsage;
+    }
+  }
+
   const auto stub = v1::TreeService::NewStub(Connect(common.server));
   grpc::ClientContext context;
   const CancelOnSignal cancel(context);
@@ -172,6 +182,7 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   const auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;
   while (reader->Read(&response)) {
+    if (record.is_open()) record << ToJson(response).dump() << '\n';
     if (common.json) {
       PrintLine(ToJson(response));
       continue;
@@ -214,6 +225,8 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
   command->add_flag("--cache-bypass", options->cache_bypass, "Neither use nor fill the prefix cache");
   command->add_option("--color", options->colour, "Colours: auto, always, never [auto]")
       ->check(CLI::IsMember({"auto", "always", "never"}));
+  command->add_option("--record", options->record,
+                      "Write the events to this file too, as --json prints them");
   command->add_option("--prompt-lines", options->prompt_lines, "Lines of the prompt to show [4]");
   command->callback([options, &common, &run] {
     if (!options->prompt_ids.empty()) ParseIds("--prompt-ids", options->prompt_ids);

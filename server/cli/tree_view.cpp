@@ -24,8 +24,8 @@ std::pair<size_t, int> CharacterAt(const std::string& text, size_t at) {
   return {length, std::max(0, ::wcwidth(wide))};
 }
 
-// Newlines and other control characters (C0, DEL and C1) made visible, so that a branch stays on its line and no model
-// writes escape codes to the terminal.
+// Newlines and other control characters (C0, DEL and C1) made visible, so that a branch stays on its line and
+// no model writes escape codes to the terminal.
 std::string Printable(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
