@@ -88,7 +88,7 @@ class CharsmapChecker {
       return false;
     }
     trie_ = charsmap_.substr(sizeof trie_bytes, trie_bytes);
-    units_ = trie_bytes / sizeof(uint32_t);
+    units_ = trie_bytes / 4;
     replacement_bytes_ = charsmap_.size() - sizeof trie_bytes - trie_bytes;
     return charsmap_.back() == '\0' && RulesBelow(Offset(Unit(0)), 0) >= 0;
   }
