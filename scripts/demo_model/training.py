@@ -1,0 +1,127 @@
+"""Training of the demo model: packed batches, Muon and AdamW, a schedule in wall-clock time, checkpoints."""
+
+import csv
+import math
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import network, tasks
+from .tokenizer import BOS, EOS
+
+# (tokens of a window, windows of a batch, most problems of a document); long windows are dear, so most of
+# them come while the rate decays.
+SHAPES = ((128, 64, 3), (512, 16, 16), (1024, 8, 32))
+SHARES = (0.95, 0.04, 0.01)
+SHARES_IN_DECAY = (0.84, 0.12, 0.04)
+WARMUP_STEPS = 100
+DECAY_SHARE = 0.35
+CHECKPOINT_SECONDS = 180
+LOG_EVERY = 50
+
+
+class Packer:
+    """Windows of packed documents, each <s> ... </s>; a document that does not fit is cut at the window's end."""
+
+    def __init__(self, encoder, seed):
+        self.encoder = encoder
+        self.rng = tasks.make_rng("train", seed)
+
+    def document(self, max_problems):
+        ids, weights = [BOS], [0.0]
+        for index, (text, weight) in enumerate(tasks.random_document(self.rng, max_problems)):
+            new = self.encoder.words(" " + text if index == 0 else text)
+            ids += new
+            weights += [weight] * len(new)
+        return ids + [EOS], weights + [0.3]
+
+    def batch(self, length, rows, max_problems):
+        """ids, targets [rows, length] and the targets' weights."""
+        ids = np.zeros((rows, length + 1), np.int64)
+        weights = np.zeros((rows, length + 1), np.float32)
+        for row in range(rows):
+            filled = 0
+            while filled <= length:
+                new, weight = self.document(max_problems)
+                count = min(len(new), length + 1 - filled)
+                ids[row, filled : filled + count] = new[:count]
+                weights[row, filled : filled + count] = weight[:count]
+                filled += count
+        ids = torch.from_numpy(ids)
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.from_numpy(weights)[:, 1:].contiguous()
+
+
+def loss_of(model, ids, targets, weights):
+    logits = model(ids).float()
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return (each * weights.flatten()).sum() / weights.sum()
+
+
+def make_optimizers(model, rate):
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
+    ]
+
+
+def rate_factor(progress, step):
+    """Warm-up, constant, then a linear decay to zero over the last DECAY_SHARE of the run."""
+    warm = min(1.0, (step + 1) / WARMUP_STEPS)
+    return warm * min(1.0, max(0.0, (1.0 - progress) / DECAY_SHARE))
+
+
+def save(path, model, state):
+    """Writes beside the file and renames, so that a reader never sees half a checkpoint."""
+    torch.save({"model": model.state_dict(), **state}, f"{path}.part")
+    os.replace(f"{path}.part", path)
+
+
+def train(model, encoder, minutes, seed, rate, checkpoint, log_path, bf16=True, max_steps=math.inf):
+    torch.manual_seed(seed)
+    packer = Packer(encoder, seed)
+    shape_rng = tasks.make_rng("shapes", seed)
+    optimizers = make_optimizers(model, rate)
+    compiled = torch.compile(loss_of, dynamic=False)
+    start = saved = time.monotonic()
+    step = tokens = 0
+    recent = []
+    with open(log_path, "w", newline="") as log_file:
+        log = csv.writer(log_file)
+        log.writerow(["step", "minutes", "tokens", "rate", "loss"])
+        while step < max_steps:
+            elapsed = time.monotonic() - start
+            progress = max(elapsed / (60 * minutes), step / max_steps)
+            if progress >= 1:
+                break
+            shares = SHARES if progress < 1 - DECAY_SHARE else SHARES_IN_DECAY
+            ids, targets, weights = packer.batch(*shape_rng.choices(SHAPES, shares)[0])
+            factor = rate_factor(progress, step)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = compiled(model, ids, targets, weights)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step += 1
+            tokens += ids.numel()
+            recent.append(loss.item())
+            if step % LOG_EVERY == 0:
+                mean = round(float(np.mean(recent)), 4)
+                row = [step, round(elapsed / 60, 2), tokens, f"{rate * factor:.2e}", mean]
+                log.writerow(row)
+                log_file.flush()
+                print(*row, flush=True)
+                recent.clear()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                save(checkpoint, model, dict(step=step, tokens=tokens, finished=False))
+    save(checkpoint, model, dict(step=step, tokens=tokens, finished=True))
+    return step, tokens
