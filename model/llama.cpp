@@ -50,8 +50,8 @@ Status Llama::AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_
       {&buffers_.attended, ActivationKind::kOperand, config.q_size()},
       {&buffers_.gate_up, ActivationKind::kResidual, 2 * ffn},
       {&buffers_.inner, ActivationKind::kOperand, ffn},
-      {&buffers_.last, ActivationKind::kResidual, hidden},
-      {&buffers_.last_normed, ActivationKind::kOperand, hidden},
+      {&buffers_.last_residual, ActivationKind::kResidual, hidden},
+      {&buffers_.last_attended, ActivationKind::kOperand, config.q_size()},
   };
   for (const Wanted& buffer : wanted) {
     const auto id = backend.AddActivation(buffer.kind, buffer.cols);
@@ -61,29 +61,42 @@ Status Llama::AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_
   return {};
 }
 
+// After the last attention only rows whose logits are needed go on: in prefill, few of them.
 void Llama::Forward(Backend& backend, std::shared_ptr<const StepInput> step) const {
+  const int32_t last = attention_.layers - 1;
   backend.BeginStep(std::move(step));
   backend.Embed(weights_.embedding, buffers_.residual);
-  for (int32_t i = 0; i < attention_.layers; ++i) ForwardLayer(backend, i);
-  backend.GatherLogitRows(buffers_.residual, buffers_.last);
-  backend.RmsNorm(buffers_.last, weights_.norm, epsilon_, buffers_.last_normed);
-  backend.Sample(buffers_.last_normed, weights_.head);
+  for (int32_t i = 0; i < last; ++i) {
+    Attend(backend, i);
+    FeedForward(backend, i, buffers_.attended, buffers_.residual);
+  }
+  Attend(backend, last);
+  backend.GatherLogitRows(buffers_.attended, buffers_.last_attended);
+  backend.GatherLogitRows(buffers_.residual, buffers_.last_residual);
+  FeedForward(backend, last, buffers_.last_attended, buffers_.last_residual);
+  backend.RmsNorm(buffers_.last_residual, weights_.norm, epsilon_, buffers_.normed);
+  backend.Sample(buffers_.normed, weights_.head);
   backend.EndStep();
 }
 
-void Llama::ForwardLayer(Backend& backend, int32_t index) const {
+// residual -> attended
+void Llama::Attend(Backend& backend, int32_t index) const {
   const LlamaLayer& layer = weights_.layers[static_cast<size_t>(index)];
   backend.RmsNorm(buffers_.residual, layer.attention_norm, epsilon_, buffers_.normed);
   backend.MatMul(buffers_.normed, layer.qkv, layer.qkv_bias, MatMulMode::kOverwrite, buffers_.qkv);
   backend.RotaryAndStore(kv_, index, rotary_, buffers_.qkv);
   backend.TreeAttention(kv_, index, buffers_.qkv, buffers_.attended);
-  backend.MatMul(buffers_.attended, layer.output, layer.output_bias, MatMulMode::kAccumulate,
-                 buffers_.residual);
-  backend.RmsNorm(buffers_.residual, layer.ffn_norm, epsilon_, buffers_.normed);
+}
+
+// Adds the attention's and the feed-forward network's outputs to `residual`.
+void Llama::FeedForward(Backend& backend, int32_t index, ActivationId attended, ActivationId residual) const {
+  const LlamaLayer& layer = weights_.layers[static_cast<size_t>(index)];
+  backend.MatMul(attended, layer.output, layer.output_bias, MatMulMode::kAccumulate, residual);
+  backend.RmsNorm(residual, layer.ffn_norm, epsilon_, buffers_.normed);
   backend.MatMul(buffers_.normed, layer.gate_up, layer.gate_up_bias, MatMulMode::kOverwrite,
                  buffers_.gate_up);
   backend.SwiGlu(buffers_.gate_up, buffers_.inner);
-  backend.MatMul(buffers_.inner, layer.down, layer.down_bias, MatMulMode::kAccumulate, buffers_.residual);
+  backend.MatMul(buffers_.inner, layer.down, layer.down_bias, MatMulMode::kAccumulate, residual);
 }
 
 }  // namespace espalier

@@ -31,19 +31,20 @@ class Llama {
  private:
   // [max_rows, ...]
   struct Activations {
-    ActivationId residual;  // hidden
-    ActivationId normed;    // hidden
-    ActivationId qkv;       // (query_heads + 2 * kv_heads) * head_dim
-    ActivationId attended;  // query_heads * head_dim
-    ActivationId gate_up;   // 2 * intermediate
-    ActivationId inner;     // intermediate
-    ActivationId last;      // hidden, of the rows whose logits are needed
-    ActivationId last_normed;
+    ActivationId residual;       // hidden
+    ActivationId normed;         // hidden
+    ActivationId qkv;            // (query_heads + 2 * kv_heads) * head_dim
+    ActivationId attended;       // query_heads * head_dim
+    ActivationId gate_up;        // 2 * intermediate
+    ActivationId inner;          // intermediate
+    ActivationId last_residual;  // as residual and attended, of the rows whose logits are needed
+    ActivationId last_attended;
   };
 
   Llama() = default;
   Status AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_t max_positions, Backend& backend);
-  void ForwardLayer(Backend& backend, int32_t index) const;
+  void Attend(Backend& backend, int32_t index) const;
+  void FeedForward(Backend& backend, int32_t index, ActivationId attended, ActivationId residual) const;
 
   AttentionShape attention_;
   float epsilon_ = 0.0F;

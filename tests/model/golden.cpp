@@ -98,10 +98,10 @@ GoldenReport Compare(const Golden& golden, ModelRunner& runner, int32_t chunk) {
   const int32_t vocab = runner.info().vocab_size;
   std::vector<int32_t> whole = golden.prompt;
   whole.insert(whole.end(), golden.greedy.begin(), golden.greedy.end());
-  const auto logits = decoder.Logits(whole, chunk);
+  const auto logits = decoder.AllLogits(whole, chunk);
   REQUIRE(logits.ok());
   CompareLogits(golden, *logits, vocab, report);
-  const auto text_logits = golden.text == whole ? logits : decoder.Logits(golden.text, chunk);
+  const auto text_logits = golden.text == whole ? logits : decoder.AllLogits(golden.text, chunk);
   REQUIRE(text_logits.ok());
   CompareLogprobs(golden, *text_logits, vocab, report);
 

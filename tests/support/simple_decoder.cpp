@@ -50,9 +50,11 @@ void SimpleDecoder::AddPiece(const Piece& piece, StepInput& step) {
     batch.row_position.push_back(position);
     batch.row_subtree_end.push_back(first_row + piece.rows);
     step.tokens.push_back({.token_id = sequence.tokens[static_cast<size_t>(position)], .slot = -1});
-    if (piece.all_logits || i + 1 == piece.rows) step.logit_rows.push_back(first_row + i);
+    if (piece.logits == Logits::kAll || (piece.logits == Logits::kLast && i + 1 == piece.rows))
+      step.logit_rows.push_back(first_row + i);
   }
   sequence.computed += piece.rows;
+  if (piece.logits == Logits::kNone) return;
   step.samples.push_back({.logit_index = static_cast<int32_t>(step.logit_rows.size()) - 1,
                           .slot = piece.sequence,
                           .params = 0,
@@ -75,12 +77,12 @@ Result<StepResult> SimpleDecoder::Step(std::span<const Piece> pieces) {
   return runner_.Wait();
 }
 
-Result<std::vector<float>> SimpleDecoder::Logits(const std::vector<int32_t>& tokens, int32_t chunk) {
+Result<std::vector<float>> SimpleDecoder::AllLogits(const std::vector<int32_t>& tokens, int32_t chunk) {
   Clear();
   const int32_t sequence = AddSequence(tokens);
   std::vector<float> logits;
   while (Pending(sequence) > 0) {
-    const Piece piece{sequence, std::min(chunk, Pending(sequence)), true};
+    const Piece piece{sequence, std::min(chunk, Pending(sequence)), Logits::kAll};
     auto result = Step({&piece, 1});
     if (!result) return result.error();
     logits.insert(logits.end(), result->logits.begin(), result->logits.end());
@@ -98,17 +100,19 @@ Result<std::vector<std::vector<int32_t>>> SimpleDecoder::Greedy(
     int32_t rows = 0;
     for (int32_t i = 0; i < static_cast<int32_t>(prompts.size()) && rows < max_rows; ++i) {
       if (static_cast<int32_t>(out[static_cast<size_t>(i)].size()) >= new_tokens) continue;
-      pieces.push_back({i, std::min(Pending(i), max_rows - rows), false});
-      rows += pieces.back().rows;
+      const int32_t count = std::min(Pending(i), max_rows - rows);
+      pieces.push_back({i, count, count == Pending(i) ? Logits::kLast : Logits::kNone});
+      rows += count;
     }
     if (pieces.empty()) return out;
     auto result = Step(pieces);
     if (!result) return result.error();
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      if (Pending(pieces[i].sequence) > 0) continue;  // Within its prompt: the sample means nothing.
-      const int32_t token = result->samples[i].token_id;
-      out[static_cast<size_t>(pieces[i].sequence)].push_back(token);
-      Append(pieces[i].sequence, token);
+    size_t sample = 0;
+    for (const Piece& piece : pieces) {
+      if (piece.logits == Logits::kNone) continue;  // Within its prompt.
+      const int32_t token = result->samples[sample++].token_id;
+      out[static_cast<size_t>(piece.sequence)].push_back(token);
+      Append(piece.sequence, token);
     }
   }
 }

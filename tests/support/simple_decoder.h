@@ -13,11 +13,14 @@ namespace espalier::test {
 // one after another from the runner's pool. Not for use beside another user of the runner.
 class SimpleDecoder {
  public:
+  // Which rows' logits a piece asks for.
+  enum class Logits { kNone, kLast, kAll };
+
   // The next `rows` tokens of a sequence that are not computed yet.
   struct Piece {
     int32_t sequence = 0;
     int32_t rows = 0;
-    bool all_logits = false;  // of every row; otherwise of the last row only
+    Logits logits = Logits::kLast;
   };
 
   explicit SimpleDecoder(ModelRunner& runner) : runner_(runner) {}
@@ -35,7 +38,7 @@ class SimpleDecoder {
   Result<StepResult> Step(std::span<const Piece> pieces);
 
   // Logits [tokens, vocab] of one sequence, computed in chunks of at most `chunk` tokens. Clears first.
-  Result<std::vector<float>> Logits(const std::vector<int32_t>& tokens, int32_t chunk);
+  Result<std::vector<float>> AllLogits(const std::vector<int32_t>& tokens, int32_t chunk);
 
   // Greedy continuations of all prompts together, in steps of at most `max_rows` rows. Clears first.
   Result<std::vector<std::vector<int32_t>>> Greedy(const std::vector<std::vector<int32_t>>& prompts,
