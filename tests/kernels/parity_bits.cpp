@@ -1,0 +1,180 @@
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/kernels/parity.h"
+#include "tests/support/catch.h"
+
+// For backends that promise it: the bits of a row do not depend on the plan or on what else is in the step.
+namespace espalier::test {
+
+namespace {
+
+constexpr int32_t kMaxRows = 256;
+constexpr int32_t kBlocks = 256;
+
+AttentionShape Shape(DType dtype) {
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.query_heads = 6;
+  shape.kv_heads = 2;
+  shape.head_dim = 64;
+  shape.kv_dtype = dtype;
+  return shape;
+}
+
+Forest FittingForest(Random& random) {
+  while (true) {
+    Forest forest = Pick(random, 0, 2) == 0 ? FewShotForest(random, Pick(random, 100, 600),
+                                                            Pick(random, 2, 60), Pick(random, 0, 30))
+                                            : MixedForest(random, {3, 3, 3, Pick(random, 1, 20), 20});
+    if (forest.batch.rows() > kMaxRows || forest.batch.blocks.size() > kBlocks) continue;
+    for (size_t i = 0; i < forest.batch.blocks.size(); ++i) {
+      forest.batch.blocks[i] = static_cast<int32_t>((i * 37) % kBlocks);
+    }
+    return forest;
+  }
+}
+
+// The path of one row as a batch of its own, the tokens before it as cached ones. None where that cannot be
+// said: tokens of this step that do not lie as cached ones would (token trees).
+std::optional<TreeBatch> Alone(const Forest& forest, int32_t row) {
+  const TreeBatch& batch = forest.batch;
+  std::vector<int32_t> path = forest.NodesSeenBy(row);
+  std::reverse(path.begin(), path.end());
+  TreeBatch alone;
+  alone.block_tokens = batch.block_tokens;
+  int32_t last = -1;
+  for (const int32_t index : path) {
+    const BatchNode& source = batch.nodes[static_cast<size_t>(index)];
+    const bool own = index == path.back();
+    const int32_t own_end = own ? row : source.first_row + source.rows;
+    for (int32_t r = source.first_row; r < own_end; ++r) {
+      if (batch.row_subtree_end[static_cast<size_t>(r)] <= row) return std::nullopt;
+    }
+    BatchNode node;
+    node.parent = last;
+    node.begin_position = source.begin_position;
+    node.cached_tokens = source.cached_tokens + own_end - source.first_row;
+    node.rows = own ? 1 : 0;
+    node.subtree_end_row = 1;
+    if (node.cached_tokens > 0 && node.begin_position % batch.block_tokens != 0) return std::nullopt;
+    node.first_block = static_cast<int32_t>(alone.blocks.size());
+    const int32_t blocks = (node.cached_tokens + node.rows + batch.block_tokens - 1) / batch.block_tokens;
+    const auto begin = batch.blocks.begin() + source.first_block;
+    alone.blocks.insert(alone.blocks.end(), begin, begin + blocks);
+    last = static_cast<int32_t>(alone.nodes.size());
+    alone.nodes.push_back(node);
+  }
+  alone.row_node = {last};
+  alone.row_position = {batch.row_position[static_cast<size_t>(row)]};
+  alone.row_subtree_end = {1};
+  return alone;
+}
+
+std::vector<float> Attend(AttentionRig& rig, const TreeBatch& batch, DType dtype, const PlanOptions& options,
+                          std::span<const float> qkv) {
+  auto step = MakeStep(batch);
+  step->plan = PlanAttention(batch, Shape(dtype), options);
+  return rig.Attend(step, qkv);
+}
+
+bool SameBits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("A row's attention has the same bits under flatten and sequence, cut or not, low tiles or high") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  for (Candidate& candidate : candidates) {
+    AttentionRig rig(*candidate.backend, Shape(candidate.dtype), kBlocks, 16, kMaxRows);
+    rig.Fill(31);
+    for (uint32_t seed = 0; seed < 12; ++seed) {
+      Random random(seed);
+      const Forest forest = FittingForest(random);
+      const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rig.qkv_cols()));
+      PlanOptions options = candidate.backend->info().plan;
+      const std::vector<float> expected = Attend(rig, forest.batch, candidate.dtype, options, qkv);
+      INFO(candidate.name << " seed " << seed);
+      options.processors = 64;
+      REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+      options.max_tile_rows = 3;
+      REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+      options.mode = AttentionMode::kSequence;
+      REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+      options.processors = 1;
+      REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+    }
+  }
+}
+
+TEST_CASE("A row's attention has the same bits alone and in a batch") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  for (Candidate& candidate : candidates) {
+    AttentionRig rig(*candidate.backend, Shape(candidate.dtype), kBlocks, 16, kMaxRows);
+    rig.Fill(32);
+    int32_t compared = 0;
+    for (uint32_t seed = 0; seed < 12; ++seed) {
+      Random random(seed);
+      const Forest forest = FittingForest(random);
+      const auto cols = static_cast<size_t>(rig.qkv_cols());
+      const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows()) * cols);
+      const PlanOptions options = candidate.backend->info().plan;
+      const std::vector<float> all = Attend(rig, forest.batch, candidate.dtype, options, qkv);
+      const size_t out_cols = all.size() / static_cast<size_t>(forest.batch.rows());
+      for (int32_t row = 0; row < forest.batch.rows(); row += Pick(random, 1, 6)) {
+        const std::optional<TreeBatch> alone = Alone(forest, row);
+        if (!alone) continue;
+        REQUIRE(ValidateBatch(*alone).ok());
+        const auto r = static_cast<size_t>(row);
+        const std::vector<float> one = Attend(rig, *alone, candidate.dtype, options,
+                                              std::span<const float>(qkv).subspan(r * cols, cols));
+        INFO(candidate.name << " seed " << seed << " row " << row);
+        REQUIRE(SameBits(one, std::span<const float>(all).subspan(r * out_cols, out_cols)));
+        ++compared;
+      }
+    }
+    REQUIRE(compared > 30);
+  }
+}
+
+TEST_CASE("A row of a matrix product has the same bits alone and in a batch") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  Random random(33);
+  for (Candidate& candidate : candidates) {
+    Backend& backend = *candidate.backend;
+    for (const int32_t k : {64, 200, 704}) {
+      constexpr int32_t kWidth = 150;
+      const MatrixId w = AddMatrix(backend, RandomValues(random, static_cast<size_t>(kWidth * k)), kWidth);
+      const ActivationId in = PoisonedActivation(backend, ActivationKind::kOperand, k, kMaxRows);
+      const ActivationId out = PoisonedActivation(backend, ActivationKind::kResidual, kWidth, kMaxRows);
+      const auto product = [&](std::span<const float> rows) {
+        std::vector<float> result;
+        const auto count = static_cast<int32_t>(rows.size()) / k;
+        RunStep(backend, MakeStep(RowsOnly(count)), [&] {
+          backend.WriteActivation(in, rows);
+          backend.MatMul(in, w, VectorId::kNone, MatMulMode::kOverwrite, out);
+          result = backend.ReadActivation(out);
+        });
+        return result;
+      };
+      const auto rows = RandomValues(random, static_cast<size_t>(200 * k));
+      const std::vector<float> all = product(rows);
+      for (const int32_t count : {1, 2, 7, 16, 33, 64, 130}) {
+        const std::vector<float> some =
+            product(std::span<const float>(rows).first(static_cast<size_t>(count * k)));
+        INFO(candidate.name << " k " << k << " rows " << count);
+        REQUIRE(SameBits(some, std::span<const float>(all).first(some.size())));
+      }
+    }
+  }
+}
+
+}  // namespace espalier::test
