@@ -9,6 +9,8 @@
 namespace espalier::cpu {
 namespace {
 
+constexpr int32_t kMostPieces = kSegmentTokens / kLanes;
+
 template <typename P>
 struct Tile {
   using Weight = typename P::Weight;
@@ -49,41 +51,17 @@ void PackQueries(const Tile<P>& t) {
   }
 }
 
-// out[row][panel of 16] = rows of Q times `panels` groups of 16 keys.
-template <typename P, int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void ScoreTile(const typename P::Operand* q, int32_t head_dim,
-                               const typename P::Weight* const (&keys)[kPanels], float* const (&out)[kPanels],
-                               int64_t out_stride) {
-  Vec acc[kRows][kPanels];
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = Set1(0.0F);
-  }
-  MultiplyTile<P, kRows, kPanels, false>(q, head_dim, keys, head_dim / P::kStep, acc);
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) Store(out[p] + r * out_stride, acc[r][p]);
-  }
-}
-
 // Scores of packed rows [begin, end) against kPanels groups of 16 keys.
 template <typename P, int32_t kPanels>
-void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end,
-                 const typename P::Weight* const (&keys)[kPanels], float* const (&out)[kPanels],
-                 int64_t out_stride) {
-  const int32_t groups = (end - begin + kTileRows - 1) / kTileRows;
-  int32_t row = begin;
-  for (int32_t i = 0; i < groups; ++i) {
-    const int32_t rows = (end - row + groups - i - 1) / (groups - i);
-    float* tile_out[kPanels];
-    for (int32_t p = 0; p < kPanels; ++p) tile_out[p] = out[p] + (row - begin) * out_stride;
-    WithConstant<kTileRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
-      ScoreTile<P, decltype(n)::value, kPanels>(t.Queries(row), t.args.head_dim, keys, tile_out, out_stride);
-    });
-    row += rows;
-  }
+void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
+                 float* const (&out)[kPanels], int64_t out_stride) {
+  TileRows<P> rows;
+  rows.a = t.Queries(begin);
+  rows.a_stride = t.args.head_dim;
+  for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = out[p];
+  rows.c_stride = out_stride;
+  rows.from_zero = true;
+  MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
 }
 
 // All blocks of a run for packed rows that see all of them.
@@ -98,14 +76,17 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
   const auto out = [&](int32_t panel) {
     return t.Scores(begin) + t.x.run[panel / panels_per_block].column + panel % panels_per_block * kLanes;
   };
+  const int32_t lines = t.args.head_dim / P::kStep;
   int32_t panel = 0;
   if constexpr (kTilePanels == 2) {
     for (; panel + 2 <= panels; panel += 2) {
-      ScorePanels<P, 2>(t, begin, end, {keys(panel), keys(panel + 1)}, {out(panel), out(panel + 1)},
-                        kScoreStride);
+      ScorePanels<P, 2>(t, begin, end, {{keys(panel), keys(panel + 1)}, 0, lines},
+                        {out(panel), out(panel + 1)}, kScoreStride);
     }
   }
-  for (; panel < panels; ++panel) ScorePanels<P, 1>(t, begin, end, {keys(panel)}, {out(panel)}, kScoreStride);
+  for (; panel < panels; ++panel) {
+    ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines}, {out(panel)}, kScoreStride);
+  }
 }
 
 // One row that sees part of a block: scores to the side, then those it sees to their columns.
@@ -115,7 +96,8 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const int32_t packed = t.Packed(row);
   for (int32_t slot = visit.slot_begin / kLanes * kLanes; slot < visit.slot_end; slot += kLanes) {
     const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.head_dim;
-    ScorePanels<P, 1>(t, packed, packed + t.group, {keys}, {t.x.tile + slot}, tokens);
+    ScorePanels<P, 1>(t, packed, packed + t.group, {{keys}, 0, t.args.head_dim / P::kStep}, {t.x.tile + slot},
+                      tokens);
   }
   for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
     const PlanEntry& entry = t.args.entries[i];
@@ -177,39 +159,42 @@ void SoftmaxSegment(const Tile<P>& t, const Segment& segment) {
   }
 }
 
-// Adds P times the V of a run to `rows` packed rows, kPanels times 16 dims from `dim` on.
-template <typename P, int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void ValueTile(const Tile<P>& t, int32_t blocks, int32_t row, int32_t dim) {
-  Vec acc[kRows][kPanels];
-  float* out = t.SegmentOut(row) + dim;
-  LoadTile<kRows, kPanels>(out, t.args.head_dim, acc);
-  const int32_t tokens = t.args.kv.stored_tokens;
-  for (int32_t i = 0; i < blocks; ++i) {
-    const auto* values = static_cast<const typename P::Weight*>(t.x.run[i].data) + t.ValuesOffset() +
-                         static_cast<int64_t>(dim) * tokens;
-    const typename P::Weight* panels[kPanels];
-    for (int32_t p = 0; p < kPanels; ++p) panels[p] = values + static_cast<int64_t>(p) * kLanes * tokens;
-    MultiplyTile<P, kRows, kPanels, false>(t.Probabilities(row) + t.x.run[i].column,
-                                           Tile<P>::kProbabilityStride, panels, tokens / P::kStep, acc);
+// Adds P times V to packed rows from `row` on, kPanels times 16 dims from `dim` on. A run block's data is the
+// line of V at which it begins, its column that of P.
+template <typename P, int32_t kPanels>
+void ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim, int32_t blocks,
+                 int32_t lines) {
+  Piece<P> pieces[kMostPieces];
+  for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
+  for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
+    const int32_t pieces_here = MinOf(kMostPieces, blocks - begin);
+    for (int32_t i = 0; i < pieces_here; ++i) {
+      const RunBlock& block = t.x.run[begin + i];
+      const auto* values = static_cast<const typename P::Weight*>(block.data);
+      for (int32_t p = 0; p < kPanels; ++p) {
+        pieces[i].weights[p] = values + static_cast<int64_t>(dim + p * kLanes) * t.args.kv.stored_tokens;
+      }
+      pieces[i].operand_offset = block.column;
+      pieces[i].lines = lines;
+    }
+    MultiplyRows<P, kPanels>(rows, count, pieces, pieces_here);
   }
-  StoreTile<kRows, kPanels>(out, t.args.head_dim, acc);
 }
 
+// `count` packed rows from `row` on times the first `lines` lines of the run's blocks.
 template <typename P>
-void ValueRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
-  const int32_t groups = (end - begin + kTileRows - 1) / kTileRows;
-  int32_t row = begin;
-  for (int32_t i = 0; i < groups; ++i) {
-    const int32_t rows = (end - row + groups - i - 1) / (groups - i);
-    WithConstant<kTileRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
-      int32_t dim = 0;
-      for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
-        ValueTile<P, decltype(n)::value, kTilePanels>(t, blocks, row, dim);
-      }
-      for (; dim < t.args.head_dim; dim += kLanes) ValueTile<P, decltype(n)::value, 1>(t, blocks, row, dim);
-    });
-    row += rows;
+void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_t stride, int32_t row,
+              int32_t count, int32_t blocks, int32_t lines) {
+  TileRows<P> rows;
+  rows.a = probabilities;
+  rows.a_stride = stride;
+  rows.c_stride = t.args.head_dim;
+  rows.from_zero = false;
+  int32_t dim = 0;
+  for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
+    ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines);
   }
+  for (; dim < t.args.head_dim; dim += kLanes) ValuePanels<P, 1>(t, rows, count, row, dim, blocks, lines);
 }
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.
@@ -233,19 +218,8 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const int32_t lines = (visit.slot_end + P::kStep - 1) / P::kStep - first;
   const auto* values =
       t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
-  for (int32_t dim = 0; dim < t.args.head_dim; dim += kLanes) {
-    const typename P::Weight* const panel[1] = {values + static_cast<int64_t>(dim) * tokens};
-    for (int32_t g = 0; g < t.group; g += kTileRows) {
-      WithConstant<kTileRows>(MinOf(kTileRows, t.group - g), [&](auto n) ESPALIER_INLINE_LAMBDA {
-        constexpr int32_t kRows = decltype(n)::value;
-        Vec acc[kRows][1];
-        float* out = t.SegmentOut(packed + g) + dim;
-        LoadTile<kRows, 1>(out, t.args.head_dim, acc);
-        MultiplyTile<P, kRows, 1, false>(tile + g * tokens + first * P::kStep, tokens, panel, lines, acc);
-        StoreTile<kRows, 1>(out, t.args.head_dim, acc);
-      });
-    }
-  }
+  t.x.run[0] = {values, 0};
+  ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines);
 }
 
 // Blocks in the order of the entries: for each row in ascending position.
@@ -262,7 +236,9 @@ void ValueSegment(const Tile<P>& t, const Segment& segment) {
     const bool extends = visit.direct_begin == run_begin && visit.direct_end == run_end &&
                          visit.row_begin == run_begin && visit.row_end == run_end;
     if (blocks > 0 && !extends) {
-      ValueRun(t, blocks, t.Packed(run_begin), t.Packed(run_end));
+      const int32_t row = t.Packed(run_begin);
+      ValueRun(t, t.Probabilities(row), Tile<P>::kProbabilityStride, row, t.Packed(run_end) - row, blocks,
+               t.args.kv.stored_tokens / P::kStep);
       blocks = 0;
     }
     for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ValueRow(t, segment, visit, row);
@@ -270,7 +246,7 @@ void ValueSegment(const Tile<P>& t, const Segment& segment) {
     if (visit.direct_begin == visit.direct_end) continue;
     run_begin = visit.direct_begin;
     run_end = visit.direct_end;
-    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
+    t.x.run[blocks++] = {t.KeysOf(visit.block) + t.ValuesOffset(), visit.column};
   }
 }
 

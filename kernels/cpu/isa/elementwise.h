@@ -105,25 +105,21 @@ uint32_t ReadBytes(const void* data, int64_t bytes) {
 
 // A register tile over lines that stay in L1: the most that products of bf16 weights can reach.
 float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
-  constexpr int32_t kLines = kChunkK / 2;
-  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * 2] = {};
-  alignas(64) Bf16Product::Operand rows[kTileRows][kChunkK] = {};
-  const bf16_t* panels[kTilePanels];
-  for (int32_t p = 0; p < kTilePanels; ++p) panels[p] = weights[p];
-  Vec acc[kTileRows][kTilePanels];
-  for (int32_t r = 0; r < kTileRows; ++r) {
-    for (int32_t p = 0; p < kTilePanels; ++p) acc[r][p] = Set1(0.0F);
+  constexpr int32_t kRows = kRowSizes[0];
+  constexpr int32_t kLines = kChunkK / Bf16Product::kStep;
+  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Product::kStep] = {};
+  alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
+  alignas(64) float c[kRows][kTilePanels * kLanes] = {};
+  Piece<Bf16Product> piece = {};
+  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
+  for (int32_t p = 0; p < kTilePanels; ++p) {
+    piece.weights[p] = weights[p];
+    rows.c[p] = c[0] + p * kLanes;
   }
-  for (int64_t i = 0; i < rounds; ++i) {
-    __asm__ volatile("" ::: "memory");
-    MultiplyTile<Bf16Product, kTileRows, kTilePanels, false>(rows[0], kChunkK, panels, kLines, acc);
-  }
-  *multiply_adds = rounds * kTileRows * kTilePanels * kLanes * kChunkK;
-  float sum = 0.0F;
-  for (int32_t r = 0; r < kTileRows; ++r) {
-    for (int32_t p = 0; p < kTilePanels; ++p) sum += ReduceAdd(acc[r][p]);
-  }
-  return sum;
+  piece.lines = kLines;
+  for (int64_t i = 0; i < rounds; ++i) MultiplyTile<Bf16Product, kRows, kTilePanels>(rows, &piece, 1);
+  *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
+  return c[0][0];
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// For kernels_*.cpp only, after products.h: everything has internal linkage.
+// For kernels_*.cpp only, after tile.h: everything has internal linkage.
 #pragma once
 
 // Products of rows with packed weights (GemmArgs). Whatever the blocking, an element of C is one chain of
@@ -6,54 +6,6 @@
 // fp32 changes no bit.
 namespace espalier::cpu {
 namespace {
-
-// acc[row][panel] += A[row, 0 .. lines * kStep) * panels; one line is 16 outputs by kStep of k.
-template <typename P, int32_t kRows, int32_t kPanels, bool kPrefetch>
-ESPALIER_INLINE void MultiplyTile(const typename P::Operand* a, int64_t a_stride,
-                                  const typename P::Weight* const (&weights)[kPanels], int32_t lines,
-                                  Vec (&acc)[kRows][kPanels]) {
-  // Rows three apart share a pointer: few enough registers for any kRows.
-  const typename P::Operand* bases[(kRows + 2) / 3];
-#pragma GCC unroll 16
-  for (int32_t i = 0; i < (kRows + 2) / 3; ++i) bases[i] = a + 3 * i * a_stride;
-  for (int32_t line = 0; line < lines; ++line) {
-    typename P::Line w[kPanels];
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) {
-      const typename P::Weight* address = weights[p] + static_cast<int64_t>(line) * kLanes * P::kStep;
-      w[p] = P::LoadLine(address);
-      if constexpr (kPrefetch) {
-        __builtin_prefetch(reinterpret_cast<const char*>(address) + kPrefetchBytes, 0, 3);
-      }
-    }
-#pragma GCC unroll 16
-    for (int32_t r = 0; r < kRows; ++r) {
-      const typename P::Broadcast x = P::LoadOperand(bases[r / 3] + (r % 3) * a_stride);
-#pragma GCC unroll 16
-      for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = P::MulAdd(w[p], x, acc[r][p]);
-    }
-#pragma GCC unroll 16
-    for (int32_t i = 0; i < (kRows + 2) / 3; ++i) bases[i] += P::kStep;
-  }
-}
-
-template <int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void LoadTile(const float* c, int64_t stride, Vec (&acc)[kRows][kPanels]) {
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = Load(c + r * stride + p * kLanes);
-  }
-}
-
-template <int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void StoreTile(float* c, int64_t stride, const Vec (&acc)[kRows][kPanels]) {
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) Store(c + r * stride + p * kLanes, acc[r][p]);
-  }
-}
 
 // Where the panels of a block lie.
 template <typename P>
@@ -96,83 +48,63 @@ void StartBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   }
 }
 
-template <typename P, int32_t kRows, bool kPrefetch>
-ESPALIER_INLINE void StreamPanel(const typename P::Operand* a, int64_t a_stride,
-                                 const typename P::Weight* panel, int32_t lines, float* c, int64_t c_stride) {
-  Vec acc[kRows][1];
-  const typename P::Weight* const panels[1] = {panel};
-  LoadTile<kRows, 1>(c, c_stride, acc);
-  MultiplyTile<P, kRows, 1, kPrefetch>(a, a_stride, panels, lines, acc);
-  StoreTile<kRows, 1>(c, c_stride, acc);
+template <typename P>
+TileRows<P> RowsOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t panel) {
+  TileRows<P> rows;
+  rows.a = static_cast<const typename P::Operand*>(args.a) + row * args.a_stride;
+  rows.a_stride = args.a_stride;
+  for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = block.c + row * args.c_stride + (panel + p) * kLanes;
+  rows.c_stride = args.c_stride;
+  rows.from_zero = false;
+  return rows;
 }
 
-// Few rows: the weights pass by once, in the order in which they lie; 4 or 8 KB of them stay in L1 while
-// groups of rows take their turn.
+// Panels [panel, panel + kPanels), k from `k` to the end of its chunk or of A.
+template <typename P, int32_t kPanels>
+Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
+  Piece<P> piece;
+  for (int32_t p = 0; p < kPanels; ++p) piece.weights[p] = block.Panel(k, panel + p);
+  piece.operand_offset = k;
+  piece.lines = ((args.k - k < kChunkK ? args.k - k : kChunkK) + P::kStep - 1) / P::kStep;
+  return piece;
+}
+
+// Few rows: the weights pass by once, in the order in which they lie; 4 or 8 KB of them stay in L1 while the
+// rows take their turn.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
-  const auto* a = static_cast<const typename P::Operand*>(args.a);
-  const int32_t groups = (args.rows + kStreamRows - 1) / kStreamRows;
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    const int32_t length = args.k - k < kChunkK ? args.k - k : kChunkK;
-    const int32_t lines = (length + P::kStep - 1) / P::kStep;
     for (int32_t panel = 0; panel < block.panels; ++panel) {
-      const typename P::Weight* weights = block.Panel(k, panel);
-      int32_t row = 0;
-      for (int32_t group = 0; group < groups; ++group) {
-        const int32_t rows = (args.rows - row + groups - group - 1) / (groups - group);
-        const typename P::Operand* x = a + row * args.a_stride + k;
-        float* c = block.c + row * args.c_stride + panel * kLanes;
-        WithConstant<kStreamRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
-          if (group == 0) {
-            StreamPanel<P, decltype(n)::value, true>(x, args.a_stride, weights, lines, c, args.c_stride);
-          } else {
-            StreamPanel<P, decltype(n)::value, false>(x, args.a_stride, weights, lines, c, args.c_stride);
-          }
-        });
-        row += rows;
-      }
+      const Piece<P> piece = PieceOf<P, 1>(args, block, panel, k);
+      MultiplyRows<P, 1>(RowsOf(args, block, 0, panel), args.rows, &piece, 1);
     }
   }
 }
 
-constexpr int32_t kStretchK = 4 * kChunkK;  // k of a block whose weights stay in L2
+constexpr int32_t kStretchPieces = 4;  // chunks of k of a block whose weights stay in L2
 
-template <typename P, int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
-                                     int32_t panel, int32_t k_begin, int32_t k_end) {
-  const auto* a = static_cast<const typename P::Operand*>(args.a) + row * args.a_stride;
-  float* c = block.c + row * args.c_stride + panel * kLanes;
-  Vec acc[kRows][kPanels];
-  LoadTile<kRows, kPanels>(c, args.c_stride, acc);
-  for (int32_t k = k_begin; k < k_end; k += kChunkK) {
-    const int32_t length = k_end - k < kChunkK ? k_end - k : kChunkK;
-    const typename P::Weight* panels[kPanels];
-    for (int32_t p = 0; p < kPanels; ++p) panels[p] = block.Panel(k, panel + p);
-    MultiplyTile<P, kRows, kPanels, false>(a + k, args.a_stride, panels, (length + P::kStep - 1) / P::kStep,
-                                           acc);
+template <typename P, int32_t kPanels>
+void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows,
+                     int32_t panel, int32_t k) {
+  Piece<P> pieces[kStretchPieces];
+  int32_t count = 0;
+  for (; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
+    pieces[count] = PieceOf<P, kPanels>(args, block, panel, k);
   }
-  StoreTile<kRows, kPanels>(c, args.c_stride, acc);
+  MultiplyRows<P, kPanels>(RowsOf(args, block, row, panel), rows, pieces, count);
 }
 
-// Many rows: a stretch of k of the block stays in L2, a group of rows in L1, a tile of C in registers.
+// Many rows: a stretch of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.
 template <typename P>
 void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
-  const int32_t groups = (args.rows + kTileRows - 1) / kTileRows;
-  for (int32_t k = 0; k < args.k; k += kStretchK) {
-    const int32_t k_end = args.k - k < kStretchK ? args.k : k + kStretchK;
-    int32_t row = 0;
-    for (int32_t group = 0; group < groups; ++group) {
-      const int32_t rows = (args.rows - row + groups - group - 1) / (groups - group);
-      WithConstant<kTileRows>(rows, [&](auto n) ESPALIER_INLINE_LAMBDA {
-        int32_t panel = 0;
-        for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-          MultiplyStretch<P, decltype(n)::value, kTilePanels>(args, block, row, panel, k, k_end);
-        }
-        for (; panel < block.panels; ++panel) {
-          MultiplyStretch<P, decltype(n)::value, 1>(args, block, row, panel, k, k_end);
-        }
-      });
-      row += rows;
+  for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
+    for (int32_t row = 0; row < args.rows; row += kRowSizes[0]) {
+      const int32_t rows = args.rows - row < kRowSizes[0] ? args.rows - row : kRowSizes[0];
+      int32_t panel = 0;
+      for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
+        MultiplyStretch<P, kTilePanels>(args, block, row, rows, panel, k);
+      }
+      for (; panel < block.panels; ++panel) MultiplyStretch<P, 1>(args, block, row, rows, panel, k);
     }
   }
 }

@@ -4,6 +4,8 @@
 
 #include "kernels/cpu/isa/products.h"
 
+#include "kernels/cpu/isa/tile.h"
+
 #include "kernels/cpu/isa/gemm.h"
 
 #include "kernels/cpu/isa/attention_visits.h"

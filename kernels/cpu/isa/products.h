@@ -117,20 +117,5 @@ ESPALIER_INLINE void StoreOut(void* out, int64_t index, bool bf16, Vec v) {
   }
 }
 
-template <int32_t kValue>
-struct Constant {
-  static constexpr int32_t value = kValue;
-};
-
-// Calls body(Constant<n>) for the run-time n in [1, kMax].
-template <int32_t kMax, typename Body>
-ESPALIER_INLINE void WithConstant(int32_t n, const Body& body) {
-  if (n == kMax) {
-    body(Constant<kMax>{});
-  } else if constexpr (kMax > 1) {
-    WithConstant<kMax - 1>(n, body);
-  }
-}
-
 }  // namespace
 }  // namespace espalier::cpu

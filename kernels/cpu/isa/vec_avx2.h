@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #define ESPALIER_INLINE inline __attribute__((always_inline))
-#define ESPALIER_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace espalier::cpu {
 namespace {
@@ -17,10 +16,13 @@ struct Vec {
   __m256 hi;
 };
 
-constexpr int32_t kTileRows = 4;
+// Rows that a register tile can have, descending, and its panels.
+#ifdef ESPALIER_SMALL_TILES
+constexpr int32_t kRowSizes[] = {2, 1};  // instrumented register tiles take minutes to compile
+#else
+constexpr int32_t kRowSizes[] = {4, 2, 1};
+#endif
 constexpr int32_t kTilePanels = 1;
-constexpr int32_t kStreamRows = 4;
-constexpr int64_t kPrefetchBytes = 1536;
 
 ESPALIER_INLINE Vec Set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 ESPALIER_INLINE Vec Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #define ESPALIER_INLINE inline __attribute__((always_inline))
-#define ESPALIER_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace espalier::cpu {
 namespace {
@@ -16,10 +15,13 @@ struct Vec {
   __m512 v;
 };
 
-constexpr int32_t kTileRows = 12;
+// Rows that a register tile can have, descending, and its panels.
+#ifdef ESPALIER_SMALL_TILES
+constexpr int32_t kRowSizes[] = {2, 1};  // instrumented register tiles take minutes to compile
+#else
+constexpr int32_t kRowSizes[] = {12, 8, 6, 4, 2, 1};
+#endif
 constexpr int32_t kTilePanels = 2;
-constexpr int32_t kStreamRows = 12;
-constexpr int64_t kPrefetchBytes = 1536;
 
 ESPALIER_INLINE Vec Set1(float x) { return {_mm512_set1_ps(x)}; }
 ESPALIER_INLINE Vec Load(const float* p) { return {_mm512_loadu_ps(p)}; }

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #define ESPALIER_INLINE inline __attribute__((always_inline))
-#define ESPALIER_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace espalier::cpu {
 namespace {
@@ -16,10 +15,9 @@ struct Vec {
   Quad q[4];
 };
 
-constexpr int32_t kTileRows = 2;    // rows of a register tile
-constexpr int32_t kTilePanels = 1;  // panels of a register tile
-constexpr int32_t kStreamRows = 2;  // rows of a tile one panel wide
-constexpr int64_t kPrefetchBytes = 1024;
+// Rows that a register tile can have, descending, and its panels.
+constexpr int32_t kRowSizes[] = {2, 1};
+constexpr int32_t kTilePanels = 1;
 
 ESPALIER_INLINE Vec Set1(float x) {
   const Vec::Quad quad = {x, x, x, x};
