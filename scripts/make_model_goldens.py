@@ -11,7 +11,7 @@ Every case holds: prompt, greedy continuation with the margin of each choice (lo
 second), whole rows of fp32 logits at some positions, the fp32 log-probabilities of the text under teacher forcing,
 and the error of transformers' own bfloat16 in these log-probabilities.
 
-Needs: pip install torch transformers. Result: the same on every run of the same versions.
+Needs: pip install torch transformers sentencepiece. Result: the same on every run of the same versions.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import pathlib
 import random
 
 import numpy as np
+import sentencepiece
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import transformers
@@ -262,9 +263,15 @@ def as_transformers_4(path):
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def make_folder(name, path):
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    text = tokenizer.encode(STORY)
+def encode(path, text):
+    if (path / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(path).encode(text)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model"))
+    return processor.encode(text, add_bos=True)
+
+
+def make_folder(name, path, text):
+    text = encode(path, text)
     prompt = text[:12]
     expected = expectations(fp32_model(path), prompt, 64, [len(prompt) - 1, -1], text)
     print(f"{name}: least margin {min(expected['margins']):.4f}, bf16 error {expected['transformers_bfloat16']}")
@@ -284,6 +291,7 @@ def main():
     parser.add_argument("--configs", action="store_true", help="make configs.json")
     parser.add_argument("--folders", action="store_true", help="make folders/ and folders.json")
     parser.add_argument("--folder", metavar="NAME=PATH", action="append", default=[], help="make NAME.json")
+    parser.add_argument("--text", default=STORY, help="text of --folder; its first 12 tokens are the prompt")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--count", type=int, default=20, help="number of random configurations")
     args = parser.parse_args()
@@ -295,7 +303,7 @@ def main():
         make_folders(args.seed)
     for folder in args.folder:
         name, path = folder.split("=", 1)
-        make_folder(name, path)
+        make_folder(name, pathlib.Path(path), args.text)
 
 
 if __name__ == "__main__":

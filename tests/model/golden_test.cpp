@@ -1,7 +1,9 @@
 // The model against transformers (scripts/make_model_goldens.py), on every backend and type.
 #include "tests/model/golden.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <functional>
 
 #include "model/hashed_weights.h"
 #include "model/llama_runner.h"
@@ -13,22 +15,35 @@ namespace {
 
 const std::filesystem::path kData = "tests/model/data";
 
-RunnerOptions OptionsFor(const std::string& backend, DType dtype) {
+RunnerOptions OptionsFor(const std::string& backend, DType dtype, const std::string& isa) {
   RunnerOptions options;
   options.backend.name = backend;
   options.backend.dtype = dtype;
+  options.backend.isa = isa;
   options.backend.threads = 2;
   options.backend.max_rows = 64;
   options.kv_blocks = 40;
   return options;
 }
 
-bool BackendIsThere(const RunnerOptions& options) {
-  const auto backend = CreateBackend(options.backend);
-  if (backend.ok()) return true;
-  REQUIRE(backend.error().code == ErrorCode::kUnimplemented);
-  SkipTest(backend.error().ToString());
-  return false;
+// Calls `check` with options for the instruction set of this machine, and with lesser ones that it has too.
+// Skips the test where the program lacks the backend.
+void ForEachIsa(const std::string& backend, DType dtype,
+                const std::function<void(const RunnerOptions&)>& check) {
+  for (const char* isa : {"auto", "avx2", "portable"}) {
+    const RunnerOptions options = OptionsFor(backend, dtype, isa);
+    const auto created = CreateBackend(options.backend);
+    if (created.ok()) {
+      check(options);
+    } else if (created.error().code == ErrorCode::kUnimplemented) {
+      SkipTest(created.error().ToString());
+      return;
+    } else {
+      REQUIRE(created.error().field == "isa");
+      std::printf("left out: %s\n", created.error().ToString().c_str());
+    }
+    if (backend == "ref") return;
+  }
 }
 
 // Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it.
@@ -52,19 +67,18 @@ void CheckGolden(const Golden& golden, ModelRunner& runner, DType dtype, GoldenR
 }
 
 void Print(const char* what, const RunnerOptions& options, const GoldenReport& worst) {
-  if (options.backend.dtype == DType::kFloat32) {
-    std::printf("%s, %s float32: worst logit error %.2e of the largest logit, %d greedy tokens compared\n",
-                what, options.backend.name.c_str(), worst.logit_error, worst.greedy_checked);
+  const BackendOptions& backend = options.backend;
+  std::printf("%s, %s %s %s: ", what, backend.name.c_str(), backend.isa.c_str(), Name(backend.dtype));
+  if (backend.dtype == DType::kFloat32) {
+    std::printf("logits off by at most %.2e of the largest, %d greedy tokens compared\n", worst.logit_error,
+                worst.greedy_checked);
   } else {
-    std::printf(
-        "%s, %s %s: log-probability error at most %.2f (mean) and %.2f (max) times that of transformers\n",
-        what, options.backend.name.c_str(), Name(options.backend.dtype), worst.logprob_mean_error,
-        worst.logprob_max_error);
+    std::printf("log-probabilities off by at most %.2f (mean) and %.2f (max) times what transformers is\n",
+                worst.logprob_mean_error, worst.logprob_max_error);
   }
 }
 
 void CheckConfigs(const RunnerOptions& options) {
-  if (!BackendIsThere(options)) return;
   GoldenReport worst;
   for (const Golden& golden : ReadGoldens(SourceDir() / kData / "configs.json")) {
     const auto config = ParseLlamaConfig(golden.config.dump());
@@ -78,7 +92,6 @@ void CheckConfigs(const RunnerOptions& options) {
 }
 
 void CheckFolders(const RunnerOptions& options) {
-  if (!BackendIsThere(options)) return;
   GoldenReport worst;
   for (const Golden& golden : ReadGoldens(SourceDir() / kData / "folders.json")) {
     auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
@@ -91,7 +104,7 @@ void CheckFolders(const RunnerOptions& options) {
 
 void CheckTinyStories(const RunnerOptions& options) {
   const auto shared = EnvOrSkip("ESPALIER_SHARED_DIR");
-  if (!shared || !BackendIsThere(options)) return;
+  if (!shared) return;
   const auto golden = ReadGoldens(SourceDir() / kData / "tinystories.json").front();
   auto runner = LoadModel(*shared + "/models/TinyStories-656K", options);
   if (!runner) FAIL(runner.error().ToString());
@@ -103,33 +116,33 @@ void CheckTinyStories(const RunnerOptions& options) {
 }
 
 TEST_CASE("ref in float32 agrees with transformers on random configurations") {
-  CheckConfigs(OptionsFor("ref", DType::kFloat32));
+  ForEachIsa("ref", DType::kFloat32, CheckConfigs);
 }
 TEST_CASE("cpu in float32 agrees with transformers on random configurations") {
-  CheckConfigs(OptionsFor("cpu", DType::kFloat32));
+  ForEachIsa("cpu", DType::kFloat32, CheckConfigs);
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on random configurations") {
-  CheckConfigs(OptionsFor("cpu", DType::kBFloat16));
+  ForEachIsa("cpu", DType::kBFloat16, CheckConfigs);
 }
 
 TEST_CASE("ref in float32 agrees with transformers on folders of every storage form") {
-  CheckFolders(OptionsFor("ref", DType::kFloat32));
+  ForEachIsa("ref", DType::kFloat32, CheckFolders);
 }
 TEST_CASE("cpu in float32 agrees with transformers on folders of every storage form") {
-  CheckFolders(OptionsFor("cpu", DType::kFloat32));
+  ForEachIsa("cpu", DType::kFloat32, CheckFolders);
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on folders of every storage form") {
-  CheckFolders(OptionsFor("cpu", DType::kBFloat16));
+  ForEachIsa("cpu", DType::kBFloat16, CheckFolders);
 }
 
 TEST_CASE("ref in float32 agrees with transformers on TinyStories-656K") {
-  CheckTinyStories(OptionsFor("ref", DType::kFloat32));
+  ForEachIsa("ref", DType::kFloat32, CheckTinyStories);
 }
 TEST_CASE("cpu in float32 agrees with transformers on TinyStories-656K") {
-  CheckTinyStories(OptionsFor("cpu", DType::kFloat32));
+  ForEachIsa("cpu", DType::kFloat32, CheckTinyStories);
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on TinyStories-656K") {
-  CheckTinyStories(OptionsFor("cpu", DType::kBFloat16));
+  ForEachIsa("cpu", DType::kBFloat16, CheckTinyStories);
 }
 
 }  // namespace
