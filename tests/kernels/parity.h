@@ -32,7 +32,8 @@ double Tolerance(DType dtype);
 // sqrt(sum (a - b)^2 / sum b^2): infinite if lengths differ or `actual` holds a NaN or an infinity.
 double NormalisedError(std::span<const float> actual, std::span<const float> expected);
 
-// Normal random values that bf16 holds exactly, so that every backend is given the same numbers.
+// Uniform random values of mean 0 and standard deviation `spread`. bf16 holds them exactly, so that every
+// backend is given the same numbers.
 std::vector<float> RandomValues(Random& random, size_t count, float spread = 1.0F);
 
 // Adds a [rows, cols] matrix of fp32 values.
