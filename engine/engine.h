@@ -94,8 +94,8 @@ class Engine {
   virtual EngineStats Stats() const = 0;
   virtual TreeSnapshot Snapshot() const = 0;
 
-  // Drops every cached prefix that no branch uses.
-  virtual void FlushCache() = 0;
+  // Drops every cached prefix that no branch uses; returns how many blocks became free.
+  virtual int32_t FlushCache() = 0;
 
   // No new requests from now on; returns when all have ended or after `timeout_us`, then cancels the rest.
   virtual void Drain(int64_t timeout_us) = 0;

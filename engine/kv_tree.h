@@ -88,8 +88,12 @@ class KvTree {
   int32_t AcquirePrivateSpace();
   void ReleaseSpace(int32_t space);
 
-  // Tokens of a prefix of `tokens` that OpenPath would find, without taking them.
-  int32_t MatchedTokens(int32_t space, std::span<const int32_t> tokens) const;
+  struct Matched {
+    int32_t tokens = 0;       // of a prefix, whole blocks
+    int32_t idle_blocks = 0;  // thereof blocks that nobody uses now
+  };
+  // What OpenPath would find, without taking it.
+  Matched Match(int32_t space, std::span<const int32_t> tokens) const;
 
   struct OpenedPath {
     int32_t leaf = -1;
@@ -134,6 +138,7 @@ class KvTree {
   void BeginStep(uint64_t step);
   void EndStep(bool issued);
   void CommitStep(uint64_t step);
+  uint64_t current_step() const { return current_step_; }
   // Nodes with rows in the step that is being planned (each once; may hold nodes without).
   const std::vector<int32_t>& touched() const { return touched_; }
 
@@ -164,6 +169,7 @@ class KvTree {
   uint64_t IndexKey(const KvNode& node) const;
   bool FullyIndexed(int32_t id) const;
   int32_t FindEdge(int64_t origin, std::span<const int32_t> first_block) const;
+  void IndexTokens(int32_t id, int32_t tokens);
   int32_t MatchInNode(const KvNode& node, std::span<const int32_t> tokens) const;
 
   void Pin(int32_t id);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -27,6 +28,8 @@ struct SchedulerOptions {
 };
 
 struct RequestEvent {
+  RequestEvent(uint64_t id, TreeEvent happened) : request_id(id), event(std::move(happened)) {}
+
   uint64_t request_id = 0;
   TreeEvent event;
 };
@@ -76,6 +79,8 @@ class Scheduler {
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;
   int32_t FlushCache();  // freed blocks
+
+  std::vector<int32_t> FreeBlocks() const;  // ids that nobody may touch before they are zeroed again
 
   // free + indexed + live = total, every block one owner, and all else that KvTree::Check proves.
   Status CheckInvariants() const;

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/branch_text.h"
+#include "engine/tree_event.h"
+#include "engine/tree_request.h"
+
+namespace espalier {
+
+// What a branch does of its own accord.
+enum class BranchWork : uint8_t {
+  kNone,    // a given node whose children carry its tokens: nothing of its own is run
+  kAwait,   // its first token will be drawn with the row of its parent's last token
+  kDecode,  // generates
+  kRead,    // given tokens that are scored, or are a tip: their rows are run
+};
+
+// Sampling state at a tip, and an instance of a TreeNodeSpec. First what belongs to the answer (written by
+// RequestTree), then what belongs to running it (written by Scheduler).
+struct Branch {
+  int32_t number = 0;
+  int32_t parent = -1;  // branch; -1 for the root
+  int32_t node = 0;
+  int32_t group = 0;  // see SelectCandidate::group
+  uint64_t stream = 0;
+  int32_t start_position = 0;  // of its first token
+  std::vector<int32_t> tokens;  // of this branch alone; known ones
+  std::string text;
+  BranchText decoder;
+  FinishReason reason = FinishReason::kNone;
+  bool finished = false;    // its tokens, and scores if asked for, are complete
+  bool dead = false;        // no room on its path: it and all below it have no tokens
+  bool pruned = false;      // by a selection at its node
+  int32_t children = 0;     // branches
+  int32_t barriers = 0;     // selections that it takes part in and that are not resolved
+  bool given_path = false;  // it and all above it are given and not scored: the path was known from the start
+  // Sum and number of generated tokens along the path from the root, this branch included.
+  double sum_logprob = 0.0;
+  int64_t generated_tokens = 0;
+  double verdict = 0.0;  // scored given: sum of its own log-probabilities
+
+  BranchWork work = BranchWork::kNone;
+  bool scored = false;        // given, and its log-probabilities are asked for
+  bool tail_pending = false;  // the row of its last token has to be run: first tokens of children are drawn
+                              // from it
+  std::vector<int32_t> awaiting;  // the children whose first tokens those will be
+  int32_t leaf = -1;          // KV node; -1: not in memory, or not begun
+  int32_t slot = -1;          // on the device, from the first draw to the end
+  int32_t drawn = 0;          // tokens drawn by issued steps: tokens.size() of them are known
+  int32_t scores_issued = 0;  // kRead, scored: leading tokens whose scores are asked for
+  std::vector<TokenResult> scores;  // thereof known
+  bool read_done = false;           // kRead: all rows have been issued
+  bool path_issued = false;         // every node above the leaf is completely issued
+  int32_t source = -1;              // branch whose leaf this one continues; -1: opened by its tokens
+  bool claims_source = false;       // counted in the source's `continuations`
+  int32_t continuations = 0;        // branches that have yet to continue this one's leaf
+  bool listed = false;              // in the request's work list
+  bool cached_counted = false;      // given: its cached tokens are in the usage
+  uint64_t last_step = 0;           // the last step that holds a row of it
+
+  int32_t size() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t end_position() const { return start_position + size(); }
+};
+
+}  // namespace espalier

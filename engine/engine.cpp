@@ -1,0 +1,360 @@
+#include "engine/engine.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "engine/scheduler.h"
+
+namespace espalier {
+
+namespace {
+
+// The only clock of the engine.
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// The thread, and the queue to it. Members of the last group belong to the thread alone.
+class EngineThread final : public Engine {
+ public:
+  EngineThread(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
+               std::shared_ptr<const Tokenizer> tokenizer)
+      : options_(options),
+        has_tokenizer_(tokenizer != nullptr),
+        limits_(LimitsOf(options, runner->info())),
+        runner_(std::move(runner)),
+        scheduler_(SchedulerOptionsOf(options, runner_->info()), std::move(tokenizer)),
+        published_(scheduler_.Stats()),
+        thread_([this] { Run(); }) {}
+
+  ~EngineThread() override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      closed_ = true;
+      stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+
+  const ModelInfo& model() const override { return runner_->info(); }
+  const EngineLimits& limits() const override { return limits_; }
+
+  Result<uint64_t> Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) override;
+  void Cancel(uint64_t request_id) override;
+  EngineStats Stats() const override;
+  TreeSnapshot Snapshot() const override;
+  int32_t FlushCache() override;
+  void Drain(int64_t timeout_us) override;
+
+ private:
+  struct Client {
+    std::shared_ptr<TreeEventSink> sink;
+    std::vector<bool> generates;  // [nodes]
+    int64_t submit_us = 0;
+    int64_t first_token_us = 0;
+    bool started = false;
+  };
+  using Command = std::function<void()>;
+
+  static EngineLimits LimitsOf(const EngineOptions& options, const ModelInfo& info) {
+    return {.max_branches = options.max_branches,
+            .max_path_tokens = info.max_positions,
+            .vocab_size = info.vocab_size,
+            .block_tokens = options.block_tokens,
+            .total_blocks = options.total_blocks};
+  }
+  static SchedulerOptions SchedulerOptionsOf(const EngineOptions& options, const ModelInfo& info) {
+    SchedulerOptions scheduler;
+    scheduler.engine = options;
+    scheduler.attention = info.attention;
+    scheduler.plan = info.backend.plan;
+    scheduler.steps_in_flight = std::min(info.backend.steps_in_flight, 2);
+    scheduler.max_path_tokens = info.max_positions;
+    scheduler.eos_token_ids = info.eos_token_ids;
+    scheduler.now_us = NowUs;
+    return scheduler;
+  }
+
+  // Runs on the engine's thread, between steps; returns when it has run. False: the thread has ended.
+  bool RunBetweenSteps(const std::function<void()>& action) const;
+
+  void Run();
+  bool TakeCommands();
+  void IssueSteps();
+  void CommitStep();
+  void Fail(Error error);
+  void PublishAndDeliver();
+  void Deliver(RequestEvent event);
+
+  const EngineOptions options_;
+  const bool has_tokenizer_;
+  const EngineLimits limits_;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable wake_;   // commands, or stopping
+  std::condition_variable ended_;          // a request has ended
+  mutable std::vector<Command> commands_;  // in order
+  uint64_t next_id_ = 1;
+  int32_t active_ = 0;   // requests without a last event
+  int32_t waiting_ = 0;  // thereof not started
+  bool closed_ = false;  // no new requests
+  bool stopping_ = false;
+  bool thread_ended_ = false;
+
+  std::unique_ptr<ModelRunner> runner_;
+  Scheduler scheduler_;
+  EngineStats stats_;  // times of steps
+  std::unordered_map<uint64_t, Client> clients_;
+  std::deque<int64_t> step_begin_us_;  // of steps in flight
+  bool failed_ = false;
+
+  EngineStats published_;  // under mutex_
+  std::thread thread_;     // last: runs when everything else is there
+};
+
+Status CheckStopStrings(const TreeRequest& request) {
+  for (size_t i = 0; i < request.nodes.size(); ++i) {
+    const auto* generate = std::get_if<GenerateSpec>(&request.nodes[i].content);
+    if (generate != nullptr && !generate->stop_strings.empty())
+      return InvalidArgument("nodes[" + std::to_string(i) + "].generate.stop_strings",
+                             "this model has no tokenizer: use stop_token_ids");
+  }
+  return {};
+}
+
+Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) {
+  const Status valid = ValidateTreeRequest(request, limits_);
+  if (!valid.ok()) return valid.error();
+  if (!has_tokenizer_) {
+    const Status without_text = CheckStopStrings(request);
+    if (!without_text.ok()) return without_text.error();
+  }
+  Client client{.sink = std::move(sink), .generates = {}, .submit_us = NowUs()};
+  for (const TreeNodeSpec& node : request.nodes)
+    client.generates.push_back(std::holds_alternative<GenerateSpec>(node.content));
+
+  uint64_t id = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return Error{ErrorCode::kUnavailable, "", "the engine is stopping"};
+    if (waiting_ >= options_.max_queued_requests)
+      return Error{ErrorCode::kResourceExhausted, "", "the request queue is full"};
+    ++active_;
+    ++waiting_;
+    id = next_id_++;
+    // std::function wants what it holds to be copyable.
+    auto moved = std::make_shared<std::pair<TreeRequest, Client>>(std::move(request), std::move(client));
+    commands_.emplace_back([this, id, moved] {
+      clients_.emplace(id, std::move(moved->second));
+      scheduler_.Submit(id, std::move(moved->first));
+    });
+  }
+  wake_.notify_one();
+  return id;
+}
+
+void EngineThread::Cancel(uint64_t request_id) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (thread_ended_) return;
+    commands_.emplace_back([this, request_id] { scheduler_.Cancel(request_id); });
+  }
+  wake_.notify_one();
+}
+
+EngineStats EngineThread::Stats() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return published_;
+}
+
+bool EngineThread::RunBetweenSteps(const std::function<void()>& action) const {
+  auto done = std::make_shared<std::promise<void>>();
+  std::future<void> future = done->get_future();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (thread_ended_) return false;
+    commands_.emplace_back([&action, done] {
+      action();
+      done->set_value();
+    });
+  }
+  wake_.notify_one();
+  future.wait();
+  return true;
+}
+
+TreeSnapshot EngineThread::Snapshot() const {
+  TreeSnapshot snapshot;
+  RunBetweenSteps([&] { snapshot = scheduler_.Snapshot(); });
+  return snapshot;
+}
+
+int32_t EngineThread::FlushCache() {
+  int32_t freed = 0;
+  RunBetweenSteps([&] { freed = scheduler_.FlushCache(); });
+  return freed;
+}
+
+void EngineThread::Drain(int64_t timeout_us) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  closed_ = true;
+  const auto all_ended = [this] { return active_ == 0; };
+  if (ended_.wait_for(lock, std::chrono::microseconds(timeout_us), all_ended)) return;
+  commands_.emplace_back([this] {
+    std::vector<uint64_t> ids;
+    for (const auto& [id, client] : clients_) ids.push_back(id);
+    for (const uint64_t id : ids) scheduler_.Cancel(id);
+  });
+  wake_.notify_one();
+  ended_.wait(lock, all_ended);
+}
+
+// The thread.
+
+void EngineThread::Run() {
+  while (TakeCommands()) {
+    if (!failed_) IssueSteps();
+    PublishAndDeliver();
+    if (!step_begin_us_.empty()) {
+      CommitStep();
+      PublishAndDeliver();
+    } else if (!scheduler_.idle()) {
+      Fail(InternalError("the scheduler has work and does not plan it"));
+      PublishAndDeliver();
+    }
+  }
+  while (!step_begin_us_.empty()) CommitStep();  // the runner is not left with steps nobody waits for
+  scheduler_.FailAll({ErrorCode::kCancelled, "", "the engine was stopped"});
+  PublishAndDeliver();
+}
+
+// Waits for something to do. False: stop.
+bool EngineThread::TakeCommands() {
+  std::vector<Command> commands;
+  bool stop = false;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const bool busy = !scheduler_.idle() || !step_begin_us_.empty();
+    if (!busy) wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+    commands = std::exchange(commands_, {});
+    stop = stopping_;
+    thread_ended_ = stop;  // commands taken here are the last ones
+  }
+  for (const Command& command : commands) command();
+  if (failed_ && !scheduler_.idle())
+    scheduler_.FailAll({ErrorCode::kUnavailable, "", "the device has failed"});
+  return !stop;
+}
+
+void EngineThread::IssueSteps() {
+  while (true) {
+    const int64_t begin_us = NowUs();
+    std::shared_ptr<const StepInput> step = scheduler_.Next();
+    if (step == nullptr) return;
+    step_begin_us_.push_back(begin_us);
+    runner_->Issue(std::move(step));
+  }
+}
+
+void EngineThread::CommitStep() {
+  const Result<StepResult> result = runner_->Wait();
+  if (!result.ok()) {
+    Fail(result.error());
+    return;
+  }
+  scheduler_.Commit(result.value());
+  stats_.step_us += NowUs() - step_begin_us_.front();
+  stats_.forward_us += result.value().times.forward_us;
+  stats_.attention_us += result.value().times.attention_us;
+  step_begin_us_.pop_front();
+}
+
+// The device is lost: nothing is waited for, nothing is run any more.
+void EngineThread::Fail(Error error) {
+  if (error.code != ErrorCode::kUnavailable) error.code = ErrorCode::kInternal;
+  failed_ = true;
+  step_begin_us_.clear();
+  scheduler_.FailAll(error);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  closed_ = true;
+}
+
+// Who has seen an event finds its effects in Stats().
+void EngineThread::PublishAndDeliver() {
+  std::vector<RequestEvent> events = scheduler_.TakeEvents();
+  EngineStats stats = scheduler_.Stats();
+  stats.step_us = stats_.step_us;
+  stats.forward_us = stats_.forward_us;
+  stats.attention_us = stats_.attention_us;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    published_ = stats;
+  }
+  for (RequestEvent& event : events) Deliver(std::move(event));
+}
+
+void EngineThread::Deliver(RequestEvent event) {
+  const auto it = clients_.find(event.request_id);
+  ESPALIER_CHECK(it != clients_.end());
+  Client& client = it->second;
+  const int64_t since_submit_us = NowUs() - client.submit_us;
+  const bool starts = std::holds_alternative<TreeStarted>(event.event);
+  const bool ends = std::holds_alternative<TreeFinished>(event.event) || std::holds_alternative<Error>(event.event);
+  if (const auto* delta = std::get_if<TreeDelta>(&event.event); delta != nullptr && client.first_token_us == 0) {
+    for (const BranchDelta& branch : delta->branches) {
+      if (client.generates[static_cast<size_t>(branch.node)]) client.first_token_us = since_submit_us;
+    }
+  }
+  if (auto* finished = std::get_if<TreeFinished>(&event.event)) {
+    finished->usage.first_token_us = client.first_token_us;
+    finished->usage.total_us = since_submit_us;
+  }
+  client.sink->OnEvent(std::move(event.event));
+  if (!starts && !ends) return;
+  const bool was_waiting = !client.started;
+  client.started = true;
+  if (ends) clients_.erase(it);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (was_waiting) --waiting_;
+  if (ends) --active_;
+  if (ends) ended_.notify_all();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
+                                               std::shared_ptr<const Tokenizer> tokenizer) {
+  const ModelInfo& info = runner->info();
+  const auto require_positive = [](int32_t value, const char* field) -> Status {
+    if (value > 0) return {};
+    return InvalidArgument(field, "must be at least 1");
+  };
+  for (const Status& status : {require_positive(options.block_tokens, "block_tokens"),
+                               require_positive(options.total_blocks, "total_blocks"),
+                               require_positive(options.max_branches, "max_branches"),
+                               require_positive(options.max_batch_rows, "max_batch_rows"),
+                               require_positive(options.prefill_chunk_tokens, "prefill_chunk_tokens"),
+                               require_positive(options.max_queued_requests, "max_queued_requests")}) {
+    if (!status.ok()) return status.error();
+  }
+  if (kSegmentTokens % options.block_tokens != 0)
+    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
+  if (options.block_tokens != info.block_tokens || options.total_blocks > info.kv_blocks)
+    return InvalidArgument("total_blocks", "the model was loaded with " + std::to_string(info.kv_blocks) +
+                                               " blocks of " + std::to_string(info.block_tokens) + " tokens");
+  if (info.backend.steps_in_flight < 1)
+    return InternalError("a backend must allow at least one step in flight");
+  return std::unique_ptr<Engine>(std::make_unique<EngineThread>(options, std::move(runner), std::move(tokenizer)));
+}
+
+}  // namespace espalier

@@ -1,0 +1,499 @@
+#include "engine/kv_tree.h"
+
+#include <algorithm>
+
+namespace espalier {
+
+namespace {
+
+int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+// Watermark after the steps up to `committed`; folds their marks.
+void FoldMarks(KvNode* node, uint64_t committed) {
+  int32_t kept = 0;
+  for (int32_t i = 0; i < node->mark_count; ++i) {
+    const auto& mark = node->marks[static_cast<size_t>(i)];
+    if (mark.first <= committed) {
+      node->committed_tokens = mark.second;
+    } else {
+      node->marks[static_cast<size_t>(kept++)] = mark;
+    }
+  }
+  node->mark_count = kept;
+}
+
+// Caps all watermarks at `tokens`.
+void CapWatermarks(KvNode* node, int32_t tokens) {
+  node->known_tokens = std::min(node->known_tokens, tokens);
+  node->issued_tokens = std::min(node->issued_tokens, tokens);
+  node->issued_before_step = std::min(node->issued_before_step, tokens);
+  node->indexed_tokens = std::min(node->indexed_tokens, tokens);
+  node->committed_tokens = std::min(node->committed_tokens, tokens);
+  for (auto& mark : node->marks) mark.second = std::min(mark.second, tokens);
+}
+
+// Lowers all watermarks by `tokens`, to 0 at least.
+void ShiftWatermarks(KvNode* node, int32_t tokens) {
+  const auto lower = [&](int32_t* watermark) { *watermark = std::max(*watermark - tokens, 0); };
+  lower(&node->known_tokens);
+  lower(&node->issued_tokens);
+  lower(&node->issued_before_step);
+  lower(&node->indexed_tokens);
+  lower(&node->committed_tokens);
+  for (auto& mark : node->marks) lower(&mark.second);
+}
+
+}  // namespace
+
+KvTree::KvTree(BlockAllocator* allocator, int32_t block_tokens)
+    : allocator_(allocator), block_tokens_(block_tokens) {
+  ESPALIER_CHECK(block_tokens > 0);
+}
+
+// Namespaces.
+
+int32_t KvTree::AcquireSpace(const std::string& name) {
+  const auto found = space_names_.find(name);
+  if (found != space_names_.end()) {
+    ++spaces_.at(found->second).users;
+    return found->second;
+  }
+  const int32_t space = next_space_++;
+  spaces_[space] = {.name = name, .is_private = false, .users = 1, .nodes = 0};
+  space_names_[name] = space;
+  return space;
+}
+
+int32_t KvTree::AcquirePrivateSpace() {
+  const int32_t space = next_space_++;
+  spaces_[space] = {.name = {}, .is_private = true, .users = 1, .nodes = 0};
+  return space;
+}
+
+void KvTree::ReleaseSpace(int32_t space) {
+  Space& entry = spaces_.at(space);
+  --entry.users;
+  if (entry.is_private) {
+    std::vector<int32_t> leaves;
+    for (const auto& [use, id] : evictable_) {
+      if (node(id).space == space) leaves.push_back(id);
+    }
+    for (int32_t id : leaves) {
+      while (id >= 0 && node(id).pins == 0 && node(id).children == 0) {
+        const int32_t parent = node(id).parent;
+        RemoveNode(id);
+        id = parent;
+      }
+    }
+  }
+  DropSpaceIfUnused(space);
+}
+
+void KvTree::DropSpaceIfUnused(int32_t space) {
+  const auto it = spaces_.find(space);
+  if (it == spaces_.end()) return;  // went with the last of its nodes
+  if (it->second.users > 0 || it->second.nodes > 0) return;
+  if (!it->second.is_private) space_names_.erase(it->second.name);
+  spaces_.erase(it);
+}
+
+// Nodes.
+
+int32_t KvTree::NewNode(int32_t parent, int32_t space, int32_t begin_position,
+                        std::span<const int32_t> tokens) {
+  int32_t id = 0;
+  if (free_nodes_.empty()) {
+    id = node_slots();
+    nodes_.emplace_back();
+  } else {
+    id = free_nodes_.back();
+    free_nodes_.pop_back();
+  }
+  KvNode& created = at(id);
+  created = KvNode{};
+  created.alive = true;
+  created.parent = parent;
+  created.space = space;
+  created.begin_position = begin_position;
+  created.tokens.assign(tokens.begin(), tokens.end());
+  const auto unknown = std::find(created.tokens.begin(), created.tokens.end(), kUnknownToken);
+  created.known_tokens = static_cast<int32_t>(unknown - created.tokens.begin());
+  ++spaces_.at(space).nodes;
+  if (parent >= 0) {
+    KvNode& above = at(parent);
+    if (above.pins == 0 && above.children == 0) evictable_.erase({above.last_use, parent});
+    ++above.children;
+  }
+  return id;
+}
+
+// Precondition: unpinned, no children. Leaves the parent settled.
+void KvTree::RemoveNode(int32_t id) {
+  KvNode& gone = at(id);
+  ESPALIER_CHECK(gone.alive && gone.pins == 0 && gone.children == 0);
+  evictable_.erase({gone.last_use, id});
+  if (gone.indexed_tokens > 0) index_.Erase(IndexKey(gone), id);
+  gone.indexed_tokens = 0;
+  TrimBlocks(id, 0);
+  gone.alive = false;
+  gone.tokens = {};
+  gone.blocks = {};
+  const int32_t parent = gone.parent;
+  const int32_t space = gone.space;
+  free_nodes_.push_back(id);
+  --spaces_.at(space).nodes;
+  if (parent >= 0) {
+    --at(parent).children;
+    if (at(parent).pins == 0 && at(parent).children == 0) Settle(parent);
+  } else {
+    DropSpaceIfUnused(space);
+  }
+}
+
+int32_t KvTree::Split(int32_t id, int32_t tokens) {
+  ESPALIER_CHECK(tokens > 0 && tokens % block_tokens_ == 0 && tokens <= node(id).known_tokens);
+  const int32_t parent = node(id).parent;
+  const int32_t upper_id =
+      NewNode(parent, node(id).space, node(id).begin_position, std::span(node(id).tokens).first(tokens));
+  KvNode& upper = at(upper_id);
+  KvNode& lower = at(id);
+  if (parent >= 0) --at(parent).children;  // the upper part takes the place of the whole
+  if (lower.indexed_tokens > 0) {
+    const uint64_t key = IndexKey(lower);
+    index_.Erase(key, id);
+    index_.Insert(key, upper_id);
+  }
+  const size_t upper_blocks =
+      std::min(lower.blocks.size(), static_cast<size_t>(tokens) / static_cast<size_t>(block_tokens_));
+  const auto cut = lower.blocks.begin() + static_cast<ptrdiff_t>(upper_blocks);
+  upper.blocks.assign(lower.blocks.begin(), cut);
+  lower.blocks.erase(lower.blocks.begin(), cut);
+
+  upper.known_tokens = lower.known_tokens;
+  upper.issued_tokens = lower.issued_tokens;
+  upper.issued_before_step = lower.issued_before_step;
+  upper.indexed_tokens = lower.indexed_tokens;
+  upper.committed_tokens = lower.committed_tokens;
+  upper.marks = lower.marks;
+  upper.mark_count = lower.mark_count;
+  upper.touched_step = lower.touched_step;
+  upper.last_use = lower.last_use;
+  upper.last_step = lower.last_step;
+  CapWatermarks(&upper, tokens);
+  ShiftWatermarks(&lower, tokens);
+  if (current_step_ > 0 && lower.touched_step == current_step_) touched_.push_back(upper_id);
+
+  upper.children = 1;
+  upper.pins = lower.pins > 0 ? 1 : 0;
+  lower.parent = upper_id;
+  lower.begin_position += tokens;
+  lower.tokens.erase(lower.tokens.begin(), lower.tokens.begin() + tokens);
+  if (lower.indexed_tokens > 0) index_.Insert(IndexKey(lower), id);
+  return upper_id;
+}
+
+// Index.
+
+uint64_t KvTree::IndexKey(const KvNode& of) const {
+  const int64_t origin = of.parent >= 0 ? of.parent : PrefixIndex::RootOrigin(of.space);
+  return PrefixIndex::Key(origin, std::span(of.tokens).first(static_cast<size_t>(block_tokens_)));
+}
+
+bool KvTree::FullyIndexed(int32_t id) const { return id < 0 || node(id).indexed_tokens == node(id).size(); }
+
+int32_t KvTree::FindEdge(int64_t origin, std::span<const int32_t> first_block) const {
+  return index_.Find(PrefixIndex::Key(origin, first_block), [&](int32_t id) {
+    const KvNode& candidate = node(id);
+    const int64_t from = candidate.parent >= 0 ? candidate.parent : PrefixIndex::RootOrigin(candidate.space);
+    return from == origin &&
+           std::equal(first_block.begin(), first_block.end(), candidate.tokens.begin());
+  });
+}
+
+// Tokens (whole blocks) of the node's indexed part that `tokens` begins with.
+int32_t KvTree::MatchInNode(const KvNode& in, std::span<const int32_t> tokens) const {
+  const size_t limit = std::min(static_cast<size_t>(in.indexed_tokens), tokens.size());
+  const auto [a, b] = std::mismatch(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(limit),
+                                    in.tokens.begin());
+  return static_cast<int32_t>(a - tokens.begin()) / block_tokens_ * block_tokens_;
+}
+
+KvTree::Matched KvTree::Match(int32_t space, std::span<const int32_t> tokens) const {
+  const size_t block = static_cast<size_t>(block_tokens_);
+  const size_t body = tokens.empty() ? 0 : (tokens.size() - 1) / block * block;
+  size_t matched = 0;
+  int32_t idle_blocks = 0;
+  int64_t origin = PrefixIndex::RootOrigin(space);
+  while (matched < body) {
+    const int32_t next = FindEdge(origin, tokens.subspan(matched, block));
+    if (next < 0) break;
+    const int32_t here = MatchInNode(node(next), tokens.subspan(matched, body - matched));
+    matched += static_cast<size_t>(here);
+    if (node(next).pins == 0) idle_blocks += here / block_tokens_;
+    if (here < node(next).size()) break;
+    origin = next;
+  }
+  return {static_cast<int32_t>(matched), idle_blocks};
+}
+
+KvTree::OpenedPath KvTree::OpenPath(int32_t space, std::span<const int32_t> tokens, int32_t private_from) {
+  ESPALIER_CHECK(!tokens.empty());
+  const size_t block = static_cast<size_t>(block_tokens_);
+  const size_t shared = std::min(tokens.size() - 1, static_cast<size_t>(std::max(private_from, 0)));
+  const size_t body = shared / block * block;
+  size_t matched = 0;
+  int32_t parent = -1;
+  while (matched < body) {
+    const int64_t origin = parent >= 0 ? parent : PrefixIndex::RootOrigin(space);
+    const int32_t next = FindEdge(origin, tokens.subspan(matched, block));
+    if (next < 0) break;
+    const int32_t here = MatchInNode(node(next), tokens.subspan(matched, body - matched));
+    matched += static_cast<size_t>(here);
+    const bool whole_node = here == node(next).size();
+    parent = whole_node ? next : Split(next, here);
+    if (!whole_node) break;
+  }
+  const int32_t cached = static_cast<int32_t>(matched);
+  if (matched < body) {
+    const int32_t promised = NewNode(parent, space, cached, tokens.subspan(matched, body - matched));
+    at(promised).indexed_tokens = at(promised).size();
+    index_.Insert(IndexKey(at(promised)), promised);
+    parent = promised;
+  }
+  const int32_t leaf = NewNode(parent, space, static_cast<int32_t>(body), tokens.subspan(body));
+  at(leaf).holders = 1;
+  Pin(leaf);
+  return {leaf, cached};
+}
+
+void KvTree::IndexLeaf(int32_t leaf, bool final) {
+  IndexTokens(leaf, final ? node(leaf).size() : node(leaf).size() - 1);
+}
+
+// Lets the index cover the whole blocks of the first `tokens` tokens, as far as they are known and issued.
+void KvTree::IndexTokens(int32_t id, int32_t tokens) {
+  KvNode& grown = at(id);
+  const int32_t whole =
+      std::min({tokens, grown.known_tokens, grown.issued_tokens}) / block_tokens_ * block_tokens_;
+  if (whole <= grown.indexed_tokens) return;
+  if (grown.indexed_tokens == 0) {
+    if (!FullyIndexed(grown.parent)) return;
+    const int64_t origin = grown.parent >= 0 ? grown.parent : PrefixIndex::RootOrigin(grown.space);
+    const auto first_block = std::span(grown.tokens).first(static_cast<size_t>(block_tokens_));
+    if (FindEdge(origin, first_block) >= 0) return;
+    index_.Insert(IndexKey(grown), id);
+  }
+  grown.indexed_tokens = whole;
+}
+
+// Forks and growth.
+
+int32_t KvTree::ForkBlocks(int32_t leaf, int32_t keep_end) const {
+  return (keep_end - node(leaf).begin_position) % block_tokens_ == 0 ? 0 : 1;
+}
+
+int32_t KvTree::ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory) {
+  ESPALIER_CHECK(node(leaf).holders == 1 && node(leaf).children == 0);
+  const int32_t keep = keep_end - node(leaf).begin_position;
+  ESPALIER_CHECK(keep >= 0 && keep <= node(leaf).issued_tokens);
+  ESPALIER_CHECK(node(leaf).touched_step != current_step_ || keep <= node(leaf).issued_before_step);
+  const int32_t border = keep / block_tokens_ * block_tokens_;
+  if (border > 0) {
+    const int32_t upper = Split(leaf, border);
+    IndexTokens(upper, border);
+  }
+  const KvNode& source = node(leaf);
+  const int32_t copied = keep - border;
+  const int32_t fork = NewNode(source.parent, source.space, source.begin_position, source.tokens);
+  at(fork).holders = 1;
+  Pin(fork);
+  if (copied > 0) {
+    AllocateBlock(fork, memory);
+    memory->copies.push_back({node(leaf).blocks[0], node(fork).blocks[0], copied});
+    KvNode& created = at(fork);
+    created.issued_tokens = copied;
+    created.issued_before_step = copied;
+    created.marks[0] = {current_step_, copied};
+    created.mark_count = 1;
+  }
+  return fork;
+}
+
+void KvTree::Append(int32_t leaf, int32_t token_or_unknown) {
+  KvNode& grown = at(leaf);
+  if (token_or_unknown != kUnknownToken) {
+    ESPALIER_CHECK(grown.known_tokens == grown.size());
+    ++grown.known_tokens;
+  }
+  grown.tokens.push_back(token_or_unknown);
+}
+
+void KvTree::SetToken(int32_t leaf, int32_t position, int32_t token) {
+  KvNode& grown = at(leaf);
+  ESPALIER_CHECK(position == grown.begin_position + grown.known_tokens && grown.known_tokens < grown.size());
+  grown.tokens[static_cast<size_t>(grown.known_tokens++)] = token;
+}
+
+void KvTree::Truncate(int32_t leaf, int32_t end_position) {
+  KvNode& cut = at(leaf);
+  const int32_t tokens = end_position - cut.begin_position;
+  ESPALIER_CHECK(tokens >= cut.indexed_tokens && tokens <= cut.size() && cut.children == 0);
+  cut.tokens.resize(static_cast<size_t>(tokens));
+  CapWatermarks(&cut, tokens);
+  TrimBlocks(leaf, CeilDiv(tokens, block_tokens_));
+}
+
+void KvTree::Reissue(int32_t leaf, int32_t position) {
+  KvNode& again = at(leaf);
+  const int32_t tokens = position - again.begin_position;
+  ESPALIER_CHECK(tokens >= 0 && tokens <= again.issued_tokens && tokens >= again.indexed_tokens);
+  ESPALIER_CHECK(again.touched_step != current_step_ || again.issued_before_step == again.issued_tokens);
+  again.issued_tokens = tokens;
+  again.issued_before_step = std::min(again.issued_before_step, tokens);
+  again.committed_tokens = std::min(again.committed_tokens, tokens);
+  for (auto& mark : again.marks) mark.second = std::min(mark.second, tokens);
+}
+
+// Rows.
+
+int32_t KvTree::BlocksForRows(int32_t id, int32_t rows) const {
+  const int32_t needed = CeilDiv(node(id).issued_tokens + rows, block_tokens_);
+  return std::max(needed - static_cast<int32_t>(node(id).blocks.size()), 0);
+}
+
+void KvTree::IssueRows(int32_t id, int32_t rows, StepMemory* memory) {
+  for (int32_t count = BlocksForRows(id, rows); count > 0; --count) AllocateBlock(id, memory);
+  KvNode& run = at(id);
+  ESPALIER_CHECK(rows > 0 && run.issued_tokens + rows <= run.size());
+  if (run.touched_step != current_step_) {
+    run.touched_step = current_step_;
+    run.issued_before_step = run.issued_tokens;
+    touched_.push_back(id);
+  }
+  run.issued_tokens += rows;
+  FoldMarks(&run, committed_step_);
+  if (run.mark_count > 0 && run.marks[static_cast<size_t>(run.mark_count - 1)].first == current_step_) {
+    run.marks[static_cast<size_t>(run.mark_count - 1)].second = run.issued_tokens;
+  } else {
+    ESPALIER_CHECK(run.mark_count < static_cast<int32_t>(run.marks.size()));
+    run.marks[static_cast<size_t>(run.mark_count++)] = {current_step_, run.issued_tokens};
+  }
+}
+
+int32_t KvTree::ComputedTokens(int32_t id) const {
+  KvNode copy;
+  copy.marks = node(id).marks;
+  copy.mark_count = node(id).mark_count;
+  copy.committed_tokens = node(id).committed_tokens;
+  FoldMarks(&copy, committed_step_);
+  return copy.committed_tokens;
+}
+
+void KvTree::AllocateBlock(int32_t id, StepMemory* memory) {
+  const int32_t block = allocator_->Allocate();
+  at(id).blocks.push_back(block);
+  memory->zero_blocks.push_back(block);
+  ++owned_blocks_;
+  if (at(id).pins > 0) ++live_blocks_;
+}
+
+// Use and eviction.
+
+void KvTree::Pin(int32_t id) {
+  while (id >= 0) {
+    KvNode& used = at(id);
+    if (++used.pins > 1) return;
+    live_blocks_ += static_cast<int32_t>(used.blocks.size());
+    if (used.children == 0) evictable_.erase({used.last_use, id});
+    id = used.parent;
+  }
+}
+
+void KvTree::Unpin(int32_t id) {
+  ++tick_;
+  while (id >= 0) {
+    KvNode& unused = at(id);
+    const int32_t parent = unused.parent;
+    if (--unused.pins > 0) return;
+    live_blocks_ -= static_cast<int32_t>(unused.blocks.size());
+    unused.last_use = tick_;
+    unused.last_step = current_step_;
+    if (unused.children == 0) Settle(id);
+    id = parent;
+  }
+}
+
+void KvTree::Settle(int32_t id) {
+  KvNode& unused = at(id);
+  const int32_t keep =
+      std::min(unused.indexed_tokens, unused.issued_tokens) / block_tokens_ * block_tokens_;
+  if (keep == 0) {
+    RemoveNode(id);
+    return;
+  }
+  unused.tokens.resize(static_cast<size_t>(keep));
+  CapWatermarks(&unused, keep);
+  TrimBlocks(id, keep / block_tokens_);
+  evictable_.insert({unused.last_use, id});
+}
+
+void KvTree::TrimBlocks(int32_t id, int32_t keep_blocks) {
+  KvNode& trimmed = at(id);
+  const uint64_t last_step = trimmed.pins > 0 ? current_step_ : std::min(trimmed.last_step, current_step_);
+  while (static_cast<int32_t>(trimmed.blocks.size()) > keep_blocks) {
+    allocator_->Free(trimmed.blocks.back(), last_step);
+    trimmed.blocks.pop_back();
+    --owned_blocks_;
+    if (trimmed.pins > 0) --live_blocks_;
+  }
+}
+
+void KvTree::Release(int32_t leaf) {
+  ESPALIER_CHECK(node(leaf).alive && node(leaf).holders == 1);
+  IndexLeaf(leaf, true);
+  at(leaf).holders = 0;
+  Unpin(leaf);
+}
+
+int32_t KvTree::Evict(int32_t blocks) {
+  int32_t freed = 0;
+  while (freed < blocks && !evictable_.empty()) {
+    const int32_t id = evictable_.begin()->second;
+    KvNode& oldest = at(id);
+    const int32_t count = static_cast<int32_t>(oldest.blocks.size());
+    const int32_t take = std::min(count, blocks - freed);
+    freed += take;
+    if (take == count) {
+      RemoveNode(id);
+      continue;
+    }
+    const int32_t keep = (count - take) * block_tokens_;
+    oldest.tokens.resize(static_cast<size_t>(keep));
+    CapWatermarks(&oldest, keep);
+    TrimBlocks(id, count - take);
+  }
+  evicted_blocks_ += freed;
+  return freed;
+}
+
+// Steps.
+
+void KvTree::BeginStep(uint64_t step) {
+  ESPALIER_CHECK(step == current_step_ + 1);
+  current_step_ = step;
+  touched_.clear();
+}
+
+void KvTree::EndStep(bool issued) {
+  if (issued) return;
+  ESPALIER_CHECK(touched_.empty());
+  --current_step_;
+  allocator_->AbandonStepsAfter(current_step_);
+}
+
+void KvTree::CommitStep(uint64_t step) {
+  committed_step_ = step;
+  allocator_->CommitStep(step);
+}
+
+}  // namespace espalier

@@ -1,0 +1,329 @@
+#include "engine/request_tree.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "engine/random_stream.h"
+
+namespace espalier {
+
+RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
+    : request_(std::move(request)), context_(context), nodes_(request_.nodes.size()) {
+  const std::vector<int32_t> first_ordinals = FirstOrdinals(request_);
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const TreeNodeSpec& spec = request_.nodes[i];
+    nodes_[i].first_ordinal = first_ordinals[i];
+    const auto* generate = std::get_if<GenerateSpec>(&spec.content);
+    if (generate != nullptr && !generate->stop_strings.empty())
+      nodes_[i].stop_strings = std::make_shared<const std::vector<std::string>>(generate->stop_strings);
+    if (spec.parent < 0) continue;
+    Node& parent = node(spec.parent);
+    const bool selects = std::holds_alternative<SelectSpec>(spec.content);
+    (selects ? parent.selects : parent.children).push_back(static_cast<int32_t>(i));
+    if (generate != nullptr) parent.generates_below = true;
+  }
+}
+
+void RequestTree::Start(std::vector<int32_t>* created) {
+  nodes_[0].closed = true;
+  created->push_back(CreateBranch(-1, 0, 0));
+  std::vector<TreeSelected> selected;
+  std::vector<int32_t> candidates;
+  Grow(created, &selected, &candidates);
+  ESPALIER_CHECK(selected.empty());  // a selection needs scores, and nothing has run
+}
+
+int32_t RequestTree::DrawLimit(const Branch& of) const {
+  return std::min(generate(of)->max_new_tokens, context_->max_path_tokens - of.start_position);
+}
+
+// Creation.
+
+int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int32_t ordinal) {
+  const int32_t number = size();
+  Branch& created = branches_.emplace_back();
+  created.number = number;
+  created.parent = parent_number;
+  created.node = node_index;
+  created.barriers = static_cast<int32_t>(node(node_index).selects.size());
+  node(node_index).branches.push_back(number);
+  ++unfinished_;
+  const GivenSpec* given_spec = given(created);
+  const GenerateSpec* generate_spec = generate(created);
+  if (parent_number < 0) {
+    created.stream = RootStream(request_.seed);
+    created.given_path = true;
+  } else {
+    Branch& parent = branch(parent_number);
+    ++parent.children;
+    created.stream = ChildStream(parent.stream, ordinal);
+    created.group = generate_spec != nullptr && generate_spec->branches > 1 ? parent_number : parent.group;
+    created.start_position = parent.end_position();
+    created.sum_logprob = parent.sum_logprob;
+    created.generated_tokens = parent.generated_tokens;
+    created.dead = parent.dead;
+    created.given_path = parent.given_path && given_spec != nullptr && !given_spec->score;
+    if (generate_spec != nullptr) {
+      created.source = parent_number;
+    } else if (!parent.given_path) {
+      created.source = PassedOver(parent) ? parent.source : parent_number;
+    }
+  }
+  if (given_spec != nullptr) {
+    InitGiven(&created, *given_spec);
+  } else {
+    InitGenerated(&created);
+  }
+  if (created.source >= 0 && !created.dead && !PassedOver(created)) {
+    created.claims_source = true;
+    ++branch(created.source).continuations;
+  }
+  return number;
+}
+
+// A given branch that is never run: whoever continues it carries its tokens.
+bool RequestTree::PassedOver(const Branch& of) const {
+  return given(of) != nullptr && of.work == BranchWork::kNone &&
+         !nodes_[static_cast<size_t>(of.node)].generates_below;
+}
+
+void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
+  const Node& at = node(created->node);
+  to_spawn_.push_back(created->number);
+  const int32_t room = context_->max_path_tokens - created->start_position;
+  created->scored = spec.score;
+  if (created->dead || static_cast<int32_t>(spec.token_ids.size()) > room) {
+    created->dead = true;
+    if (spec.score) created->verdict = -std::numeric_limits<double>::infinity();
+    Finish(created, FinishReason::kMaxTokens);
+    return;
+  }
+  created->tokens = spec.token_ids;
+  if (context_->tokenizer != nullptr && created->parent >= 0) {
+    BranchText decoder(*context_->tokenizer, false, nullptr);
+    for (const int32_t token : created->tokens) created->text += decoder.Append(token).text;
+    created->text += decoder.Finish();
+  }
+  const bool tip = at.children.empty() && at.selects.empty();
+  if (spec.score || tip) {
+    created->work = BranchWork::kRead;
+  } else {
+    Finish(created, FinishReason::kNone);
+  }
+}
+
+void RequestTree::InitGenerated(Branch* created) {
+  if (created->dead || DrawLimit(*created) <= 0) {
+    created->dead = true;
+    Finish(created, FinishReason::kMaxTokens);
+    return;
+  }
+  created->work = BranchWork::kAwait;
+  if (context_->tokenizer != nullptr)
+    created->decoder = BranchText(*context_->tokenizer, false, node(created->node).stop_strings);
+  Branch& parent = branch(created->parent);
+  parent.tail_pending = true;
+  parent.awaiting.push_back(created->number);
+}
+
+void RequestTree::CreateBranches(int32_t parent, int32_t node_index, std::vector<int32_t>* created) {
+  const auto* generate_spec =
+      std::get_if<GenerateSpec>(&request_.nodes[static_cast<size_t>(node_index)].content);
+  const int32_t count = generate_spec != nullptr ? generate_spec->branches : 1;
+  for (int32_t i = 0; i < count; ++i)
+    created->push_back(CreateBranch(parent, node_index, node(node_index).first_ordinal + i));
+}
+
+void RequestTree::Spawn(int32_t number, std::vector<int32_t>* created) {
+  const int32_t index = branch(number).node;
+  for (const int32_t child : node(index).children) CreateBranches(number, child, created);
+  Node& spawned = node(index);
+  ++spawned.spawned;
+  if (spawned.closed && spawned.spawned == static_cast<int32_t>(spawned.branches.size())) {
+    spawned.children_closed = true;
+    for (const int32_t child : spawned.children) Close(child);
+  }
+}
+
+// Tokens and scores.
+
+void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* text) {
+  const GenerateSpec& spec = *generate(*of);
+  of->tokens.push_back(token.token_id);
+  of->sum_logprob += static_cast<double>(token.logprob);
+  ++of->generated_tokens;
+  const auto contains = [&](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token.token_id) != ids.end();
+  };
+  FinishReason reason = FinishReason::kNone;
+  if (contains(spec.stop_token_ids) || (!spec.ignore_eos && contains(context_->eos_token_ids))) {
+    reason = FinishReason::kStopToken;
+  } else {
+    TextPiece piece = of->decoder.Append(token.token_id);
+    *text = std::move(piece.text);
+    if (piece.stop_string_found) {
+      reason = FinishReason::kStopString;
+    } else if (of->size() >= DrawLimit(*of)) {
+      reason = FinishReason::kMaxTokens;
+    }
+  }
+  if (reason == FinishReason::kStopToken || reason == FinishReason::kMaxTokens) *text += of->decoder.Finish();
+  of->text += *text;
+  if (reason != FinishReason::kNone) Finish(of, reason);
+}
+
+void RequestTree::TakeScores(Branch* of) {
+  for (const TokenResult& score : of->scores) of->verdict += static_cast<double>(score.logprob);
+  Finish(of, FinishReason::kNone);
+}
+
+void RequestTree::FinishGiven(Branch* of) { Finish(of, FinishReason::kNone); }
+
+void RequestTree::Finish(Branch* of, FinishReason reason) {
+  ESPALIER_CHECK(!of->finished);
+  of->finished = true;
+  of->reason = reason;
+  --unfinished_;
+  ++node(of->node).finished;
+  if (generate(*of) != nullptr) to_spawn_.push_back(of->number);
+  CheckBarrier(of->node);
+  if (of->scored) CheckBarriersBelow(of->node);
+}
+
+// Growth.
+
+void RequestTree::Grow(std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+                       std::vector<int32_t>* candidates) {
+  while (!to_spawn_.empty() || !ready_selects_.empty()) {
+    std::sort(to_spawn_.begin(), to_spawn_.end());
+    const std::vector<int32_t> parents = std::exchange(to_spawn_, {});
+    for (const int32_t number : parents) Spawn(number, created);
+    if (!to_spawn_.empty() || ready_selects_.empty()) continue;
+    const auto first = std::min_element(ready_selects_.begin(), ready_selects_.end());
+    const int32_t select = *first;
+    ready_selects_.erase(first);
+    Resolve(select, created, selected, candidates);
+  }
+}
+
+// No instances of the node will be created from now on; what follows from it for the nodes below.
+void RequestTree::Close(int32_t first) {
+  std::vector<int32_t> stack(1, first);
+  while (!stack.empty()) {
+    const int32_t index = stack.back();
+    stack.pop_back();
+    Node& closing = node(index);
+    closing.closed = true;
+    CheckBarrier(index);
+    if (closing.spawned != static_cast<int32_t>(closing.branches.size()) || closing.children_closed) continue;
+    closing.children_closed = true;
+    stack.insert(stack.end(), closing.children.begin(), closing.children.end());
+  }
+}
+
+void RequestTree::CheckBarrier(int32_t index) {
+  const Node& at = node(index);
+  if (at.selects.empty() || !at.closed || at.finished != static_cast<int32_t>(at.branches.size())) return;
+  for (const int32_t number : at.branches) {
+    if (!VerdictsKnown(branch(number))) return;
+  }
+  ready_selects_.insert(ready_selects_.end(), at.selects.begin(), at.selects.end());
+}
+
+// Given branches without scores of their own are finished from the start, whatever stands above them. A
+// generated branch has drawn its tokens after the scores above it were asked for.
+bool RequestTree::VerdictsKnown(const Branch& of) const {
+  const Branch* at = &of;
+  while (at->finished && given(*at) != nullptr && at->parent >= 0) at = &branch(at->parent);
+  return at->finished;
+}
+
+// The scores at a node are known: barriers below it may have waited for nothing else.
+void RequestTree::CheckBarriersBelow(int32_t index) {
+  for (const int32_t child : node(index).children) {
+    if (!std::holds_alternative<GivenSpec>(request_.nodes[static_cast<size_t>(child)].content)) continue;
+    CheckBarrier(child);
+    CheckBarriersBelow(child);
+  }
+}
+
+SelectCandidate RequestTree::CandidateOf(const Branch& of) const {
+  SelectCandidate candidate{.branch = of.number,
+                            .group = of.group,
+                            .sum_logprob = of.sum_logprob,
+                            .generated_tokens = of.generated_tokens};
+  bool latest = true;
+  for (const Branch* at = &of; at->parent >= 0; at = &branch(at->parent)) {
+    if (!at->scored) continue;
+    if (latest) candidate.latest_verdict = at->verdict;
+    latest = false;
+    candidate.sum_verdicts += at->verdict;
+  }
+  return candidate;
+}
+
+void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+                          std::vector<int32_t>* taking_part) {
+  const TreeNodeSpec& spec = request_.nodes[static_cast<size_t>(index)];
+  std::vector<SelectCandidate> candidates;
+  for (const int32_t number : node(spec.parent).branches) {
+    Branch& from = branch(number);
+    --from.barriers;
+    taking_part->push_back(number);
+    candidates.push_back(CandidateOf(from));
+  }
+  SelectOutcome outcome = Select(std::get<SelectSpec>(spec.content), candidates);
+  Node& resolved = node(index);
+  resolved.branches = outcome.kept;
+  std::sort(resolved.branches.begin(), resolved.branches.end());
+  for (const int32_t number : outcome.pruned) branch(number).pruned = true;
+  for (const int32_t number : resolved.branches)
+    branch(number).barriers += static_cast<int32_t>(resolved.selects.size());
+  if (!candidates.empty())
+    selected->push_back(
+        {index, std::move(outcome.kept), std::move(outcome.pruned), std::move(outcome.scores)});
+  ready_selects_.insert(ready_selects_.end(), resolved.selects.begin(), resolved.selects.end());
+  for (const int32_t number : resolved.branches) {
+    for (const int32_t child : resolved.children) CreateBranches(number, child, created);
+  }
+  for (const int32_t child : resolved.children) Close(child);
+}
+
+// Reports.
+
+std::vector<int32_t> RequestTree::PathTokens(const Branch& of) const {
+  std::vector<int32_t> path(static_cast<size_t>(of.end_position()));
+  for (const Branch* at = &of;; at = &branch(at->parent)) {
+    std::copy(at->tokens.begin(), at->tokens.end(), path.begin() + at->start_position);
+    if (at->parent < 0) return path;
+  }
+}
+
+void RequestTree::PathHistory(const Branch& of, SlotHistory* history) const {
+  for (const Branch* at = &of;; at = &branch(at->parent)) {
+    auto& tokens = given(*at) != nullptr ? history->prompt_tokens : history->generated_tokens;
+    tokens.insert(tokens.end(), at->tokens.begin(), at->tokens.end());
+    if (at->parent < 0) return;
+  }
+}
+
+std::vector<BranchSummary> RequestTree::Summaries() const {
+  std::vector<BranchSummary> summaries;
+  summaries.reserve(branches_.size());
+  for (const Branch& from : branches_) {
+    if (from.parent < 0) continue;
+    const bool cut = from.pruned && from.children == 0;
+    summaries.push_back({.branch = from.number,
+                         .parent = from.parent,
+                         .node = from.node,
+                         .tip = from.children == 0,
+                         .token_ids = from.tokens,
+                         .text = from.text,
+                         .sum_logprob = from.sum_logprob,
+                         .finish_reason = cut ? FinishReason::kPruned : from.reason});
+  }
+  return summaries;
+}
+
+}  // namespace espalier

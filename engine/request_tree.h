@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/branch.h"
+#include "engine/select.h"
+#include "engine/tree_event.h"
+#include "engine/tree_request.h"
+#include "model/tokenizer/tokenizer.h"
+
+namespace espalier {
+
+struct TreeContext {
+  const Tokenizer* tokenizer = nullptr;  // null: no text
+  std::vector<int32_t> eos_token_ids;
+  int32_t max_path_tokens = 0;
+};
+
+// The answer to one request as it grows: which branches there are, what they say, when a barrier is resolved.
+// Knows nothing of memory, steps or other requests.
+class RequestTree {
+ public:
+  // A template and its instances.
+  struct Node {
+    std::vector<int32_t> children;  // nodes but selections
+    std::vector<int32_t> selects;
+    bool generates_below = false;  // a child is generated
+    int32_t first_ordinal = 0;
+    std::shared_ptr<const std::vector<std::string>> stop_strings;
+    std::vector<int32_t> branches;  // instances; of a selection: what it kept
+    int32_t spawned = 0;            // instances whose children exist
+    int32_t finished = 0;
+    bool closed = false;           // no further instances will come
+    bool children_closed = false;  //
+    uint64_t params_step = 0;      // scratch of the step being built: where its SamplingParams are
+    int32_t params_index = 0;
+  };
+
+  // Precondition: ValidateTreeRequest. `context` outlives this.
+  RequestTree(TreeRequest request, const TreeContext* context);
+
+  // Creates branch 0, and what follows from it. Call once; then as Grow.
+  void Start(std::vector<int32_t>* created);
+
+  const TreeRequest& request() const { return request_; }
+  int32_t size() const { return static_cast<int32_t>(branches_.size()); }
+  Branch& branch(int32_t number) { return branches_[static_cast<size_t>(number)]; }
+  const Branch& branch(int32_t number) const { return branches_[static_cast<size_t>(number)]; }
+  Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
+  // Null where the branch's node is of the other kind.
+  const GivenSpec* given(const Branch& of) const {
+    return std::get_if<GivenSpec>(&request_.nodes[static_cast<size_t>(of.node)].content);
+  }
+  const GenerateSpec* generate(const Branch& of) const {
+    return std::get_if<GenerateSpec>(&request_.nodes[static_cast<size_t>(of.node)].content);
+  }
+
+  // The most tokens that a generated branch can draw: its limit, or the room on its path.
+  int32_t DrawLimit(const Branch& of) const;
+
+  // Takes one drawn token: `text` is what it adds. The branch is finished if a reason results.
+  // Precondition: generated, not finished.
+  void TakeToken(Branch* of, const TokenResult& token, std::string* text);
+
+  // All scores of a scored given branch are known: it is finished.
+  void TakeScores(Branch* of);
+
+  // An unscored given tip has been computed.
+  void FinishGiven(Branch* of);
+
+  // After some branches finished: creates the branches that follow, resolves barriers. Appends the numbers of
+  // new branches, the selections, and the branches that took part in them.
+  void Grow(std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+            std::vector<int32_t>* candidates);
+
+  bool done() const { return unfinished_ == 0; }
+  // Tokens from the root to the end of the branch.
+  std::vector<int32_t> PathTokens(const Branch& of) const;
+  // How often each kind of token stands on the path, for penalties: given ones and generated ones.
+  void PathHistory(const Branch& of, SlotHistory* history) const;
+  std::vector<BranchSummary> Summaries() const;
+
+ private:
+  void CreateBranches(int32_t parent, int32_t node, std::vector<int32_t>* created);
+  int32_t CreateBranch(int32_t parent, int32_t node, int32_t ordinal);
+  bool PassedOver(const Branch& of) const;
+  void InitGiven(Branch* created, const GivenSpec& spec);
+  void InitGenerated(Branch* created);
+  SelectCandidate CandidateOf(const Branch& of) const;
+  void Spawn(int32_t number, std::vector<int32_t>* created);
+  void Finish(Branch* of, FinishReason reason);
+  void Close(int32_t node);
+  void CheckBarrier(int32_t node);
+  void CheckBarriersBelow(int32_t node);
+  bool VerdictsKnown(const Branch& of) const;
+  void Resolve(int32_t node, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+               std::vector<int32_t>* candidates);
+
+  TreeRequest request_;
+  const TreeContext* context_;
+  std::vector<Node> nodes_;
+  std::deque<Branch> branches_;  // by number; references stay valid
+  std::vector<int32_t> to_spawn_;
+  std::vector<int32_t> ready_selects_;
+  int32_t unfinished_ = 0;
+};
+
+}  // namespace espalier

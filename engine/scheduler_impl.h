@@ -1,0 +1,188 @@
+#pragma once
+
+// Private to engine/scheduler*.cpp.
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/batch_builder.h"
+#include "engine/block_allocator.h"
+#include "engine/branch.h"
+#include "engine/kv_tree.h"
+#include "engine/request_tree.h"
+#include "engine/scheduler.h"
+
+namespace espalier {
+
+// A request from Submit to its last event.
+struct ScheduledRequest {
+  ScheduledRequest(uint64_t request_id, TreeRequest request, const TreeContext* context)
+      : id(request_id), tree(std::move(request), context) {}
+
+  uint64_t id;
+  RequestTree tree;
+  int32_t space = -1;     // cache namespace
+  bool started = false;   // TreeStarted is out
+  bool admitted = false;  // may hold leaves
+  int32_t leaves = 0;     // branches in memory
+  int32_t wanted_blocks = 0;         // blocks to wait for before it is admitted
+  uint64_t last_step = 0;            // the last step with a row of it
+  uint64_t no_room_step = 0;         // the step in which a branch was denied a leaf
+  uint64_t counted_step = 0;         // the last step in usage.steps
+  int32_t running = 0;               // branches with rows to issue and a leaf; of the step being planned
+  std::vector<int32_t> work;         // branches that may want rows, by number
+  bool work_sorted = true;
+  std::vector<BranchDelta> deltas;   // of the step being committed
+  std::vector<int32_t> delta_of;     // [branches] index into deltas, -1: none
+  std::vector<int32_t> reconsider;   // branches whose leaf may have become needless
+  bool changed = false;              // has something to report in the commit at hand
+  TreeUsage usage;
+  double kv_read_bytes = 0.0;           // shares, rounded at the end
+  double kv_read_bytes_sequence = 0.0;
+};
+
+// What the commit of a step needs to know: whose its samples and scores are.
+struct StepRecord {
+  struct Target {
+    uint64_t request = 0;
+    int32_t branch = 0;
+  };
+  struct Share {
+    uint64_t request = 0;
+    int64_t weight = 0;  // tokens that the request's rows see
+  };
+  uint64_t step_id = 0;
+  std::vector<Target> samples;
+  std::vector<Target> scores;
+  std::vector<Target> reads;  // unscored given tips, complete with this step
+  std::vector<Share> shares;
+  int64_t total_weight = 0;
+  PlanAccounting accounting;
+};
+
+// A step while it is planned.
+struct StepDraft {
+  std::shared_ptr<StepInput> input;
+  StepMemory memory;
+  StepRecord record;
+  int32_t rows = 0;
+
+  // Rows whose logits are used, or whose token only the device knows; as (node, position) until rows have
+  // numbers.
+  struct SampleUse {
+    int32_t node = 0;
+    int32_t position = 0;
+  };
+  std::vector<SampleUse> sample_uses;  // as input->samples
+  std::vector<SampleUse> score_uses;   // as input->scores
+  struct SlotUse {
+    int32_t node = 0;
+    int32_t position = 0;
+    int32_t slot = 0;
+  };
+  std::vector<SlotUse> slot_uses;
+};
+
+class Scheduler::Impl {
+ public:
+  Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer);
+
+  void Submit(uint64_t id, TreeRequest request);
+  void Cancel(uint64_t id);
+  void FailAll(const Error& error);
+  std::shared_ptr<const StepInput> Next();
+  void Commit(const StepResult& result);
+  std::vector<RequestEvent> TakeEvents() { return std::exchange(events_, {}); }
+  int32_t steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
+  bool idle() const { return requests_.empty(); }
+  EngineStats Stats() const;
+  TreeSnapshot Snapshot() const;
+  int32_t FlushCache();
+  std::vector<int32_t> FreeBlocks() const { return allocator_.free_list(); }
+  Status CheckInvariants() const { return tree_.Check(); }
+
+ private:
+  using Request = ScheduledRequest;
+  using Requests = std::map<uint64_t, std::unique_ptr<Request>>;  // by id: oldest first
+
+  // A branch that could have rows in the step being planned.
+  struct Candidate {
+    Request* request = nullptr;
+    Branch* branch = nullptr;
+  };
+
+  // scheduler.cpp: life of requests.
+  void Emit(uint64_t id, TreeEvent event) { events_.emplace_back(id, std::move(event)); }
+  void End(Requests::iterator it);
+  void NoteCreated(Request* request, const std::vector<int32_t>& created);
+
+  // scheduler_memory.cpp: who has blocks.
+  void AdmitRequests();
+  void StartRequest(Request* request);
+  int32_t AvailableBlocks() const;
+  bool StartBranch(Request* request, Branch* branch, StepDraft* draft);
+  bool NoRoom(Request* request);
+  int32_t KeptEnd(const Branch& branch, const Branch& source) const;
+  bool ContinueSource(Request* request, Branch* branch, Branch* source, StepDraft* draft);
+  bool OpenByTokens(Request* request, Branch* branch, bool forced);
+  void CountCached(Request* request, Branch* branch, int32_t cached_tokens);
+  bool MakeRoom(const Request& request, const Branch& branch, int32_t blocks);
+  bool DropIdleLeaf(const Request& request, const Branch& branch);
+  bool PreemptYounger(const Request& request);
+  bool ParkHigherBranch(const Request& request, const Branch& branch);
+  void DropLeaf(Request* request, Branch* branch);
+  void DropClaim(Request* request, Branch* branch);
+  void Reconsider(Request* request, Branch* branch);
+  void EndSlot(Branch* branch);
+
+  // scheduler_step.cpp: what runs.
+  bool Wants(const RequestTree& tree, const Branch& branch) const;
+  int32_t TargetEnd(const Branch& branch, const KvNode& leaf) const;
+  std::shared_ptr<const StepInput> PlanStep();
+  void CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill);
+  std::vector<Candidate> LimitFairly(std::vector<Candidate>* decode, int32_t rows) const;
+  bool IsDecode(const Request& request, const Branch& branch) const;
+  int32_t IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft);
+  void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position, StepDraft* draft);
+  void DrawToken(Request* request, Branch* drawing, int32_t leaf, int32_t position, StepDraft* draft);
+  void AssembleStep(StepDraft* draft);
+  void CheckStep(const StepInput& input) const;
+
+  // scheduler_commit.cpp: what came of it.
+  Request* Find(uint64_t id);
+  void CommitSamples(const StepRecord& record, const StepResult& result);
+  void CommitScores(const StepRecord& record, const StepResult& result);
+  void CommitUsage(const StepRecord& record);
+  void ReportGiven(Request* request, const Branch& branch);
+  BranchDelta* DeltaOf(Request* request, const Branch& branch);
+  void Touch(Request* request);
+  void SettleTouched(uint64_t step_id, bool only_done);
+  void Settle(Request* request, uint64_t step_id);
+  void FlushDeltas(Request* request, uint64_t step_id);
+  TreeFinished Finished(const Request& request) const;
+
+  SchedulerOptions options_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  TreeContext context_;
+  BlockAllocator allocator_;
+  KvTree tree_;
+  BatchBuilder builder_;
+  Requests requests_;
+  std::deque<StepRecord> in_flight_;
+  std::vector<RequestEvent> events_;
+  std::vector<uint64_t> touched_;    // requests with `changed`
+  std::vector<int32_t> free_slots_;
+  int32_t slots_ = 0;
+  uint64_t step_ = 0;  // last issued
+  int32_t running_ = 0;  // branches with a leaf
+  Request* found_ = nullptr;  // last answer of Find
+  bool planning_ = false;
+  bool failed_ = false;
+  EngineStats counters_;
+};
+
+}  // namespace espalier

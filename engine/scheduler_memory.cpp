@@ -1,0 +1,245 @@
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "engine/scheduler_impl.h"
+
+// Who holds blocks: admission, leaves, and what gives way when blocks run out.
+
+namespace espalier {
+
+// Requests are admitted in the order of their age, and nobody overtakes. A preempted request waits until the
+// blocks that it had are there again.
+void Scheduler::Impl::AdmitRequests() {
+  bool others = false;
+  for (auto& [id, request] : requests_) {
+    if (!request->admitted) {
+      if (others && AvailableBlocks() < request->wanted_blocks + running_) return;
+      StartRequest(request.get());
+    }
+    others = true;
+  }
+}
+
+void Scheduler::Impl::StartRequest(Request* request) {
+  request->admitted = true;
+  if (request->started) return;
+  request->started = true;
+  const TreeRequest& content = request->tree.request();
+  const auto& root = std::get<GivenSpec>(content.nodes[0].content);
+  Emit(request->id, TreeStarted{.request_id = request->id,
+                                .seed = content.seed,
+                                .prompt_tokens = static_cast<int32_t>(root.token_ids.size()),
+                                .cached_tokens = tree_.Match(request->space, root.token_ids).tokens});
+  std::vector<int32_t> created;
+  request->tree.Start(&created);
+  NoteCreated(request, created);
+}
+
+// Free now, or as soon as steps in flight have committed and cold prefixes are evicted.
+int32_t Scheduler::Impl::AvailableBlocks() const {
+  return allocator_.free_blocks() + allocator_.retiring_blocks() + tree_.indexed_blocks();
+}
+
+// Gives the branch a leaf. Where nothing else of the request runs, it may take what it needs; otherwise it
+// waits until there is room for it beside all that runs. False: not in this step.
+bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* draft) {
+  const bool forced = request->running == 0;
+  Branch* source = branch->source >= 0 ? &request->tree.branch(branch->source) : nullptr;
+  if (source != nullptr && Wants(request->tree, *source)) return false;  // its own rows come first
+  if (!forced && AvailableBlocks() < 1 + running_) return NoRoom(request);
+  bool started = false;
+  if (source != nullptr && source->leaf >= 0 && source->last_step == tree_.current_step())
+    return false;  // copies read what earlier steps wrote
+  if (source != nullptr && source->leaf >= 0 && KeptEnd(*branch, *source) >= 0) {
+    started = ContinueSource(request, branch, source, draft);
+    if (!started && source->leaf >= 0) return NoRoom(request);  // for the copy
+  }
+  if (!started && !OpenByTokens(request, branch, forced)) return false;
+  branch->path_issued = started;
+  ++request->leaves;
+  ++request->running;
+  ++running_;
+  DropClaim(request, branch);
+  return true;
+}
+
+bool Scheduler::Impl::NoRoom(Request* request) {
+  request->no_room_step = tree_.current_step();
+  return false;
+}
+
+// Up to which position the rows of the source's leaf serve the branch: to the source's end, but a scored
+// branch needs the logits of the source's last token. -1: the leaf cannot be continued from there.
+int32_t Scheduler::Impl::KeptEnd(const Branch& branch, const Branch& source) const {
+  const KvNode& leaf = tree_.node(source.leaf);
+  const int32_t wanted = source.end_position() - (branch.scored ? 1 : 0);
+  const int32_t kept = std::min(leaf.issued_end(), wanted);
+  return kept < leaf.begin_position + leaf.indexed_tokens ? -1 : kept;
+}
+
+// Takes the source's leaf over, or forks it, and adds the tokens from its end to the branch's. False: there
+// is no block for the copy, or the leaf had to be dropped for it.
+bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* source, StepDraft* draft) {
+  const int32_t keep_end = KeptEnd(*branch, *source);
+  const bool last = branch->claims_source && source->continuations == 1 && source->barriers == 0;
+  int32_t leaf = source->leaf;
+  if (last) {
+    if (keep_end < tree_.node(leaf).issued_end()) tree_.Reissue(leaf, keep_end);
+    source->leaf = -1;
+    --request->leaves;
+    --running_;
+  } else {
+    const int32_t blocks = std::max(tree_.ForkBlocks(leaf, keep_end), 1);
+    if (!MakeRoom(*request, *branch, blocks) || source->leaf < 0) return false;
+    leaf = tree_.ForkLeaf(leaf, keep_end, &draft->memory);
+  }
+  std::vector<const Branch*> above;  // given branches between, that are passed over
+  for (const Branch* at = branch; at != source; at = &request->tree.branch(at->parent)) above.push_back(at);
+  for (auto it = above.rbegin(); it != above.rend(); ++it) {
+    for (const int32_t token : (*it)->tokens) tree_.Append(leaf, token);
+  }
+  for (int32_t i = branch->size(); i < branch->drawn; ++i) tree_.Append(leaf, kUnknownToken);
+  branch->leaf = leaf;
+  return true;
+}
+
+bool Scheduler::Impl::OpenByTokens(Request* request, Branch* branch, bool forced) {
+  if (request->tree.generate(*branch) != nullptr && branch->drawn > branch->size()) return false;
+  const std::vector<int32_t> path = request->tree.PathTokens(*branch);
+  const int32_t blocks = static_cast<int32_t>(path.size()) / options_.engine.block_tokens + 1;
+  if (!forced) {
+    const KvTree::Matched matched = tree_.Match(request->space, path);
+    const int32_t needed = blocks - matched.tokens / options_.engine.block_tokens + matched.idle_blocks;
+    if (AvailableBlocks() < needed + running_) return NoRoom(request);
+  }
+  int32_t private_from = std::numeric_limits<int32_t>::max();
+  if (branch->scored && !branch->finished)
+    private_from = branch->start_position - 1 + branch->scores_issued;
+  const KvTree::OpenedPath opened = tree_.OpenPath(request->space, path, private_from);
+  branch->leaf = opened.leaf;
+  CountCached(request, branch, opened.cached_tokens);
+  return true;
+}
+
+// Of the given nodes on the path, each instance once.
+void Scheduler::Impl::CountCached(Request* request, Branch* branch, int32_t cached_tokens) {
+  for (Branch* at = branch;; at = &request->tree.branch(at->parent)) {
+    if (request->tree.given(*at) != nullptr && !at->cached_counted) {
+      at->cached_counted = true;
+      const int32_t cached = std::clamp(cached_tokens - at->start_position, 0, at->size());
+      request->usage.cached_tokens += cached;
+      counters_.cached_tokens += cached;
+    }
+    if (at->parent < 0) return;
+  }
+}
+
+// Sees to it that `blocks` blocks are free. In this order: evict cold prefixes; wait for blocks that steps in
+// flight still read; drop leaves that nothing runs on; preempt younger requests; park later branches of the
+// same request. Nothing that has rows in the step being planned is touched. False: not in this step.
+bool Scheduler::Impl::MakeRoom(const Request& request, const Branch& branch, int32_t blocks) {
+  while (allocator_.free_blocks() < blocks) {
+    if (tree_.Evict(blocks - allocator_.free_blocks()) > 0) continue;
+    if (allocator_.free_blocks() + allocator_.retiring_blocks() >= blocks) return false;
+    if (DropIdleLeaf(request, branch)) continue;
+    if (PreemptYounger(request)) continue;
+    if (ParkHigherBranch(request, branch)) continue;
+    return false;
+  }
+  return true;
+}
+
+// Of the youngest request first, not of older ones; the source of the branch last.
+bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch) {
+  Branch* source = nullptr;
+  for (auto it = requests_.rbegin(); it != requests_.rend() && it->first >= request.id; ++it) {
+    Request& holder = *it->second;
+    if (holder.leaves == 0) continue;
+    for (int32_t number = holder.tree.size() - 1; number >= 0; --number) {
+      Branch& idle = holder.tree.branch(number);
+      if (idle.leaf < 0 || idle.last_step == tree_.current_step() || Wants(holder.tree, idle)) continue;
+      if (&idle == &branch) continue;
+      if (holder.tree.generate(idle) != nullptr && !idle.finished) continue;  // its last tokens are under way
+      if (holder.id == request.id && number == branch.source) {
+        source = &idle;
+        continue;
+      }
+      DropLeaf(&holder, &idle);
+      return true;
+    }
+  }
+  if (source == nullptr) return false;
+  DropLeaf(requests_.at(request.id).get(), source);
+  return true;
+}
+
+bool Scheduler::Impl::PreemptYounger(const Request& request) {
+  for (auto it = requests_.rbegin(); it != requests_.rend() && it->first > request.id; ++it) {
+    Request& victim = *it->second;
+    if (victim.leaves == 0 || victim.last_step == tree_.current_step()) continue;
+    const int32_t before = tree_.live_blocks();
+    for (int32_t number = 0; number < victim.tree.size(); ++number) {
+      Branch& parked = victim.tree.branch(number);
+      if (parked.leaf >= 0) DropLeaf(&victim, &parked);
+    }
+    victim.admitted = false;
+    victim.wanted_blocks = before - tree_.live_blocks();
+    ++counters_.preemptions;
+    return true;
+  }
+  return false;
+}
+
+bool Scheduler::Impl::ParkHigherBranch(const Request& request, const Branch& branch) {
+  Request& own = *requests_.at(request.id);
+  for (int32_t number = own.tree.size() - 1; number > branch.number; --number) {
+    Branch& parked = own.tree.branch(number);
+    if (parked.leaf < 0 || parked.last_step == tree_.current_step()) continue;
+    DropLeaf(&own, &parked);
+    return true;
+  }
+  return false;
+}
+
+// The branch goes on later, from its tokens. Results of steps in flight are still taken.
+void Scheduler::Impl::DropLeaf(Request* request, Branch* branch) {
+  tree_.Release(branch->leaf);
+  branch->leaf = -1;
+  branch->path_issued = false;
+  --request->leaves;
+  --running_;
+}
+
+void Scheduler::Impl::DropClaim(Request* request, Branch* branch) {
+  if (!branch->claims_source) return;
+  branch->claims_source = false;
+  Branch& source = request->tree.branch(branch->source);
+  --source.continuations;
+  if (source.leaf >= 0) Reconsider(request, &source);
+}
+
+// After a change: lists the branch if it wants rows, releases its leaf if nobody needs it any more.
+void Scheduler::Impl::Reconsider(Request* request, Branch* branch) {
+  if (Wants(request->tree, *branch)) {
+    if (branch->listed) return;
+    branch->listed = true;
+    request->work_sorted = request->work.empty() || (request->work_sorted && request->work.back() < branch->number);
+    request->work.push_back(branch->number);
+    return;
+  }
+  const bool complete = branch->finished || request->tree.given(*branch) != nullptr;
+  if (!complete || branch->barriers > 0) return;
+  const bool in_draft = planning_ && branch->last_step == tree_.current_step();
+  if (branch->leaf >= 0 && branch->continuations == 0 && !in_draft)
+    DropLeaf(request, branch);
+  if (branch->leaf < 0 && branch->finished) DropClaim(request, branch);
+}
+
+void Scheduler::Impl::EndSlot(Branch* branch) {
+  if (branch->slot < 0) return;
+  free_slots_.push_back(branch->slot);
+  branch->slot = -1;
+}
+
+}  // namespace espalier

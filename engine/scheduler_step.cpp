@@ -1,0 +1,334 @@
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "engine/scheduler_impl.h"
+
+// What runs in a step: which branches, how many rows of each, and what is drawn from them.
+
+namespace espalier {
+
+// Whether the branch has rows to issue that it can issue without waiting for results.
+bool Scheduler::Impl::Wants(const RequestTree& tree, const Branch& branch) const {
+  if (branch.tail_pending) return !branch.dead && (branch.finished || tree.given(branch) != nullptr);
+  if (branch.work == BranchWork::kDecode)
+    return !branch.finished && branch.drawn < tree.DrawLimit(branch);
+  return branch.work == BranchWork::kRead && !branch.read_done;
+}
+
+// Rows are wanted up to here. The last token's row is left out where only scores of given tokens are asked
+// for: they come from the rows before them.
+int32_t Scheduler::Impl::TargetEnd(const Branch& branch, const KvNode& leaf) const {
+  const bool scores_only = branch.work == BranchWork::kRead && !branch.tail_pending && branch.scored;
+  return scores_only ? leaf.end_position() - 1 : leaf.end_position();
+}
+
+std::shared_ptr<const StepInput> Scheduler::Impl::Next() {
+  if (failed_ || steps_in_flight() >= options_.steps_in_flight) return nullptr;
+  while (!requests_.empty()) {
+    const int32_t free_before = allocator_.free_blocks();
+    std::shared_ptr<const StepInput> step = PlanStep();
+    if (step != nullptr || steps_in_flight() > 0) return step;
+    // Planning without a result may have dropped leaves: with nothing in flight their blocks are free now.
+    if (requests_.empty() || allocator_.free_blocks() > free_before) continue;
+    // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
+    Emit(requests_.begin()->first,
+         Error{ErrorCode::kResourceExhausted, "", "a path of the tree does not fit into the KV cache"});
+    End(requests_.begin());
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
+  StepDraft draft;
+  draft.input = std::make_shared<StepInput>();
+  draft.record.step_id = step_ + 1;
+  tree_.BeginStep(step_ + 1);
+  planning_ = true;
+  AdmitRequests();
+  SettleTouched(step_, /*only_done=*/true);
+
+  std::vector<Candidate> decode;
+  std::vector<Candidate> prefill;
+  CollectCandidates(&decode, &prefill);
+  const int32_t max_rows = options_.engine.max_batch_rows;
+  const int32_t chunk = std::min(options_.engine.prefill_chunk_tokens, max_rows);
+  // Where decode rows would fill the step, a quarter is kept for prefill, so that neither starves.
+  const int32_t kept = prefill.empty() ? 0 : std::min(chunk, std::max(max_rows / 4, max_rows > 1 ? 1 : 0));
+  const std::vector<Candidate> rest = LimitFairly(&decode, max_rows - kept);
+  for (const Candidate& candidate : decode) IssueBranch(candidate, max_rows - draft.rows, &draft);
+  int32_t budget = decode.empty() ? max_rows : std::min(chunk, max_rows - draft.rows);
+  for (const Candidate& candidate : prefill) {
+    if (budget <= 0) break;
+    budget -= IssueBranch(candidate, budget, &draft);
+  }
+  for (const Candidate& candidate : rest) IssueBranch(candidate, std::min(1, max_rows - draft.rows), &draft);
+
+  planning_ = false;
+  const bool issued = draft.rows > 0;
+  if (issued) AssembleStep(&draft);
+  ESPALIER_CHECK(issued || draft.memory.copies.empty());
+  tree_.EndStep(issued);
+  if (!issued) return nullptr;
+  ++step_;
+  ++counters_.steps;
+  in_flight_.push_back(std::move(draft.record));
+  if (options_.engine.check_invariants) CheckStep(*draft.input);
+  return draft.input;
+}
+
+// Branches with rows to issue: by age of the request, then by number.
+void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
+  for (auto& [id, request] : requests_) {
+    if (!request->admitted) continue;
+    std::vector<int32_t>& work = request->work;
+    std::erase_if(work, [&](int32_t number) {
+      Branch& branch = request->tree.branch(number);
+      branch.listed = Wants(request->tree, branch);
+      return !branch.listed;
+    });
+    if (!request->work_sorted) std::sort(work.begin(), work.end());
+    request->work_sorted = true;
+    request->running = 0;
+    for (const int32_t number : work) {
+      Branch& branch = request->tree.branch(number);
+      if (branch.leaf >= 0) ++request->running;
+      (IsDecode(*request, branch) ? decode : prefill)->push_back({request.get(), &branch});
+    }
+  }
+}
+
+// One row, whose path is there: a row that is needed for the next token, not one of many to get there.
+bool Scheduler::Impl::IsDecode(const Request& request, const Branch& branch) const {
+  if (branch.leaf < 0) {
+    if (branch.work != BranchWork::kDecode || branch.source < 0) return false;
+    const Branch& source = request.tree.branch(branch.source);
+    return branch.drawn == 1 && source.leaf >= 0;
+  }
+  const KvNode& leaf = tree_.node(branch.leaf);
+  return branch.path_issued && TargetEnd(branch, leaf) - leaf.issued_end() <= 1;
+}
+
+// Cuts the candidates down to `rows`: every request gets the same share, what it does not need goes to the
+// others; within a request those come first that have waited longest. Returns the others.
+std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector<Candidate>* decode,
+                                                                     int32_t rows) const {
+  if (static_cast<int32_t>(decode->size()) <= rows) return {};
+  struct Group {
+    size_t begin;
+    size_t size;
+    size_t quota;
+  };
+  std::vector<Group> groups;
+  for (size_t i = 0; i < decode->size(); ++i) {
+    if (i == 0 || (*decode)[i].request != (*decode)[i - 1].request) groups.push_back({i, 0, 0});
+    ++groups.back().size;
+  }
+  std::vector<Group*> by_size;
+  for (Group& group : groups) by_size.push_back(&group);
+  std::stable_sort(by_size.begin(), by_size.end(), [](const Group* a, const Group* b) { return a->size < b->size; });
+  size_t left = static_cast<size_t>(std::max(rows, 0));
+  for (size_t i = 0; i < by_size.size(); ++i) {
+    const size_t share = (left + by_size.size() - i - 1) / (by_size.size() - i);
+    by_size[i]->quota = std::min(by_size[i]->size, share);
+    left -= by_size[i]->quota;
+  }
+  std::vector<Candidate> kept;
+  std::vector<Candidate> rest;
+  for (const Group& group : groups) {
+    const auto begin = decode->begin() + static_cast<ptrdiff_t>(group.begin);
+    std::stable_sort(begin, begin + static_cast<ptrdiff_t>(group.size), [](const Candidate& a, const Candidate& b) {
+      return a.branch->last_step < b.branch->last_step;
+    });
+    const auto end = begin + static_cast<ptrdiff_t>(group.size);
+    const auto cut = begin + static_cast<ptrdiff_t>(group.quota);
+    kept.insert(kept.end(), begin, cut);
+    rest.insert(rest.end(), cut, end);
+  }
+  *decode = std::move(kept);
+  return rest;
+}
+
+// Issues up to `budget` rows of the branch's path, from the first that is missing. Returns how many.
+int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft) {
+  Branch& branch = *candidate.branch;
+  Request& request = *candidate.request;
+  if (budget <= 0 || !Wants(request.tree, branch)) return 0;
+  if (branch.leaf < 0 && !request.admitted) return 0;  // preempted while this step was planned
+  if (branch.leaf < 0) {
+    if (request.no_room_step == tree_.current_step()) return 0;  // an earlier branch waits for room
+    if (!StartBranch(&request, &branch, draft)) return 0;
+  }
+  if (tree_.node(branch.leaf).issued_end() == tree_.node(branch.leaf).end_position()) {
+    // The last row has been run, but its logits were not asked for.
+    const KvNode& leaf = tree_.node(branch.leaf);
+    if (leaf.size() - 1 < leaf.indexed_tokens || leaf.size() == 0) {
+      DropLeaf(&request, &branch);
+      return 0;
+    }
+    tree_.Reissue(branch.leaf, leaf.end_position() - 1);
+  }
+  int32_t issued = 0;
+  if (!branch.path_issued) {
+    std::vector<int32_t> above;
+    for (int32_t id = tree_.node(branch.leaf).parent; id >= 0; id = tree_.node(id).parent) {
+      if (tree_.node(id).issued_tokens < tree_.node(id).size()) above.push_back(id);
+    }
+    for (auto it = above.rbegin(); it != above.rend(); ++it) {
+      const int32_t missing = tree_.node(*it).size() - tree_.node(*it).issued_tokens;
+      const int32_t rows = IssueNode(candidate, *it, std::min(missing, budget - issued), draft);
+      issued += rows;
+      if (rows < missing) return issued;
+    }
+    branch.path_issued = true;
+  }
+  const int32_t first = tree_.node(branch.leaf).issued_end();
+  const int32_t missing = TargetEnd(branch, tree_.node(branch.leaf)) - first;
+  ESPALIER_CHECK(missing > 0);
+  const int32_t rows = IssueNode(candidate, branch.leaf, std::min(missing, budget - issued), draft);
+  if (rows > 0) AttachUses(candidate, first, first + rows, draft);
+  return issued + rows;
+}
+
+// Issues up to `rows` rows of a node; fewer where blocks are short. Returns how many.
+int32_t Scheduler::Impl::IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft) {
+  if (rows <= 0) return 0;
+  Request& request = *candidate.request;
+  const int32_t blocks = tree_.BlocksForRows(node, rows);
+  if (!MakeRoom(request, *candidate.branch, blocks)) {
+    const int32_t held = static_cast<int32_t>(tree_.node(node).blocks.size());
+    const int32_t room = (held + allocator_.free_blocks()) * tree_.block_tokens() - tree_.node(node).issued_tokens;
+    rows = std::min(rows, room);
+    if (rows <= 0) return 0;
+  }
+  const int64_t first = tree_.node(node).issued_end();
+  tree_.IssueRows(node, rows, &draft->memory);
+  candidate.branch->last_step = tree_.current_step();
+  request.last_step = tree_.current_step();
+  draft->rows += rows;
+  request.usage.computed_tokens += rows;
+  counters_.computed_tokens += rows;
+  const int64_t weight = rows * (first + 1) + int64_t{rows} * (rows - 1) / 2;
+  std::vector<StepRecord::Share>& shares = draft->record.shares;
+  if (shares.empty() || shares.back().request != request.id) shares.push_back({request.id, 0});
+  shares.back().weight += weight;
+  draft->record.total_weight += weight;
+  return rows;
+}
+
+// What is drawn, scored or completed by the rows [first_position, end_position) of the branch's leaf.
+void Scheduler::Impl::AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position,
+                                 StepDraft* draft) {
+  Branch& branch = *candidate.branch;
+  Request& request = *candidate.request;
+  const int32_t leaf = branch.leaf;
+  for (int32_t position = first_position; position < end_position; ++position) {
+    const size_t index = static_cast<size_t>(position - tree_.node(leaf).begin_position);
+    if (tree_.node(leaf).tokens[index] == kUnknownToken) draft->slot_uses.push_back({leaf, position, branch.slot});
+  }
+  if (branch.work == BranchWork::kRead && branch.scored) {
+    const GivenSpec& spec = *request.tree.given(branch);
+    for (int32_t position = first_position; position < end_position; ++position) {
+      const int32_t index = position + 1 - branch.start_position;
+      if (index != branch.scores_issued || index >= branch.size()) continue;
+      ++branch.scores_issued;
+      draft->input->scores.push_back({.logit_index = 0,
+                                      .token_id = branch.tokens[static_cast<size_t>(index)],
+                                      .top_logprobs = spec.top_logprobs});
+      draft->score_uses.push_back({leaf, position});
+      draft->record.scores.push_back({request.id, branch.number});
+    }
+  }
+  if (end_position < TargetEnd(branch, tree_.node(leaf))) return;
+  if (branch.work == BranchWork::kRead && !branch.read_done) {
+    branch.read_done = true;
+    if (!branch.scored) draft->record.reads.push_back({request.id, branch.number});
+  }
+  if (branch.work == BranchWork::kDecode && !branch.finished) {
+    DrawToken(&request, &branch, leaf, end_position - 1, draft);
+    tree_.Append(leaf, kUnknownToken);
+  }
+  if (!branch.tail_pending) return;
+  branch.tail_pending = false;
+  for (const int32_t number : std::exchange(branch.awaiting, {})) {
+    Branch& child = request.tree.branch(number);
+    child.work = BranchWork::kDecode;
+    DrawToken(&request, &child, leaf, end_position - 1, draft);
+    Reconsider(&request, &child);
+  }
+}
+
+// Draws the next token of `drawing` from the logits at `position` of the path to `leaf`.
+void Scheduler::Impl::DrawToken(Request* request, Branch* drawing, int32_t leaf, int32_t position,
+                                StepDraft* draft) {
+  StepInput& input = *draft->input;
+  const GenerateSpec& spec = *request->tree.generate(*drawing);
+  if (drawing->slot < 0) {
+    if (free_slots_.empty()) free_slots_.push_back(slots_++);
+    drawing->slot = free_slots_.back();
+    free_slots_.pop_back();
+    if (spec.sampling.UsesHistory()) {
+      SlotHistory history{.slot = drawing->slot, .prompt_tokens = {}, .generated_tokens = {}};
+      request->tree.PathHistory(*drawing, &history);
+      input.histories.push_back(std::move(history));
+    }
+  }
+  RequestTree::Node& node = request->tree.node(drawing->node);
+  if (node.params_step != draft->record.step_id) {
+    node.params_step = draft->record.step_id;
+    node.params_index = static_cast<int32_t>(input.params.size());
+    input.params.push_back(spec.sampling);
+  }
+  input.samples.push_back({.logit_index = 0,
+                           .slot = drawing->slot,
+                           .params = node.params_index,
+                           .position = position + 1,
+                           .stream = drawing->stream,
+                           .top_logprobs = spec.top_logprobs});
+  draft->sample_uses.push_back({leaf, position});
+  draft->record.samples.push_back({request->id, drawing->number});
+  ++drawing->drawn;
+}
+
+// Numbers the rows, and turns positions into rows.
+void Scheduler::Impl::AssembleStep(StepDraft* draft) {
+  StepInput& input = *draft->input;
+  const int64_t begin_us = options_.now_us ? options_.now_us() : 0;
+  input.step_id = draft->record.step_id;
+  input.zero_blocks = std::move(draft->memory.zero_blocks);
+  input.copies = std::move(draft->memory.copies);
+  builder_.Build(&input.batch, &input.tokens);
+
+  const auto row_of = [&](const auto& use) {
+    return static_cast<size_t>(builder_.RowOf(input.batch, use.node, use.position));
+  };
+  for (const StepDraft::SlotUse& use : draft->slot_uses) input.tokens[row_of(use)].slot = use.slot;
+  std::vector<int32_t> logit_of(input.tokens.size(), -1);
+  for (const StepDraft::SampleUse& use : draft->sample_uses) logit_of[row_of(use)] = 0;
+  for (const StepDraft::SampleUse& use : draft->score_uses) logit_of[row_of(use)] = 0;
+  for (size_t row = 0; row < logit_of.size(); ++row) {
+    if (logit_of[row] < 0) continue;
+    logit_of[row] = static_cast<int32_t>(input.logit_rows.size());
+    input.logit_rows.push_back(static_cast<int32_t>(row));
+  }
+  for (size_t i = 0; i < input.samples.size(); ++i)
+    input.samples[i].logit_index = logit_of[row_of(draft->sample_uses[i])];
+  for (size_t i = 0; i < input.scores.size(); ++i)
+    input.scores[i].logit_index = logit_of[row_of(draft->score_uses[i])];
+
+  input.plan = PlanAttention(input.batch, options_.attention, options_.plan);
+  draft->record.accounting = input.plan.accounting;
+  if (options_.now_us) counters_.plan_us += options_.now_us() - begin_us;
+}
+
+void Scheduler::Impl::CheckStep(const StepInput& input) const {
+  const auto require = [](const Status& status) {
+    ESPALIER_CHECK_MSG(status.ok(), status.ok() ? std::string() : status.error().ToString());
+  };
+  require(tree_.Check());
+  require(ValidateBatch(input.batch));
+  require(CheckPlan(input.batch, input.plan, options_.plan));
+  for (const RowToken& token : input.tokens) ESPALIER_CHECK(token.token_id >= 0 || token.slot >= 0);
+}
+
+}  // namespace espalier
