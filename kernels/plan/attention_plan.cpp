@@ -37,13 +37,16 @@ class Planner {
   AttentionPlan Run() {
     switch (options_.mode) {
       case AttentionMode::kFlatten:
-        for (const RowRange rows : plan::TileRows(batch_, options_.max_tile_rows)) AddRowTile(rows);
+        AddRowTiles(options_.max_tile_rows);
+        LowerTiles();
         break;
       case AttentionMode::kSequence:
         for (int32_t row = 0; row < batch_.rows(); ++row) AddRowTile({row, row + 1});
+        Cut();
         break;
       case AttentionMode::kMasked:
         AddTrees();
+        Cut();
         break;
       case AttentionMode::kNode:
         AddNodes(std::numeric_limits<int32_t>::max());
@@ -59,10 +62,6 @@ class Planner {
   }
 
  private:
-  bool PathsAreWhole() const {
-    return options_.mode != AttentionMode::kNode && options_.mode != AttentionMode::kNodeChunk;
-  }
-
   void CloseTile(RowRange rows, size_t first_entry) {
     Tile tile;
     tile.rows = rows;
@@ -78,6 +77,31 @@ class Planner {
     const size_t first = plan_.entries.size();
     lister_.ListRows(rows, &plan_.entries);
     CloseTile(rows, first);
+  }
+
+  void Cut() { cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors); }
+
+  void AddRowTiles(int32_t max_rows) {
+    for (const RowRange rows : plan::TileRows(batch_, max_rows)) AddRowTile(rows);
+    Cut();
+  }
+
+  // While there are fewer units of work than processors and no segment left to cut, lower tiles share the
+  // work of the rows at the price of loading their KV more than once.
+  void LowerTiles() {
+    int32_t height = std::min(options_.max_tile_rows, batch_.rows());
+    while (height > 1 && static_cast<int64_t>(cuts_.parts.size()) * shape_.kv_heads < options_.processors) {
+      height = (height + 1) / 2;
+      std::vector<Tile> tiles = std::exchange(tiles_, {});
+      std::vector<PlanEntry> entries = std::exchange(plan_.entries, {});
+      plan::Cuts cuts = std::exchange(cuts_, {});
+      AddRowTiles(height);
+      if (cuts_.time < cuts.time - cuts.time / plan::kEvenPart) continue;
+      tiles_ = std::move(tiles);
+      plan_.entries = std::move(entries);
+      cuts_ = std::move(cuts);
+      return;
+    }
   }
 
   // The rows of `all` in as few tiles as max_tile_rows allows, all about equally high.
@@ -119,6 +143,9 @@ class Planner {
           if (plan_.entries.size() == first) return;
           lister_.GroupBySegment(first, &plan_.entries);
           CloseTile(rows, first);
+          const Tile& tile = tiles_.back();
+          const auto index = static_cast<int32_t>(tiles_.size()) - 1;
+          cuts_.parts.push_back({index, tile.first_entry, tile.entries, tile.cost, false});
         });
         begin = end;
       }
@@ -127,15 +154,7 @@ class Planner {
 
   // Items in the order of tiles, partials numbered as they come; then sorted, costliest first.
   void MakeItems() {
-    std::vector<TilePart> parts;
-    if (PathsAreWhole()) {
-      parts = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors);
-    } else {
-      for (size_t t = 0; t < tiles_.size(); ++t) {
-        parts.push_back(
-            {static_cast<int32_t>(t), tiles_[t].first_entry, tiles_[t].entries, tiles_[t].cost, false});
-      }
-    }
+    const std::vector<TilePart>& parts = cuts_.parts;
     std::vector<PlanItem> items;
     items.reserve(parts.size());
     for (const TilePart& part : parts) items.push_back(MakeItem(part));
@@ -262,6 +281,7 @@ class Planner {
   const PlanOptions& options_;
   EntryLister lister_;
   std::vector<Tile> tiles_;
+  plan::Cuts cuts_;
   std::vector<std::pair<int32_t, int32_t>> partials_of_rows_;  // row, partial
   AttentionPlan plan_;
 };

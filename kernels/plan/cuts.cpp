@@ -7,10 +7,8 @@ namespace espalier::plan {
 
 namespace {
 
-// With this many units of work for each processor, or once the ends differ by less than one part in
-// kEvenPart, cutting further gains nothing.
+// With this many units of work for each processor, cutting further gains nothing.
 constexpr int64_t kManyUnits = 16;
-constexpr int64_t kEvenPart = 32;
 
 class Cutter {
  public:
@@ -18,21 +16,19 @@ class Cutter {
          int32_t processors)
       : tiles_(tiles), entries_(entries), shape_(shape), processors_(std::max(processors, 1)) {}
 
-  std::vector<TilePart> Run() const {
-    std::vector<TilePart> best = CutTo(std::numeric_limits<int64_t>::max());
+  Cuts Run() const {
+    Cuts best;
+    best.parts = CutTo(std::numeric_limits<int64_t>::max());
     int64_t even = 0;  // cost of a processor if work could be cut at will
-    for (const TilePart& part : best) even += part.cost * shape_.kv_heads;
+    for (const TilePart& part : best.parts) even += part.cost * shape_.kv_heads;
     even = std::max<int64_t>(even / processors_, 1);
-    int64_t best_time = TimeOf(best, even);
+    best.time = TimeOf(best.parts, even);
     for (const int64_t pieces : {1, 2, 3, 4, 6, 8}) {
-      if (best_time <= even + even / kEvenPart) break;
-      std::vector<TilePart> parts = CutTo(std::max<int64_t>(even / pieces, 1));
-      const int64_t time = TimeOf(parts, even);
-      // Fewer cuts win unless more are clearly faster.
-      if (time < best_time - best_time / kEvenPart) {
-        best_time = time;
-        best = std::move(parts);
-      }
+      if (best.time <= even + even / kEvenPart) break;
+      Cuts cuts;
+      cuts.parts = CutTo(std::max<int64_t>(even / pieces, 1));
+      cuts.time = TimeOf(cuts.parts, even);
+      if (cuts.time < best.time - best.time / kEvenPart) best = std::move(cuts);
     }
     return best;
   }
@@ -123,8 +119,8 @@ class Cutter {
 
 }  // namespace
 
-std::vector<TilePart> CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-                               const AttentionShape& shape, int32_t processors) {
+Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+              const AttentionShape& shape, int32_t processors) {
   return Cutter(tiles, entries, shape, processors).Run();
 }
 

@@ -90,9 +90,16 @@ inline int64_t CostOf(const PlanEntry& entry, int32_t group) {
   return int64_t{entry.tokens} * (kTokenCost + int64_t{entry.row_end - entry.row_begin} * group);
 }
 
-// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole. Parts
-// lie in the order of their tiles, segments ascending.
-std::vector<TilePart> CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-                               const AttentionShape& shape, int32_t processors);
+struct Cuts {
+  std::vector<TilePart> parts;  // in the order of their tiles, segments ascending
+  int64_t time = 0;             // when the last processor ends, by the cost model
+};
+
+// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole.
+Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+              const AttentionShape& shape, int32_t processors);
+
+// Smaller gains are not worth more cuts or lower tiles: one part in this many.
+inline constexpr int64_t kEvenPart = 32;
 
 }  // namespace espalier::plan

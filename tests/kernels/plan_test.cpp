@@ -387,6 +387,20 @@ TEST_CASE("KV is cut where whole tiles cannot keep processors busy") {
   }
 }
 
+TEST_CASE("Tiles are lowered where one segment of KV leaves processors idle") {
+  Random random(5);
+  const Forest forest = FewShotForest(random, 160, 32, 10);
+  const AttentionShape shape = Shape(32, 4);
+  PlanOptions options;
+  options.processors = 4;
+  REQUIRE(PlanAttention(forest.batch, shape, options).items.size() == 1);
+  options.processors = 16;
+  const AttentionPlan plan = PlanAttention(forest.batch, shape, options);
+  REQUIRE(CheckPlan(forest.batch, plan, options).ok());
+  REQUIRE(plan.items.size() == 4);
+  REQUIRE(plan.partials == 0);
+}
+
 TEST_CASE("Mode names are read back") {
   for (const AttentionMode mode : kModes) REQUIRE(ParseAttentionMode(Name(mode)) == mode);
   REQUIRE(!ParseAttentionMode("tree").has_value());
