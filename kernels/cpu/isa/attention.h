@@ -61,6 +61,7 @@ void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& k
   for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = out[p];
   rows.c_stride = out_stride;
   rows.from_zero = true;
+  rows.ahead = nullptr;
   MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
 }
 
@@ -78,11 +79,14 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
   };
   const int32_t lines = t.args.head_dim / P::kStep;
   int32_t panel = 0;
-  if constexpr (kTilePanels == 2) {
-    for (; panel + 2 <= panels; panel += 2) {
-      ScorePanels<P, 2>(t, begin, end, {{keys(panel), keys(panel + 1)}, 0, lines},
-                        {out(panel), out(panel + 1)}, kScoreStride);
+  for (; panel + kTilePanels <= panels; panel += kTilePanels) {
+    Piece<P> piece = {{}, 0, lines};
+    float* tile_out[kTilePanels];
+    for (int32_t p = 0; p < kTilePanels; ++p) {
+      piece.weights[p] = keys(panel + p);
+      tile_out[p] = out(panel + p);
     }
+    ScorePanels<P, kTilePanels>(t, begin, end, piece, tile_out, kScoreStride);
   }
   for (; panel < panels; ++panel) {
     ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines}, {out(panel)}, kScoreStride);
@@ -190,6 +194,7 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
   rows.a_stride = stride;
   rows.c_stride = t.args.head_dim;
   rows.from_zero = false;
+  rows.ahead = nullptr;
   int32_t dim = 0;
   for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
     ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines);

@@ -56,6 +56,7 @@ TileRows<P> RowsOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
   for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = block.c + row * args.c_stride + (panel + p) * kLanes;
   rows.c_stride = args.c_stride;
   rows.from_zero = false;
+  rows.ahead = nullptr;
   return rows;
 }
 
@@ -69,12 +70,23 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
   return piece;
 }
 
-// Few rows: the weights pass by once, in the order in which they lie; 4 or 8 KB of them stay in L1 while the
-// rows take their turn.
+constexpr int32_t kOnePanelRows = 6;  // so few are done with a line before memory brings the next
+
+// Few rows: the weights pass by once, in the order in which they lie, those of one panel or a tile's panels
+// of 128 k staying in L1 while the rows take their turn.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    for (int32_t panel = 0; panel < block.panels; ++panel) {
+    int32_t panel = 0;
+    for (; args.rows > kOnePanelRows && panel + kTilePanels <= block.panels; panel += kTilePanels) {
+      const Piece<P> piece = PieceOf<P, kTilePanels>(args, block, panel, k);
+      const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
+      TileRows<P> rows = RowsOf(args, block, 0, panel);
+      rows.ahead = reinterpret_cast<const char*>(piece.weights[0]) + bytes;
+      rows.ahead_end = rows.ahead + bytes;
+      MultiplyRows<P, kTilePanels>(rows, args.rows, &piece, 1);
+    }
+    for (; panel < block.panels; ++panel) {
       const Piece<P> piece = PieceOf<P, 1>(args, block, panel, k);
       MultiplyRows<P, 1>(RowsOf(args, block, 0, panel), args.rows, &piece, 1);
     }

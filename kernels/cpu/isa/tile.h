@@ -22,11 +22,16 @@ struct TileRows {
   float* c[kTilePanels];
   int64_t c_stride;  // floats
   bool from_zero;    // C is overwritten; otherwise added to
+  // Weights needed next, of which each tile brings kAheadBytes a line nearer, up to ahead_end; or null.
+  const char* ahead;
+  const char* ahead_end;
 };
+
+constexpr int32_t kAheadBytes = 128;
 
 template <typename P, int32_t kRows, int32_t kPanels>
 ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                   Vec (&acc)[kRows][kPanels]) {
+                                   const char* ahead, Vec (&acc)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
   const typename P::Operand* bases[kBases];
@@ -41,6 +46,11 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
       w[p] = P::LoadLine(weights[p]);
       weights[p] += kLanes * P::kStep;
     }
+    if constexpr (kPanels > 1) {
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + 64, 0, 2);
+      ahead += kAheadBytes;
+    }
 #pragma GCC unroll 16
     for (int32_t r = 0; r < kRows; ++r) {
       const typename P::Broadcast x = P::LoadOperand(bases[r / 3] + (r % 3) * a_stride);
@@ -53,7 +63,8 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
 }
 
 template <typename P, int32_t kRows, int32_t kPanels>
-void MultiplyTile(const TileRows<P>& rows, const Piece<P>* pieces, int32_t count) {
+__attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, const Piece<P>* pieces,
+                                                     int32_t count) {
   Vec acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -63,7 +74,9 @@ void MultiplyTile(const TileRows<P>& rows, const Piece<P>* pieces, int32_t count
     }
   }
   for (int32_t i = 0; i < count; ++i) {
-    MultiplyPiece<P, kRows, kPanels>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i], acc);
+    const void* ahead = rows.ahead == nullptr ? static_cast<const void*>(pieces[i].weights[0]) : rows.ahead;
+    MultiplyPiece<P, kRows, kPanels>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
+                                     static_cast<const char*>(ahead), acc);
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -93,6 +106,10 @@ void MultiplyRows(TileRows<P> rows, int32_t count, const Piece<P>* pieces, int32
     const int32_t done = MultiplySome<P, kPanels>(rows, count, pieces, piece_count);
     count -= done;
     rows.a += done * rows.a_stride;
+    if (rows.ahead != nullptr) {
+      rows.ahead += int64_t{kAheadBytes} * pieces[0].lines;
+      if (rows.ahead >= rows.ahead_end) rows.ahead = nullptr;
+    }
     for (int32_t p = 0; p < kPanels; ++p) rows.c[p] += done * rows.c_stride;
   }
 }

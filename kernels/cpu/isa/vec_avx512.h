@@ -15,13 +15,19 @@ struct Vec {
   __m512 v;
 };
 
-// Rows that a register tile can have, descending, and its panels.
-#ifdef ESPALIER_SMALL_TILES
-constexpr int32_t kRowSizes[] = {2, 1};  // instrumented register tiles take minutes to compile
-#else
-constexpr int32_t kRowSizes[] = {12, 8, 6, 4, 2, 1};
-#endif
+// Rows that a register tile can have, descending, and its panels: 24 accumulators leave room for the weights
+// of a line, which expanded bf16 needs two registers for. Broadcasts come at one a cycle, products at two:
+// with two panels and more they keep up.
+#if defined(ESPALIER_SMALL_TILES)  // instrumented register tiles take minutes to compile
+constexpr int32_t kRowSizes[] = {2, 1};
 constexpr int32_t kTilePanels = 2;
+#elif defined(__AVX512BF16__)
+constexpr int32_t kRowSizes[] = {6, 4, 2, 1};
+constexpr int32_t kTilePanels = 4;
+#else
+constexpr int32_t kRowSizes[] = {12, 8, 4, 2, 1};
+constexpr int32_t kTilePanels = 2;
+#endif
 
 ESPALIER_INLINE Vec Set1(float x) { return {_mm512_set1_ps(x)}; }
 ESPALIER_INLINE Vec Load(const float* p) { return {_mm512_loadu_ps(p)}; }
