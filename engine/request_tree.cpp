@@ -240,11 +240,16 @@ bool RequestTree::VerdictsKnown(const Branch& of) const {
 }
 
 // The scores at a node are known: barriers below it may have waited for nothing else.
-void RequestTree::CheckBarriersBelow(int32_t index) {
-  for (const int32_t child : node(index).children) {
-    if (!std::holds_alternative<GivenSpec>(request_.nodes[static_cast<size_t>(child)].content)) continue;
-    CheckBarrier(child);
-    CheckBarriersBelow(child);
+void RequestTree::CheckBarriersBelow(int32_t first) {
+  std::vector<int32_t> stack(1, first);
+  while (!stack.empty()) {
+    const int32_t index = stack.back();
+    stack.pop_back();
+    for (const int32_t child : node(index).children) {
+      if (!std::holds_alternative<GivenSpec>(request_.nodes[static_cast<size_t>(child)].content)) continue;
+      CheckBarrier(child);
+      stack.push_back(child);
+    }
   }
 }
 
