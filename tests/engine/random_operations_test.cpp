@@ -1,6 +1,7 @@
 // Random operations on a scheduler with a pool so small that eviction, waiting and preemption are common.
 // After each operation every block is accounted for; every request that finishes gave exactly what the naive
 // oracle computes without cache, blocks, batches or steps.
+#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
@@ -121,9 +122,15 @@ HarnessOptions SmallPool(int32_t steps_in_flight) {
   return options;
 }
 
+// ESPALIER_TEST_SEED repeats a failing piece.
+uint64_t FirstSeed() {
+  const char* seed = std::getenv("ESPALIER_TEST_SEED");
+  return seed == nullptr ? std::random_device{}() : std::strtoull(seed, nullptr, 10);
+}
+
 // One scenario in pieces of a fresh scheduler each, so that a failing seed is quick to repeat.
 void RunRandom(const HarnessOptions& options, int32_t pieces, int32_t operations) {
-  const uint64_t first_seed = std::random_device{}();
+  const uint64_t first_seed = FirstSeed();
   Totals all;
   for (int32_t piece = 0; piece < pieces; ++piece) {
     const uint64_t seed = first_seed + static_cast<uint64_t>(piece);

@@ -278,7 +278,8 @@ void TranscriptRunner::PrintEvent(const TreeEvent& event) {
   } else if (const auto* delta = std::get_if<TreeDelta>(&event)) {
     out_ += "delta of step " + std::to_string(delta->step);
     for (const BranchDelta& branch : delta->branches) {
-      out_ += ", branch " + std::to_string(branch.branch) + " of " + std::to_string(branch.parent) + " " +
+      out_ += delta->branches.size() > 2 ? ",\n      " : ", ";
+      out_ += "branch " + std::to_string(branch.branch) + " of " + std::to_string(branch.parent) + " " +
               List(branch.token_ids) + Name(branch.finish_reason);
     }
   } else if (const auto* selected = std::get_if<TreeSelected>(&event)) {
