@@ -12,6 +12,15 @@ namespace espalier {
 
 Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.max_rows <= 0) return InvalidArgument("max_rows", "must be positive");
+  if (options.name == "auto") {
+    BackendOptions choice = options;
+#ifdef ESPALIER_HAVE_CUDA_BACKEND
+    choice.name = "cuda";
+    if (auto backend = CreateBackend(choice)) return backend;
+#endif
+    choice.name = "cpu";
+    return CreateBackend(choice);
+  }
   if (options.name == "ref") return ref::CreateRefBackend(options);
   if (options.name == "cpu") {
 #ifdef ESPALIER_HAVE_CPU_BACKEND
@@ -27,7 +36,7 @@ Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
     return Error{ErrorCode::kUnimplemented, "backend", "this program was built without the cuda backend"};
 #endif
   }
-  return InvalidArgument("backend", "unknown backend \"" + options.name + "\": cpu, ref or cuda");
+  return InvalidArgument("backend", "unknown backend \"" + options.name + "\": auto, cpu, cuda or ref");
 }
 
 }  // namespace espalier

@@ -36,7 +36,7 @@ enum class ActivationKind : uint8_t {
 enum class MatMulMode : uint8_t { kOverwrite, kAccumulate };
 
 struct BackendOptions {
-  std::string name = "cpu";        // cpu, ref, cuda
+  std::string name = "cpu";        // auto (cuda where it works, else cpu), cpu, ref, cuda
   std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
   DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
   int32_t threads = 0;             // cpu: 0 means every core this process may use
