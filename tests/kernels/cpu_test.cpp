@@ -1,0 +1,128 @@
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/peaks.h"
+#include "kernels/cpu/thread_pool.h"
+#include "tests/support/catch.h"
+
+namespace espalier::cpu {
+
+namespace {
+
+std::string FieldOfError(const BackendOptions& options) {
+  const Result<std::unique_ptr<Backend>> backend = CreateCpuBackend(options);
+  return backend.ok() ? "accepted" : backend.error().field;
+}
+
+}  // namespace
+
+TEST_CASE("A shared loop calls every index once and returns after the last") {
+  for (const int32_t threads : {1, 2, 5}) {
+    Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::Create(threads);
+    REQUIRE(pool.ok());
+    for (int64_t loop = 0; loop < 3000; ++loop) {
+      const int64_t count = loop % 41;
+      std::vector<int32_t> calls(static_cast<size_t>(count), 0);
+      std::vector<int64_t> by_thread(static_cast<size_t>(threads), 0);
+      (*pool)->ParallelFor(count, 1 + loop % 3, [&](int64_t i, int32_t thread) {
+        ++calls[static_cast<size_t>(i)];
+        ++by_thread.at(static_cast<size_t>(thread));
+      });
+      int64_t total = 0;
+      for (const int64_t n : by_thread) total += n;
+      const bool once = calls == std::vector<int32_t>(static_cast<size_t>(count), 1);
+      if (!once || total != count) FAIL("loop " << loop << " with " << threads << " threads");
+    }
+  }
+}
+
+TEST_CASE("Workers take part in a loop that the caller cannot finish alone") {
+  Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::Create(3);
+  REQUIRE(pool.ok());
+  // Each index waits until all three run: the loop ends only if three threads share it.
+  for (int32_t loop = 0; loop < 20; ++loop) {
+    std::atomic<int32_t> running{0};
+    (*pool)->ParallelFor(3, 1, [&](int64_t, int32_t) {
+      ++running;
+      while (running.load() < 3) std::this_thread::yield();
+    });
+    CHECK(running.load() == 3);
+  }
+}
+
+TEST_CASE("Packed weights give back every row, whatever the shape") {
+  Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::Create(2);
+  REQUIRE(pool.ok());
+  for (const int64_t rows : {1, 16, 17, 700}) {
+    for (const int64_t cols : {1, 31, 128, 129, 300}) {
+      std::vector<float> values(static_cast<size_t>(rows * cols));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 251) - 125.0F;
+      const int64_t first = rows / 2;  // two parts where there are two rows
+      std::vector<HostTensor> parts;
+      if (first > 0) parts.push_back({values.data(), DType::kFloat32, first, cols});
+      parts.push_back({values.data() + first * cols, DType::kFloat32, rows - first, cols});
+      for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, dtype, pool->get());
+        REQUIRE(matrix.ok());
+        std::vector<float> read(values.size());
+        for (int64_t row = 0; row < rows; ++row) matrix->ReadRow(row, read.data() + row * cols);
+        CHECK(read == values);
+      }
+    }
+  }
+}
+
+TEST_CASE("Options the CPU backend cannot serve are refused by name") {
+  BackendOptions options;
+  options.threads = -1;
+  CHECK(FieldOfError(options) == "threads");
+  options.threads = 1;
+  options.isa = "sse9";
+  CHECK(FieldOfError(options) == "isa");
+  options.isa = "amx";
+  CHECK(FieldOfError(options) == "isa");
+  options.isa = "portable";
+  options.dtype = DType::kFloat16;
+  CHECK(FieldOfError(options) == "dtype");
+  options.dtype = DType::kBFloat16;
+  CHECK(FieldOfError(options) == "accepted");
+}
+
+TEST_CASE("KV pools that cannot be are refused by name") {
+  BackendOptions options;
+  options.threads = 1;
+  Result<std::unique_ptr<Backend>> backend = CreateCpuBackend(options);
+  REQUIRE(backend.ok());
+  const auto field = [&](int32_t head_dim, int32_t blocks, int32_t block_tokens) {
+    AttentionShape shape;
+    shape.layers = 32;
+    shape.query_heads = 8;
+    shape.kv_heads = 8;
+    shape.head_dim = head_dim;
+    const Result<KvId> kv = (*backend)->AddKv(shape, blocks, block_tokens);
+    return kv.ok() ? std::string("accepted") : kv.error().field;
+  };
+  CHECK(field(72, 4, 16) == "head_dim");
+  CHECK(field(64, 4, 24) == "block_tokens");
+  CHECK(field(128, INT32_MAX, 256) == "kv-cache-bytes");
+  CHECK(field(64, 2, 16) == "accepted");
+}
+
+TEST_CASE("Peaks of the machine are measured") {
+  Result<const KernelTable*> kernels = ChooseKernels("auto");
+  REQUIRE(kernels.ok());
+  Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::Create(1);
+  REQUIRE(pool.ok());
+  const Result<CpuPeaks> peaks = MeasurePeaks(**kernels, pool->get(), int64_t{8} << 20);
+  REQUIRE(peaks.ok());
+  CHECK(peaks->read_bytes_per_second > 1e8);
+  CHECK(peaks->bf16_flop_per_second > 1e8);
+}
+
+}  // namespace espalier::cpu
