@@ -25,7 +25,7 @@ Result<GivenSpec> GivenFromProto(const v1::Given& message, bool is_root, const T
   switch (message.tokens_case()) {
     case v1::Given::kText: {
       const EncodeOptions options{.at_start = is_root,
-                                  .add_bos = is_root && tokenizer.bos_id() >= 0,
+                                  .add_bos = is_root && tokenizer.add_bos_by_default(),
                                   .parse_special = message.parse_special()};
       auto ids = tokenizer.Encode(message.text(), options);
       if (!ids) return InvalidArgument(path + ".text", ids.error().message);

@@ -119,44 +119,72 @@ class Painter {
     for (const std::string& line : text) lines_.push_back("│ " + Fit(line, options_.width - 2));
   }
 
-  void DrawChildren(const TreeModel::Branch& branch, const std::string& indent) {
-    for (size_t i = 0; i < branch.children.size(); ++i) {
-      const bool last = i + 1 == branch.children.size();
-      DrawChain(branch.children[i], indent + (last ? "└─ " : "├─ "), indent + (last ? "   " : "│  "));
-    }
-  }
-
-  // A branch and what alone continues it, on one line; then the branches below.
-  void DrawChain(int32_t number, const std::string& lead, const std::string& indent) {
+  // A branch and what alone continues it: a line of the drawing.
+  struct Chain {
     std::string text;
     std::string score;
     bool pruned = false;
     bool growing = false;
-    bool winner = false;
-    const TreeModel::Branch* branch = &tree_.branches().at(number);
-    while (true) {
-      text += Printable(branch->text);
-      if (branch->has_score) score = FormatScore(branch->score);
-      pruned = pruned || branch->state == TreeModel::State::kPruned;
-      growing = branch->generated && branch->state == TreeModel::State::kGrowing;
-      winner = branch->winner;
+    const TreeModel::Branch* end = nullptr;
+    int times = 1;  // equal pruned branches side by side are drawn once
+
+    bool Repeats(const Chain& other) const {
+      return pruned && other.pruned && end->children.empty() && other.end->children.empty() &&
+             text == other.text && score == other.score;
+    }
+  };
+
+  Chain ChainFrom(int32_t number) const {
+    Chain chain;
+    std::string text;
+    for (const TreeModel::Branch* branch = &tree_.branches().at(number);;
+         branch = &tree_.branches().at(branch->children.front())) {
+      text += branch->text;
+      if (branch->has_score) chain.score = FormatScore(branch->score);
+      chain.pruned = chain.pruned || branch->state == TreeModel::State::kPruned;
+      chain.growing = branch->generated && branch->state == TreeModel::State::kGrowing;
+      chain.end = branch;
       if (branch->children.size() != 1) break;
-      branch = &tree_.branches().at(branch->children.front());
     }
-    const int note_width = score.empty() ? 0 : DisplayWidth(score) + 2;
-    const int room = std::max(8, options_.width - DisplayWidth(lead) - note_width - 2);
-    std::string shown = growing ? FitEnd(text, room) : Fit(text, room);
-    if (growing) shown += "▌";
-    std::string line = lead;
-    if (pruned) {
-      line += Paint(kDim, shown + (score.empty() ? " ✗" : "  " + score + " ✗"));
+    // Line breaks at the ends would only repeat what the drawing shows.
+    const size_t first = text.find_first_not_of('\n');
+    const size_t last = text.find_last_not_of('\n');
+    chain.text = first == std::string::npos ? "" : Printable(text.substr(first, last - first + 1));
+    return chain;
+  }
+
+  void DrawChildren(const TreeModel::Branch& branch, const std::string& indent) {
+    std::vector<Chain> chains;
+    for (const int32_t child : branch.children) {
+      Chain chain = ChainFrom(child);
+      const auto same = std::find_if(chains.begin(), chains.end(),
+                                     [&](const Chain& earlier) { return earlier.Repeats(chain); });
+      if (same != chains.end()) {
+        ++same->times;
+      } else {
+        chains.push_back(std::move(chain));
+      }
+    }
+    for (size_t i = 0; i < chains.size(); ++i) {
+      const bool last = i + 1 == chains.size();
+      DrawChain(chains[i], indent + (last ? "└─ " : "├─ "));
+      DrawChildren(*chains[i].end, indent + (last ? "   " : "│  "));
+    }
+  }
+
+  void DrawChain(const Chain& chain, const std::string& lead) {
+    const bool winner = chain.end->winner;
+    std::string note = chain.score.empty() ? "" : "  " + chain.score;
+    if (chain.times > 1) note += " ×" + std::to_string(chain.times);
+    if (chain.pruned) note += " ✗";
+    if (winner && chain.end->children.empty() && tree_.finished()) note += " ★";
+    const int room = std::max(8, options_.width - DisplayWidth(lead) - DisplayWidth(note) - 1);
+    std::string text = chain.growing ? FitEnd(chain.text, room) + "▌" : Fit(chain.text, room);
+    if (chain.pruned) {
+      lines_.push_back(lead + Paint(kDim, text + note));
     } else {
-      line += winner ? Paint(kBold, shown) : shown;
-      if (!score.empty()) line += "  " + Paint(kGreen, score);
-      if (winner && branch->children.empty() && tree_.finished()) line += Paint(kGreen, " ★");
+      lines_.push_back(lead + (winner ? Paint(kBold, text) : text) + Paint(kGreen, note));
     }
-    lines_.push_back(line);
-    DrawChildren(*branch, indent);
   }
 
   const TreeModel& tree_;

@@ -76,6 +76,20 @@ TEST_CASE("selection dims what it prunes, marks the winner, and single continuat
   CHECK(grower.tree.PathText(4) == "b ok");
 }
 
+TEST_CASE("equal pruned branches side by side are drawn once, with their number") {
+  Grower grower(Request());
+  for (int branch = 1; branch <= 3; ++branch) {
+    grower.Grow(branch, 0, "step", "\nsame\n",
+                branch < 3 ? v1::FINISH_REASON_PRUNED : v1::FINISH_REASON_STOP_TOKEN);
+  }
+  CHECK(grower.Draw() ==
+        "● prompt\n"
+        "│ one line\n"
+        "│ and another\n"
+        "├─ same ×2 ✗\n"
+        "└─ same\n");
+}
+
 TEST_CASE("lines fit the width whatever the script, and long prompts are cut in the middle") {
   v1::GenerateRequest request = Request();
   std::string prompt;
