@@ -145,6 +145,7 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
     const std::string path = Indexed("nodes", static_cast<size_t>(i));
     TreeNodeSpec spec;
     spec.id = node.id();
+    if (node.id().empty()) return InvalidArgument(path + ".id", "must not be empty");
     if (!index_of_id.emplace(node.id(), i).second) {
       return InvalidArgument(path + ".id", "'" + node.id() + "' names an earlier node too");
     }

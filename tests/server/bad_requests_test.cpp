@@ -112,14 +112,23 @@ TEST_CASE("a bad request is INVALID_ARGUMENT and names the field, and the server
 }
 
 TEST_CASE("what could never fit is INVALID_ARGUMENT; nothing was computed for it") {
+  TestServer server({.blocks = 4});
+  const Generated result = Generate(server.trees(), FewShot("a prompt", 2, 100));
+  CHECK(result.status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(result.status.error_message().rfind("nodes[1].generate.max_new_tokens", 0) == 0);
+  CHECK(server.Stats().computed_tokens() == 0);
+}
+
+TEST_CASE("branches that do not fit together at a barrier take turns") {
   TestServer server({.blocks = 8});
   v1::GenerateRequest request = FewShot("a prompt", 16, 40);
   v1::Select& select = *Add(request, "best", "answer").mutable_select();
   select.set_keep(1);
   select.set_score(v1::SELECT_SCORE_SUM_LOGPROB);
   const Generated result = Generate(server.trees(), request);
-  CHECK(result.status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
-  CHECK(server.Stats().computed_tokens() == 0);
+  REQUIRE(result.status.ok());
+  CHECK(result.finished().usage().generated_tokens() == 16 * 40);
+  server.WaitUntilIdle();
 }
 
 TEST_CASE("bad Score requests name the prompt or the continuation") {
