@@ -145,11 +145,13 @@ void Scheduler::Impl::SettleTouched(uint64_t step_id, bool only_done) {
 }
 
 void Scheduler::Impl::Settle(Request* request, uint64_t step_id) {
-  FlushDeltas(request, step_id);
   std::vector<int32_t> created;
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
   request->tree.Grow(&created, &selected, &candidates);
+  // Branches that follow from a selection are reported after it: with the next step.
+  if (!selected.empty()) FlushDeltas(request, step_id);
+  for (TreeSelected& selection : selected) Emit(request->id, std::move(selection));
   NoteCreated(request, created);
   for (const int32_t number : std::exchange(request->reconsider, {}))
     Reconsider(request, &request->tree.branch(number));
@@ -158,9 +160,9 @@ void Scheduler::Impl::Settle(Request* request, uint64_t step_id) {
     const int32_t parent = request->tree.branch(number).parent;
     if (parent >= 0) Reconsider(request, &request->tree.branch(parent));
   }
-  for (TreeSelected& selection : selected) Emit(request->id, std::move(selection));
-  if (!request->tree.done()) return;
-  FlushDeltas(request, step_id);
+  const bool done = request->tree.done();
+  if (selected.empty() || done) FlushDeltas(request, step_id);
+  if (!done) return;
   Emit(request->id, Finished(*request));
   ++counters_.finished;
   End(requests_.find(request->id));

@@ -30,7 +30,7 @@ struct ScheduledRequest {
   int32_t leaves = 0;     // branches in memory
   int32_t wanted_blocks = 0;         // blocks to wait for before it is admitted
   uint64_t last_step = 0;            // the last step with a row of it
-  uint64_t no_room_step = 0;         // the step in which a branch was denied a leaf
+  bool no_room = false;              // a branch was denied a leaf; of the step being planned
   uint64_t counted_step = 0;         // the last step in usage.steps
   int32_t running = 0;               // branches with rows to issue and a leaf; of the step being planned
   std::vector<int32_t> work;         // branches that may want rows, by number
@@ -146,6 +146,7 @@ class Scheduler::Impl {
   std::vector<Candidate> LimitFairly(std::vector<Candidate>* decode, int32_t rows) const;
   bool IsDecode(const Request& request, const Branch& branch) const;
   int32_t IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  bool MakeLastRowRunAgain(Branch* branch);
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position, StepDraft* draft);
   void DrawToken(Request* request, Branch* drawing, int32_t leaf, int32_t position, StepDraft* draft);

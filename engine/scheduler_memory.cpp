@@ -65,7 +65,7 @@ bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* d
 }
 
 bool Scheduler::Impl::NoRoom(Request* request) {
-  request->no_room_step = tree_.current_step();
+  request->no_room = true;
   return false;
 }
 

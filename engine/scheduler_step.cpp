@@ -25,16 +25,18 @@ int32_t Scheduler::Impl::TargetEnd(const Branch& branch, const KvNode& leaf) con
 
 std::shared_ptr<const StepInput> Scheduler::Impl::Next() {
   if (failed_ || steps_in_flight() >= options_.steps_in_flight) return nullptr;
-  while (!requests_.empty()) {
-    const int32_t free_before = allocator_.free_blocks();
+  // Planning without a result may still have dropped leaves: with nothing in flight their blocks are free by
+  // the next attempt.
+  constexpr int kAttempts = 4;
+  for (int attempt = 1; !requests_.empty(); ++attempt) {
     std::shared_ptr<const StepInput> step = PlanStep();
     if (step != nullptr || steps_in_flight() > 0) return step;
-    // Planning without a result may have dropped leaves: with nothing in flight their blocks are free now.
-    if (requests_.empty() || allocator_.free_blocks() > free_before) continue;
+    if (attempt < kAttempts || requests_.empty()) continue;
     // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
     Emit(requests_.begin()->first,
          Error{ErrorCode::kResourceExhausted, "", "a path of the tree does not fit into the KV cache"});
     End(requests_.begin());
+    attempt = 0;
   }
   return nullptr;
 }
@@ -90,6 +92,7 @@ void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vec
     if (!request->work_sorted) std::sort(work.begin(), work.end());
     request->work_sorted = true;
     request->running = 0;
+    request->no_room = false;
     for (const int32_t number : work) {
       Branch& branch = request->tree.branch(number);
       if (branch.leaf >= 0) ++request->running;
@@ -155,18 +158,13 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
   Request& request = *candidate.request;
   if (budget <= 0 || !Wants(request.tree, branch)) return 0;
   if (branch.leaf < 0 && !request.admitted) return 0;  // preempted while this step was planned
-  if (branch.leaf < 0) {
-    if (request.no_room_step == tree_.current_step()) return 0;  // an earlier branch waits for room
-    if (!StartBranch(&request, &branch, draft)) return 0;
+  if (branch.leaf >= 0 && !MakeLastRowRunAgain(&branch)) {
+    DropLeaf(&request, &branch);
+    --request.running;
   }
-  if (tree_.node(branch.leaf).issued_end() == tree_.node(branch.leaf).end_position()) {
-    // The last row has been run, but its logits were not asked for.
-    const KvNode& leaf = tree_.node(branch.leaf);
-    if (leaf.size() - 1 < leaf.indexed_tokens || leaf.size() == 0) {
-      DropLeaf(&request, &branch);
-      return 0;
-    }
-    tree_.Reissue(branch.leaf, leaf.end_position() - 1);
+  if (branch.leaf < 0) {
+    if (request.no_room) return 0;  // an earlier branch waits for room
+    if (!StartBranch(&request, &branch, draft)) return 0;
   }
   int32_t issued = 0;
   if (!branch.path_issued) {
@@ -188,6 +186,16 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
   const int32_t rows = IssueNode(candidate, branch.leaf, std::min(missing, budget - issued), draft);
   if (rows > 0) AttachUses(candidate, first, first + rows, draft);
   return issued + rows;
+}
+
+// Where the row of the last token has been run, but its logits were not asked for: it is run again. False: it
+// cannot be, because the last token is part of what others share; the path has to be opened anew.
+bool Scheduler::Impl::MakeLastRowRunAgain(Branch* branch) {
+  const KvNode& leaf = tree_.node(branch->leaf);
+  if (leaf.issued_end() < leaf.end_position()) return true;
+  if (leaf.size() == 0 || leaf.size() - 1 < leaf.indexed_tokens) return false;
+  tree_.Reissue(branch->leaf, leaf.end_position() - 1);
+  return true;
 }
 
 // Issues up to `rows` rows of a node; fewer where blocks are short. Returns how many.

@@ -20,9 +20,8 @@ struct TreeNodeCost {
 struct TreeCost {
   std::vector<TreeNodeCost> nodes;  // as TreeRequest::nodes
   int64_t leaves = 0;               // leaves alive at one time if everything runs side by side
-  // KV blocks without which the request cannot run, even if it is given as little as possible at a time:
-  // branches that no barrier joins run one after another, the branches at a barrier are in memory together
-  // with their paths.
+  // KV blocks without which the request cannot run: those of its longest path. Branches can always run one
+  // after another; one that waits at a barrier needs no memory, what is kept is computed again.
   int64_t min_blocks = 0;
 };
 
