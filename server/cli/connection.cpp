@@ -1,10 +1,12 @@
 #include "server/cli/connection.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
 #include <csignal>
 #include <cstdio>
-#include <ctime>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -12,6 +14,9 @@ namespace espalier::cli {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
+
+std::mutex call_mutex;
+grpc::ClientContext* call_under_way = nullptr;  // under call_mutex
 
 const char* NameOf(grpc::StatusCode code) {
   switch (code) {
@@ -96,28 +101,33 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json) 
   return unreachable ? kExitUnreachable : kExitFailed;
 }
 
-struct CancelOnSignal::State {
-  sigset_t signals{};
-  sigset_t previous{};
-  std::jthread watcher;
-};
-
-CancelOnSignal::CancelOnSignal(grpc::ClientContext& context) : state_(std::make_unique<State>()) {
-  sigemptyset(&state_->signals);
-  sigaddset(&state_->signals, SIGINT);
-  sigaddset(&state_->signals, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &state_->signals, &state_->previous);
-  state_->watcher = std::jthread([&context, signals = state_->signals](const std::stop_token& stop) {
-    constexpr timespec kInterval{0, 50'000'000};
-    while (!stop.stop_requested()) {
-      if (sigtimedwait(&signals, nullptr, &kInterval) > 0) context.TryCancel();
+void WatchSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals] {
+    constexpr int kExitInterrupted = 130;
+    while (true) {
+      int signal = 0;
+      sigwait(&signals, &signal);
+      const std::lock_guard lock(call_mutex);
+      if (call_under_way == nullptr) _exit(kExitInterrupted);
+      call_under_way->TryCancel();
+      call_under_way = nullptr;  // a second signal does not wait for the server
     }
-  });
+  }).detach();
+}
+
+CancelOnSignal::CancelOnSignal(grpc::ClientContext& context) {
+  const std::lock_guard lock(call_mutex);
+  call_under_way = &context;
 }
 
 CancelOnSignal::~CancelOnSignal() {
-  state_->watcher = {};  // stops and joins
-  pthread_sigmask(SIG_SETMASK, &state_->previous, nullptr);
+  const std::lock_guard lock(call_mutex);
+  call_under_way = nullptr;
 }
 
 }  // namespace espalier::cli

@@ -20,18 +20,18 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server);
 // output too if asked for. Returns the exit code.
 int Report(const grpc::Status& status, const std::string& server, bool as_json);
 
-// While it lives, Ctrl-C and SIGTERM cancel the call, so that the server lets go of it at once. Made before
-// the call starts; one at a time.
+// From now on Ctrl-C and SIGTERM cancel the call under way, so that the server lets go of it at once, or end
+// the program where there is none or when they come again. Call first of all: threads started earlier would
+// still die of them.
+void WatchSignals();
+
+// While it lives, its call is the one that a signal cancels. One at a time.
 class CancelOnSignal {
  public:
   explicit CancelOnSignal(grpc::ClientContext& context);
   ~CancelOnSignal();
   CancelOnSignal(const CancelOnSignal&) = delete;
   CancelOnSignal& operator=(const CancelOnSignal&) = delete;
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
 };
 
 }  // namespace espalier::cli

@@ -30,6 +30,7 @@ std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text) 
 namespace {
 
 int Main(int argc, char** argv) {
+  WatchSignals();
   // Column widths of characters: any UTF-8 locale knows them.
   if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
   gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
