@@ -93,6 +93,7 @@ class EngineThread final : public Engine {
   void IssueSteps();
   void CommitStep();
   void Fail(Error error);
+  void Publish();
   void PublishAndDeliver();
   void Deliver(RequestEvent event);
 
@@ -201,7 +202,10 @@ TreeSnapshot EngineThread::Snapshot() const {
 
 int32_t EngineThread::FlushCache() {
   int32_t freed = 0;
-  RunBetweenSteps([&] { freed = scheduler_.FlushCache(); });
+  RunBetweenSteps([&] {
+    freed = scheduler_.FlushCache();
+    Publish();
+  });
   return freed;
 }
 
@@ -291,16 +295,17 @@ void EngineThread::Fail(Error error) {
 
 // Who has seen an event finds its effects in Stats().
 void EngineThread::PublishAndDeliver() {
-  std::vector<RequestEvent> events = scheduler_.TakeEvents();
+  Publish();
+  for (RequestEvent& event : scheduler_.TakeEvents()) Deliver(std::move(event));
+}
+
+void EngineThread::Publish() {
   EngineStats stats = scheduler_.Stats();
   stats.step_us = stats_.step_us;
   stats.forward_us = stats_.forward_us;
   stats.attention_us = stats_.attention_us;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    published_ = stats;
-  }
-  for (RequestEvent& event : events) Deliver(std::move(event));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  published_ = stats;
 }
 
 void EngineThread::Deliver(RequestEvent event) {
