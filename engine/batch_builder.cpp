@@ -49,7 +49,8 @@ void BatchBuilder::Build(TreeBatch* batch, std::vector<RowToken>* tokens) {
   int32_t first_root = -1;
   for (int32_t i = static_cast<int32_t>(members_.size()) - 1; i >= 0; --i) {
     const int32_t parent = tree_->node(members_[static_cast<size_t>(i)]).parent;
-    int32_t* head = parent >= 0 ? &first_child_[static_cast<size_t>(tree_->node(parent).batch_index)] : &first_root;
+    int32_t* head =
+        parent >= 0 ? &first_child_[static_cast<size_t>(tree_->node(parent).batch_index)] : &first_root;
     next_sibling_[static_cast<size_t>(i)] = *head;
     *head = i;
   }

@@ -31,7 +31,7 @@ class BatchBuilder {
   KvTree* tree_;
   uint64_t shuffle_seed_;
   uint64_t builds_ = 0;
-  std::vector<int32_t> members_;  // node ids with rows at or below them
+  std::vector<int32_t> members_;       // node ids with rows at or below them
   std::vector<int32_t> first_child_;   // [members] index of a member, -1: none
   std::vector<int32_t> next_sibling_;  // [members]
   std::vector<int32_t> stack_;

@@ -26,7 +26,7 @@ struct Branch {
   int32_t node = 0;
   int32_t group = 0;  // see SelectCandidate::group
   uint64_t stream = 0;
-  int32_t start_position = 0;  // of its first token
+  int32_t start_position = 0;   // of its first token
   std::vector<int32_t> tokens;  // of this branch alone; known ones
   std::string text;
   BranchText decoder;
@@ -46,11 +46,11 @@ struct Branch {
   bool scored = false;        // given, and its log-probabilities are asked for
   bool tail_pending = false;  // the row of its last token has to be run: first tokens of children are drawn
                               // from it
-  std::vector<int32_t> awaiting;  // the children whose first tokens those will be
-  int32_t leaf = -1;          // KV node; -1: not in memory, or not begun
-  int32_t slot = -1;          // on the device, from the first draw to the end
-  int32_t drawn = 0;          // tokens drawn by issued steps: tokens.size() of them are known
-  int32_t scores_issued = 0;  // kRead, scored: leading tokens whose scores are asked for
+  std::vector<int32_t> awaiting;    // the children whose first tokens those will be
+  int32_t leaf = -1;                // KV node; -1: not in memory, or not begun
+  int32_t slot = -1;                // on the device, from the first draw to the end
+  int32_t drawn = 0;                // tokens drawn by issued steps: tokens.size() of them are known
+  int32_t scores_issued = 0;        // kRead, scored: leading tokens whose scores are asked for
   std::vector<TokenResult> scores;  // thereof known
   bool read_done = false;           // kRead: all rows have been issued
   bool path_issued = false;         // every node above the leaf is completely issued

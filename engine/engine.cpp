@@ -314,8 +314,10 @@ void EngineThread::Deliver(RequestEvent event) {
   Client& client = it->second;
   const int64_t since_submit_us = NowUs() - client.submit_us;
   const bool starts = std::holds_alternative<TreeStarted>(event.event);
-  const bool ends = std::holds_alternative<TreeFinished>(event.event) || std::holds_alternative<Error>(event.event);
-  if (const auto* delta = std::get_if<TreeDelta>(&event.event); delta != nullptr && client.first_token_us == 0) {
+  const bool ends =
+      std::holds_alternative<TreeFinished>(event.event) || std::holds_alternative<Error>(event.event);
+  if (const auto* delta = std::get_if<TreeDelta>(&event.event);
+      delta != nullptr && client.first_token_us == 0) {
     for (const BranchDelta& branch : delta->branches) {
       if (client.generates[static_cast<size_t>(branch.node)]) client.first_token_us = since_submit_us;
     }
@@ -337,7 +339,8 @@ void EngineThread::Deliver(RequestEvent event) {
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                               std::unique_ptr<ModelRunner> runner,
                                                std::shared_ptr<const Tokenizer> tokenizer) {
   const ModelInfo& info = runner->info();
   const auto require_positive = [](int32_t value, const char* field) -> Status {
@@ -359,7 +362,8 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, std
                                                " blocks of " + std::to_string(info.block_tokens) + " tokens");
   if (info.backend.steps_in_flight < 1)
     return InternalError("a backend must allow at least one step in flight");
-  return std::unique_ptr<Engine>(std::make_unique<EngineThread>(options, std::move(runner), std::move(tokenizer)));
+  return std::unique_ptr<Engine>(
+      std::make_unique<EngineThread>(options, std::move(runner), std::move(tokenizer)));
 }
 
 }  // namespace espalier

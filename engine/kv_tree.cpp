@@ -205,16 +205,15 @@ int32_t KvTree::FindEdge(int64_t origin, std::span<const int32_t> first_block) c
   return index_.Find(PrefixIndex::Key(origin, first_block), [&](int32_t id) {
     const KvNode& candidate = node(id);
     const int64_t from = candidate.parent >= 0 ? candidate.parent : PrefixIndex::RootOrigin(candidate.space);
-    return from == origin &&
-           std::equal(first_block.begin(), first_block.end(), candidate.tokens.begin());
+    return from == origin && std::equal(first_block.begin(), first_block.end(), candidate.tokens.begin());
   });
 }
 
 // Tokens (whole blocks) of the node's indexed part that `tokens` begins with.
 int32_t KvTree::MatchInNode(const KvNode& in, std::span<const int32_t> tokens) const {
   const size_t limit = std::min(static_cast<size_t>(in.indexed_tokens), tokens.size());
-  const auto [a, b] = std::mismatch(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(limit),
-                                    in.tokens.begin());
+  const auto [a, b] =
+      std::mismatch(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(limit), in.tokens.begin());
   return static_cast<int32_t>(a - tokens.begin()) / block_tokens_ * block_tokens_;
 }
 
@@ -425,8 +424,7 @@ void KvTree::Unpin(int32_t id) {
 
 void KvTree::Settle(int32_t id) {
   KvNode& unused = at(id);
-  const int32_t keep =
-      std::min(unused.indexed_tokens, unused.issued_tokens) / block_tokens_ * block_tokens_;
+  const int32_t keep = std::min(unused.indexed_tokens, unused.issued_tokens) / block_tokens_ * block_tokens_;
   if (keep == 0) {
     RemoveNode(id);
     return;

@@ -38,9 +38,9 @@ struct KvNode {
   int32_t known_tokens = 0;  // leading tokens that are not kUnknownToken
   int32_t issued_tokens = 0;
   int32_t indexed_tokens = 0;
-  int32_t holders = 0;   // 1 while a branch owns this leaf
-  int32_t pins = 0;      // holders + children with pins: 0 means that no branch uses the node
-  int32_t children = 0;  // all, pinned or not
+  int32_t holders = 0;     // 1 while a branch owns this leaf
+  int32_t pins = 0;        // holders + children with pins: 0 means that no branch uses the node
+  int32_t children = 0;    // all, pinned or not
   uint64_t last_use = 0;   // logical time of the last unpinning
   uint64_t last_step = 0;  // last step that may use the blocks; set with last_use
   // Rows issued in the step that is being planned: [issued_before_step, issued_tokens) if touched_step is
@@ -113,13 +113,13 @@ class KvTree {
   // Growth and correction of a leaf. Positions are absolute.
   void Append(int32_t leaf, int32_t token_or_unknown);
   void SetToken(int32_t leaf, int32_t position, int32_t token);  // tokens become known in order
-  void Truncate(int32_t leaf, int32_t end_position);  // precondition: nothing indexed beyond it
+  void Truncate(int32_t leaf, int32_t end_position);             // precondition: nothing indexed beyond it
   // The rows from `position` on will be issued again (they write the same values). Precondition: position >=
   // begin_position.
   void Reissue(int32_t leaf, int32_t position);
 
   // Rows. `rows` more tokens of the node are issued with the step being planned.
-  int32_t BlocksForRows(int32_t node, int32_t rows) const;        // to allocate for them
+  int32_t BlocksForRows(int32_t node, int32_t rows) const;         // to allocate for them
   void IssueRows(int32_t node, int32_t rows, StepMemory* memory);  // precondition: that many blocks are free
   int32_t ComputedTokens(int32_t node) const;
 

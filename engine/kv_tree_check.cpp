@@ -27,7 +27,8 @@ Status CheckNodeItself(const KvNode& node, int32_t id, int32_t block_tokens) {
   if (node.begin_position % block_tokens != 0) return Broken(id, "begins inside a block");
   if (node.children > 0 && node.size() % block_tokens != 0)
     return Broken(id, "inner node with a partly filled block");
-  if (node.holders > 1 || (node.holders == 1 && node.children > 0)) return Broken(id, "holder of an inner node");
+  if (node.holders > 1 || (node.holders == 1 && node.children > 0))
+    return Broken(id, "holder of an inner node");
   if (node.indexed_tokens % block_tokens != 0 || node.indexed_tokens > node.known_tokens)
     return Broken(id, "indexed tokens not known or no whole blocks");
   if (node.pins == 0 && node.issued_tokens < node.size())
@@ -89,14 +90,17 @@ Status KvTree::Check() const {
   }
   for (int32_t id = 0; id < node_slots(); ++id) {
     const KvNode& here = node(id);
-    if (here.alive && here.children != children[static_cast<size_t>(id)]) return Broken(id, "children miscounted");
+    if (here.alive && here.children != children[static_cast<size_t>(id)])
+      return Broken(id, "children miscounted");
     if (here.alive && here.pins != pins[static_cast<size_t>(id)]) return Broken(id, "pins miscounted");
   }
   for (const int32_t block : allocator_->free_list()) {
-    if (!Claim(&claimed, block)) return InternalError("free block " + std::to_string(block) + " has an owner");
+    if (!Claim(&claimed, block))
+      return InternalError("free block " + std::to_string(block) + " has an owner");
   }
   for (const int32_t block : allocator_->RetiringList()) {
-    if (!Claim(&claimed, block)) return InternalError("retiring block " + std::to_string(block) + " has an owner");
+    if (!Claim(&claimed, block))
+      return InternalError("retiring block " + std::to_string(block) + " has an owner");
   }
   if (owned != owned_blocks_ || live != live_blocks_) return InternalError("blocks miscounted by use");
   if (owned + allocator_->free_blocks() + allocator_->retiring_blocks() != allocator_->total_blocks())

@@ -19,11 +19,11 @@ namespace espalier {
 struct SchedulerOptions {
   EngineOptions engine;
   AttentionShape attention;
-  PlanOptions plan;  // of the backend; the mode is taken from engine.attention_mode
+  PlanOptions plan;             // of the backend; the mode is taken from engine.attention_mode
   int32_t steps_in_flight = 1;  // 1 or 2
   int32_t max_path_tokens = 2048;
   std::vector<int32_t> eos_token_ids;
-  uint64_t shuffle_seed = 0;      // tests: not 0 permutes the order of trees and siblings in each batch
+  uint64_t shuffle_seed = 0;        // tests: not 0 permutes the order of trees and siblings in each batch
   std::function<int64_t()> now_us;  // for EngineStats::plan_us only; may be empty
 };
 
@@ -41,7 +41,8 @@ struct RequestEvent {
 //     follow from it become branches.
 //  2. A branch that must run gets a leaf: OpenPath finds what is cached; branches of a generated parent fork
 //     the parent's leaf (the last of them takes it over).
-//  3. Prefill: rows of the path's nodes are issued in chunks. With the row of the path's last token, the first
+//  3. Prefill: rows of the path's nodes are issued in chunks. With the row of the path's last token, the
+//  first
 //     tokens of all branches generated below it are drawn from one row of logits.
 //  4. Decode: one row a step; the next row refers to the branch slot, so that a second step can be issued
 //     before the first one's tokens are known.

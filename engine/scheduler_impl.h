@@ -24,23 +24,23 @@ struct ScheduledRequest {
 
   uint64_t id;
   RequestTree tree;
-  int32_t space = -1;     // cache namespace
-  bool started = false;   // TreeStarted is out
-  bool admitted = false;  // may hold leaves
-  int32_t leaves = 0;     // branches in memory
-  int32_t wanted_blocks = 0;         // blocks to wait for before it is admitted
-  uint64_t last_step = 0;            // the last step with a row of it
-  bool no_room = false;              // a branch was denied a leaf; of the step being planned
-  uint64_t counted_step = 0;         // the last step in usage.steps
-  int32_t running = 0;               // branches with rows to issue and a leaf; of the step being planned
-  std::vector<int32_t> work;         // branches that may want rows, by number
+  int32_t space = -1;         // cache namespace
+  bool started = false;       // TreeStarted is out
+  bool admitted = false;      // may hold leaves
+  int32_t leaves = 0;         // branches in memory
+  int32_t wanted_blocks = 0;  // blocks to wait for before it is admitted
+  uint64_t last_step = 0;     // the last step with a row of it
+  bool no_room = false;       // a branch was denied a leaf; of the step being planned
+  uint64_t counted_step = 0;  // the last step in usage.steps
+  int32_t running = 0;        // branches with rows to issue and a leaf; of the step being planned
+  std::vector<int32_t> work;  // branches that may want rows, by number
   bool work_sorted = true;
-  std::vector<BranchDelta> deltas;   // of the step being committed
-  std::vector<int32_t> delta_of;     // [branches] index into deltas, -1: none
-  std::vector<int32_t> reconsider;   // branches whose leaf may have become needless
-  bool changed = false;              // has something to report in the commit at hand
+  std::vector<BranchDelta> deltas;  // of the step being committed
+  std::vector<int32_t> delta_of;    // [branches] index into deltas, -1: none
+  std::vector<int32_t> reconsider;  // branches whose leaf may have become needless
+  bool changed = false;             // has something to report in the commit at hand
   TreeUsage usage;
-  double kv_read_bytes = 0.0;           // shares, rounded at the end
+  double kv_read_bytes = 0.0;  // shares, rounded at the end
   double kv_read_bytes_sequence = 0.0;
 };
 
@@ -175,11 +175,11 @@ class Scheduler::Impl {
   Requests requests_;
   std::deque<StepRecord> in_flight_;
   std::vector<RequestEvent> events_;
-  std::vector<uint64_t> touched_;    // requests with `changed`
+  std::vector<uint64_t> touched_;  // requests with `changed`
   std::vector<int32_t> free_slots_;
   int32_t slots_ = 0;
-  uint64_t step_ = 0;  // last issued
-  int32_t running_ = 0;  // branches with a leaf
+  uint64_t step_ = 0;         // last issued
+  int32_t running_ = 0;       // branches with a leaf
   Request* found_ = nullptr;  // last answer of Find
   bool planning_ = false;
   bool failed_ = false;

@@ -114,8 +114,7 @@ bool Scheduler::Impl::OpenByTokens(Request* request, Branch* branch, bool forced
     if (AvailableBlocks() < needed + running_) return NoRoom(request);
   }
   int32_t private_from = std::numeric_limits<int32_t>::max();
-  if (branch->scored && !branch->finished)
-    private_from = branch->start_position - 1 + branch->scores_issued;
+  if (branch->scored && !branch->finished) private_from = branch->start_position - 1 + branch->scores_issued;
   const KvTree::OpenedPath opened = tree_.OpenPath(request->space, path, private_from);
   branch->leaf = opened.leaf;
   CountCached(request, branch, opened.cached_tokens);
@@ -224,15 +223,15 @@ void Scheduler::Impl::Reconsider(Request* request, Branch* branch) {
   if (Wants(request->tree, *branch)) {
     if (branch->listed) return;
     branch->listed = true;
-    request->work_sorted = request->work.empty() || (request->work_sorted && request->work.back() < branch->number);
+    request->work_sorted =
+        request->work.empty() || (request->work_sorted && request->work.back() < branch->number);
     request->work.push_back(branch->number);
     return;
   }
   const bool complete = branch->finished || request->tree.given(*branch) != nullptr;
   if (!complete || branch->barriers > 0) return;
   const bool in_draft = planning_ && branch->last_step == tree_.current_step();
-  if (branch->leaf >= 0 && branch->continuations == 0 && !in_draft)
-    DropLeaf(request, branch);
+  if (branch->leaf >= 0 && branch->continuations == 0 && !in_draft) DropLeaf(request, branch);
   if (branch->leaf < 0 && branch->finished) DropClaim(request, branch);
 }
 

@@ -11,8 +11,7 @@ namespace espalier {
 // Whether the branch has rows to issue that it can issue without waiting for results.
 bool Scheduler::Impl::Wants(const RequestTree& tree, const Branch& branch) const {
   if (branch.tail_pending) return !branch.dead && (branch.finished || tree.given(branch) != nullptr);
-  if (branch.work == BranchWork::kDecode)
-    return !branch.finished && branch.drawn < tree.DrawLimit(branch);
+  if (branch.work == BranchWork::kDecode) return !branch.finished && branch.drawn < tree.DrawLimit(branch);
   return branch.work == BranchWork::kRead && !branch.read_done;
 }
 
@@ -129,7 +128,8 @@ std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector
   }
   std::vector<Group*> by_size;
   for (Group& group : groups) by_size.push_back(&group);
-  std::stable_sort(by_size.begin(), by_size.end(), [](const Group* a, const Group* b) { return a->size < b->size; });
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [](const Group* a, const Group* b) { return a->size < b->size; });
   size_t left = static_cast<size_t>(std::max(rows, 0));
   for (size_t i = 0; i < by_size.size(); ++i) {
     const size_t share = (left + by_size.size() - i - 1) / (by_size.size() - i);
@@ -140,9 +140,9 @@ std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector
   std::vector<Candidate> rest;
   for (const Group& group : groups) {
     const auto begin = decode->begin() + static_cast<ptrdiff_t>(group.begin);
-    std::stable_sort(begin, begin + static_cast<ptrdiff_t>(group.size), [](const Candidate& a, const Candidate& b) {
-      return a.branch->last_step < b.branch->last_step;
-    });
+    std::stable_sort(
+        begin, begin + static_cast<ptrdiff_t>(group.size),
+        [](const Candidate& a, const Candidate& b) { return a.branch->last_step < b.branch->last_step; });
     const auto end = begin + static_cast<ptrdiff_t>(group.size);
     const auto cut = begin + static_cast<ptrdiff_t>(group.quota);
     kept.insert(kept.end(), begin, cut);
@@ -205,7 +205,8 @@ int32_t Scheduler::Impl::IssueNode(const Candidate& candidate, int32_t node, int
   const int32_t blocks = tree_.BlocksForRows(node, rows);
   if (!MakeRoom(request, *candidate.branch, blocks)) {
     const int32_t held = static_cast<int32_t>(tree_.node(node).blocks.size());
-    const int32_t room = (held + allocator_.free_blocks()) * tree_.block_tokens() - tree_.node(node).issued_tokens;
+    const int32_t room =
+        (held + allocator_.free_blocks()) * tree_.block_tokens() - tree_.node(node).issued_tokens;
     rows = std::min(rows, room);
     if (rows <= 0) return 0;
   }
@@ -232,7 +233,8 @@ void Scheduler::Impl::AttachUses(const Candidate& candidate, int32_t first_posit
   const int32_t leaf = branch.leaf;
   for (int32_t position = first_position; position < end_position; ++position) {
     const size_t index = static_cast<size_t>(position - tree_.node(leaf).begin_position);
-    if (tree_.node(leaf).tokens[index] == kUnknownToken) draft->slot_uses.push_back({leaf, position, branch.slot});
+    if (tree_.node(leaf).tokens[index] == kUnknownToken)
+      draft->slot_uses.push_back({leaf, position, branch.slot});
   }
   if (branch.work == BranchWork::kRead && branch.scored) {
     const GivenSpec& spec = *request.tree.given(branch);

@@ -56,10 +56,7 @@ class Coster {
   void AddTokens(size_t i, int64_t tokens) {
     TreeNodeCost& node = cost_.nodes[i];
     node.path_tokens = Sum(node.path_tokens, tokens);
-    // A fork inside a block holds that block twice.
-    const int64_t fork_blocks = i == 0 ? 0 : 1;
-    const int64_t path_blocks = (node.path_tokens + block_tokens_ - 1) / block_tokens_;
-    cost_.min_blocks = std::max(cost_.min_blocks, path_blocks + fork_blocks);
+    cost_.min_blocks = std::max(cost_.min_blocks, (node.path_tokens + block_tokens_ - 1) / block_tokens_);
   }
 
   void Cut(size_t i, const SelectSpec& select) {

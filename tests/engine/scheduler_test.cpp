@@ -1,0 +1,231 @@
+// Promises of the scheduler that one can count: shared prefill, who gets rows, what a step holds.
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/engine/fakes/scheduler_harness.h"
+#include "tests/support/catch.h"
+
+namespace espalier {
+namespace {
+
+using test::HarnessOptions;
+using test::SchedulerHarness;
+
+TreeRequest Prompt(int32_t tokens, int32_t first_token = 0) {
+  TreeRequest request;
+  GivenSpec given;
+  for (int32_t i = 0; i < tokens; ++i) given.token_ids.push_back((first_token + i * 7) % 31);
+  request.nodes.push_back({"prompt", -1, given});
+  return request;
+}
+
+GenerateSpec Branches(int32_t branches, int32_t max_new_tokens) {
+  GenerateSpec generate;
+  generate.branches = branches;
+  generate.max_new_tokens = max_new_tokens;
+  generate.ignore_eos = true;
+  return generate;
+}
+
+TreeRequest FewShot(int32_t prompt_tokens, int32_t branches, int32_t max_new_tokens,
+                    int32_t first_token = 0) {
+  TreeRequest request = Prompt(prompt_tokens, first_token);
+  request.nodes.push_back({"answer", 0, Branches(branches, max_new_tokens)});
+  return request;
+}
+
+HarnessOptions LargePool() {
+  HarnessOptions options;
+  options.runner.total_blocks = 4096;
+  options.runner.block_tokens = 4;
+  options.runner.max_positions = 2048;
+  options.runner.steps_in_flight = 2;
+  options.max_branches = 2048;
+  return options;
+}
+
+// Rows of tokens at or beyond a position.
+int32_t RowsAt(const StepInput& step, int32_t min_position) {
+  int32_t rows = 0;
+  for (const int32_t position : step.batch.row_position) rows += position >= min_position ? 1 : 0;
+  return rows;
+}
+
+TEST_CASE("two equal prompts of 1000 tokens in flight compute at most 1000 tokens and one block") {
+  SchedulerHarness harness(LargePool());
+  const uint64_t first = harness.Submit(FewShot(1000, 1, 1));
+  harness.Step();
+  const uint64_t second = harness.Submit(FewShot(1000, 1, 1));
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.scheduler().Stats().computed_tokens <= 1004);
+  CHECK(harness.finished(second).usage.cached_tokens == 996);
+  CHECK(harness.Compare(first).empty());
+  CHECK(harness.Compare(second).empty());
+}
+
+TEST_CASE("a shared prefill goes on when the request that began it is cancelled") {
+  SchedulerHarness harness(LargePool());
+  const uint64_t first = harness.Submit(FewShot(200, 1, 2));
+  const uint64_t second = harness.Submit(FewShot(200, 2, 2));
+  for (int i = 0; i < 3; ++i) harness.Step();
+  harness.Cancel(first);
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.Compare(second).empty());
+  CHECK(harness.scheduler().Stats().computed_tokens <= 200 + 4 + 4);
+}
+
+TEST_CASE("decoding branches have a row in every step while long prompts are prefilled") {
+  HarnessOptions options = LargePool();
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  harness.Submit(FewShot(4, 3, 60, 1));
+  harness.Step();
+  harness.Submit(FewShot(600, 1, 1, 2));
+  harness.Submit(FewShot(600, 1, 1, 3));
+  for (int i = 0; i < 40; ++i) {
+    REQUIRE(harness.Step());
+    CHECK(harness.last_issued()->samples.size() >= 3);
+    CHECK(harness.last_issued()->batch.rows() > 3);  // and prefill beside them
+  }
+  harness.RunUntilIdle();
+  CHECK(harness.problem().empty());
+}
+
+TEST_CASE("a prompt is prefilled beside more decoding branches than a step has rows") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 16;
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  harness.Submit(FewShot(4, 40, 100, 1));
+  for (int i = 0; i < 4; ++i) harness.Step();
+  const uint64_t prompt = harness.Submit(FewShot(100, 1, 5, 2));
+  int steps = 0;
+  while (!harness.ended(prompt) && harness.Step()) ++steps;
+  CHECK(steps < 100 / 4 + 5 + 10);
+  harness.RunUntilIdle();
+  CHECK(harness.problem().empty());
+}
+
+TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 16;
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  const uint64_t wide = harness.Submit(FewShot(4, 200, 8, 1));
+  for (int i = 0; i < 4; ++i) harness.Step();
+  const uint64_t narrow = harness.Submit(FewShot(4, 1, 30, 2));
+  int steps = 0;
+  while (!harness.ended(narrow) && harness.Step()) ++steps;
+  CHECK(steps <= 30 + 3);
+  harness.RunUntilIdle();
+  CHECK(harness.Compare(wide).empty());
+  CHECK(harness.Compare(narrow).empty());
+}
+
+TEST_CASE("1000 branches draw their first tokens in one step from one row of logits") {
+  HarnessOptions options = LargePool();
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  const uint64_t id = harness.Submit(FewShot(4, 1000, 3));
+  harness.Step();
+  CHECK(harness.last_issued()->samples.size() == 1000);
+  CHECK(harness.last_issued()->logit_rows.size() == 1);
+  CHECK(harness.last_issued()->params.size() == 1);
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.Compare(id).empty());
+}
+
+TEST_CASE("questions under a prompt share it, and each is cached for the next request") {
+  SchedulerHarness harness(LargePool());
+  TreeRequest request = Prompt(80);
+  for (int32_t question = 0; question < 5; ++question) {
+    GivenSpec given;
+    for (int32_t i = 0; i < 10; ++i) given.token_ids.push_back((question * 5 + i * 3) % 31);
+    const auto parent = static_cast<int32_t>(request.nodes.size());
+    request.nodes.push_back({"question" + std::to_string(question), 0, given});
+    request.nodes.push_back({"answer" + std::to_string(question), parent, Branches(2, 3)});
+  }
+  const uint64_t first = harness.Submit(request);
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.Compare(first).empty());
+  // The prompt once; five questions; each branch runs all of its tokens but the last.
+  CHECK(harness.finished(first).usage.computed_tokens <= 80 + 5 * 10 + 5 * 2 * 2);
+  const uint64_t second = harness.Submit(request);
+  harness.RunUntilIdle();
+  CHECK(harness.finished(second).usage.cached_tokens >= 80 + 5 * 6);
+  CHECK(harness.Compare(second).empty());
+}
+
+TEST_CASE("single-token continuations are scored with one row each, and never from the cache") {
+  SchedulerHarness harness(LargePool());
+  TreeRequest request = Prompt(41);
+  request.nodes.push_back({"thought", 0, Branches(1, 4)});
+  for (int32_t i = 0; i < 6; ++i)
+    request.nodes.push_back({"verdict" + std::to_string(i), 1, GivenSpec{{i}, true, 2}});
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    const uint64_t id = harness.Submit(request);
+    harness.RunUntilIdle();
+    REQUIRE(harness.problem().empty());
+    CHECK(harness.Compare(id).empty());
+    // 41 or 1 of the prompt, 3 of the thought, its last token once for each verdict.
+    CHECK(harness.finished(id).usage.computed_tokens <= (repeat == 0 ? 41 : 1) + 3 + 6 + 1);
+  }
+}
+
+TEST_CASE("a preempted request goes on where it was") {
+  HarnessOptions options = LargePool();
+  options.runner.total_blocks = 40;
+  SchedulerHarness harness(options);
+  const uint64_t older = harness.Submit(FewShot(20, 4, 24, 1));
+  const uint64_t younger = harness.Submit(FewShot(20, 4, 24, 2));
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.scheduler().Stats().preemptions > 0);
+  CHECK(harness.Compare(older).empty());
+  CHECK(harness.Compare(younger).empty());
+}
+
+TEST_CASE("a bypassing request neither finds nor leaves a prefix") {
+  SchedulerHarness harness(LargePool());
+  harness.Submit(FewShot(40, 1, 1));
+  harness.RunUntilIdle();
+  const int32_t indexed = harness.scheduler().Stats().blocks_indexed;
+  CHECK(indexed == 10);
+  TreeRequest request = FewShot(40, 1, 1);
+  request.cache_bypass = true;
+  const uint64_t id = harness.Submit(request);
+  harness.RunUntilIdle();
+  CHECK(harness.finished(id).usage.cached_tokens == 0);
+  CHECK(harness.scheduler().Stats().blocks_indexed == indexed);
+  request = FewShot(40, 1, 1);
+  request.cache_namespace = "someone else";
+  const uint64_t other = harness.Submit(request);
+  harness.RunUntilIdle();
+  CHECK(harness.finished(other).usage.cached_tokens == 0);
+}
+
+TEST_CASE("no more rows than a step may hold") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 16;
+  options.prefill_chunk_tokens = 12;
+  SchedulerHarness harness(options);
+  harness.Submit(FewShot(50, 30, 4, 1));
+  harness.Submit(FewShot(50, 30, 4, 2));
+  int32_t most = 0;
+  while (harness.Step()) {
+    CHECK(harness.last_issued()->batch.rows() <= 16);
+    most = std::max(most, RowsAt(*harness.last_issued(), 50));
+  }
+  CHECK(most > 8);
+  CHECK(harness.problem().empty());
+}
+
+}  // namespace
+}  // namespace espalier
