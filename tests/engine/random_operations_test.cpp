@@ -165,6 +165,14 @@ TEST_CASE("50,000 random operations, two steps in flight: blocks add up, answers
   RunRandom(SmallPool(2), 25, 2000);
 }
 
+TEST_CASE("random operations in a pool that holds little more than one path give the oracle's answers") {
+  HarnessOptions options = SmallPool(1);
+  options.runner.total_blocks = 16;
+  RunRandom(options, 4, 2000);
+  options.runner.steps_in_flight = 2;
+  RunRandom(options, 4, 2000);
+}
+
 TEST_CASE("random operations with shuffled rows and the plan of sequences give the oracle's answers") {
   HarnessOptions options = SmallPool(2);
   options.shuffle_seed = 99;

@@ -1,0 +1,128 @@
+#include "tests/engine/fakes/async_backend.h"
+
+#include <limits>
+#include <utility>
+
+#include "kernels/ref/ref_backend.h"
+#include "model/hashed_weights.h"
+#include "model/llama.h"
+
+namespace espalier::test {
+
+AsyncBackend::AsyncBackend(std::unique_ptr<Backend> inner, int32_t steps_in_flight, int32_t max_rows)
+    : inner_(std::move(inner)), info_(inner_->info()), max_rows_(max_rows) {
+  info_.steps_in_flight = steps_in_flight;
+}
+
+Result<RotaryId> AsyncBackend::AddRotary(std::span<const float> inv_freq, float scale,
+                                         int32_t max_positions) {
+  return inner_->AddRotary(inv_freq, scale, max_positions);
+}
+Result<KvId> AsyncBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
+  return inner_->AddKv(shape, blocks, block_tokens);
+}
+Result<ActivationId> AsyncBackend::AddActivation(ActivationKind kind, int64_t cols) {
+  Result<ActivationId> id = inner_->AddActivation(kind, cols);
+  if (id) buffers_.push_back({*id, cols});
+  return id;
+}
+
+void AsyncBackend::BeginStep(std::shared_ptr<const StepInput> step) {
+  ESPALIER_CHECK(recording_.empty());
+  ESPALIER_CHECK(static_cast<int32_t>(in_flight_.size()) < info_.steps_in_flight);
+  Enqueue([step = std::move(step)](Backend& inner) { inner.BeginStep(step); });
+}
+void AsyncBackend::Embed(MatrixId table, ActivationId out) {
+  Enqueue([=](Backend& inner) { inner.Embed(table, out); });
+}
+void AsyncBackend::RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) {
+  Enqueue([=](Backend& inner) { inner.RmsNorm(in, weight, epsilon, out); });
+}
+void AsyncBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) {
+  Enqueue([=](Backend& inner) { inner.MatMul(in, w, bias, mode, out); });
+}
+void AsyncBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
+  Enqueue([=](Backend& inner) { inner.RotaryAndStore(kv, layer, rotary, qkv); });
+}
+void AsyncBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+  ++attention_calls_;
+  Enqueue([=](Backend& inner) { inner.TreeAttention(kv, layer, qkv, out); });
+}
+void AsyncBackend::SwiGlu(ActivationId in, ActivationId out) {
+  Enqueue([=](Backend& inner) { inner.SwiGlu(in, out); });
+}
+void AsyncBackend::GatherLogitRows(ActivationId in, ActivationId out) {
+  Enqueue([=](Backend& inner) { inner.GatherLogitRows(in, out); });
+}
+void AsyncBackend::Sample(ActivationId in, MatrixId head) {
+  Enqueue([=](Backend& inner) { inner.Sample(in, head); });
+}
+void AsyncBackend::EndStep() {
+  Enqueue([](Backend& inner) { inner.EndStep(); });
+  in_flight_.push_back(std::exchange(recording_, {}));
+}
+
+Result<StepResult> AsyncBackend::Wait() {
+  ESPALIER_CHECK(!in_flight_.empty());
+  for (const Buffer& buffer : buffers_) {
+    const std::vector<float> poison(static_cast<size_t>(max_rows_ * buffer.cols),
+                                    std::numeric_limits<float>::quiet_NaN());
+    inner_->WriteActivation(buffer.id, poison);
+  }
+  for (const Operation& operation : in_flight_.front()) operation(*inner_);
+  in_flight_.pop_front();
+  return inner_->Wait();
+}
+
+void AsyncBackend::WriteActivation(ActivationId activation, std::span<const float> values) {
+  inner_->WriteActivation(activation, values);
+}
+std::vector<float> AsyncBackend::ReadActivation(ActivationId activation) {
+  return inner_->ReadActivation(activation);
+}
+
+namespace {
+
+class AsyncLlamaRunner : public ModelRunner {
+ public:
+  AsyncLlamaRunner(ModelInfo info, std::unique_ptr<AsyncBackend> backend, Llama llama)
+      : info_(std::move(info)), backend_(std::move(backend)), llama_(std::move(llama)) {}
+  const ModelInfo& info() const override { return info_; }
+  void Issue(std::shared_ptr<const StepInput> step) override { llama_.Forward(*backend_, std::move(step)); }
+  Result<StepResult> Wait() override { return backend_->Wait(); }
+
+ private:
+  ModelInfo info_;
+  std::unique_ptr<AsyncBackend> backend_;
+  Llama llama_;
+};
+
+}  // namespace
+
+AsyncLlama MakeAsyncLlama(const LlamaConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
+                          int32_t steps_in_flight, int32_t max_rows) {
+  BackendOptions options;
+  options.name = "ref";
+  options.dtype = DType::kFloat32;
+  options.max_rows = max_rows;
+  auto backend =
+      std::make_unique<AsyncBackend>(std::move(*ref::CreateRefBackend(options)), steps_in_flight, max_rows);
+  const std::unique_ptr<TensorSource> weights = MakeHashedWeights(seed, DType::kFloat32);
+  Result<Llama> llama =
+      Llama::Create(config, *weights, {kv_blocks, block_tokens}, config.max_positions, *backend);
+  ModelInfo info;
+  info.name = "random";
+  info.vocab_size = config.vocab_size;
+  info.max_positions = config.max_positions;
+  info.kv_blocks = kv_blocks;
+  info.block_tokens = block_tokens;
+  info.eos_token_ids = config.eos_token_ids;
+  info.attention = llama->attention();
+  info.backend = backend->info();
+  AsyncLlama made;
+  made.backend = backend.get();
+  made.runner = std::make_unique<AsyncLlamaRunner>(std::move(info), std::move(backend), std::move(*llama));
+  return made;
+}
+
+}  // namespace espalier::test
