@@ -4,6 +4,7 @@
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 #define ESPALIER_CATCH2_V3 1
+using Catch::Approx;  // as version 2 has it
 #else
 #include <catch2/catch.hpp>
 #define ESPALIER_CATCH2_V3 0

@@ -1,0 +1,209 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+#include "tests/support/catch.h"
+
+// Runs the program as a user does, on shapes so small that no time means anything; what is exact is checked
+// exactly: fields, bytes, operations, ratios, exit codes.
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kTiny =
+    "decode --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 64 --prompt-tokens 70 "
+    "--new-tokens 4 --threads 1 --prefill-chunk-tokens 32 --repeats 2 --peak-buffer-bytes 4194304 ";
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+Outcome Run(const std::string& arguments) {
+  const auto errors =
+      std::filesystem::temp_directory_path() / ("espalier_bench_test_" + std::to_string(getpid()));
+  const std::string command =
+      std::string("'") + ESPALIER_BENCH_PROGRAM + "' " + arguments + " 2>'" + errors.string() + "'";
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer{};
+  for (size_t got = 0; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    outcome.out.append(buffer.data(), got);
+  const int status = pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  std::ostringstream text;
+  text << std::ifstream(errors).rdbuf();
+  outcome.err = text.str();
+  std::filesystem::remove(errors);
+  return outcome;
+}
+
+Json RunJson(const std::string& arguments) {
+  const Outcome outcome = Run(arguments + " --json");
+  INFO(outcome.err);
+  REQUIRE(outcome.exit_code == 0);
+  REQUIRE(std::count(outcome.out.begin(), outcome.out.end(), '\n') == 1);
+  REQUIRE(outcome.out.back() == '\n');
+  return Json::parse(outcome.out);
+}
+
+// K and V of a token, all layers, bf16: 2 layers, 2 KV heads of 16.
+constexpr int64_t kTokenBytes = 2 * 2 * 2 * 16 * 2;
+// Mean over the decode steps of the tokens that a branch sees: 70 + 1, 70 + 2, 70 + 3.
+constexpr int64_t kPathTokens = 72;
+
+const Json& RowOf(const Json& report, int branches, const std::string& mode) {
+  for (const Json& row : report.at("rows")) {
+    if (row.at("branches") == branches && row.at("mode") == mode) return row;
+  }
+  FAIL("no row for " << branches << " branches, " << mode);
+  return report;
+}
+
+}  // namespace
+
+TEST_CASE("decode prints one JSON object with every field, a row for each number of branches and mode") {
+  const Json report = RunJson(std::string(kTiny) + "--branches 1,5 --modes all");
+  for (const char* field : {"schema", "commit", "command"}) CHECK(report.at(field).is_string());
+  CHECK(report.at("command").get<std::string>().find("--branches 1,5 --modes all --json") !=
+        std::string::npos);
+  for (const char* field : {"cpu", "isa", "device"})
+    CHECK(!report.at("machine").at(field).get<std::string>().empty());
+  CHECK(report.at("machine").at("threads") == 1);
+  for (const char* field : {"read_bytes_per_s", "bf16_flop_per_s"}) CHECK(report.at("peak").at(field) > 1e6);
+
+  REQUIRE(report.at("rows").size() == 10);
+  for (const Json& row : report.at("rows")) {
+    CAPTURE(row.dump());
+    CHECK(row.at("workload") == "decode");
+    CHECK(row.at("backend") == "cpu");
+    CHECK(row.at("dtype") == "bfloat16");
+    CHECK(row.at("query_heads") == 4);
+    CHECK(row.at("kv_heads") == 2);
+    CHECK(row.at("head_dim") == 16);
+    for (const char* field : {"kv_read_bytes", "kv_read_bytes_sequence", "partial_bytes", "mask_bytes",
+                              "flop", "weight_bytes", "branches"})
+      CHECK(row.at(field).is_number_integer());
+    for (const char* field : {"prefill_tokens_per_s", "decode_tokens_per_s", "roofline_us", "roofline_ratio"})
+      CHECK(row.at(field) > 0.0);
+    for (const char* field : {"plan_us", "attention_us", "outside_forward_us"}) CHECK(row.at(field) >= 0.0);
+    const double median = row.at("step_us").at("median");
+    CHECK(median > 0.0);
+    CHECK(row.at("step_us").at("p99") >= median);
+    CHECK(row.at("roofline_ratio").get<double>() ==
+          Approx(row.at("roofline_us").get<double>() / median).epsilon(0.05));
+    CHECK(row.at("decode_steps") == 6);  // 3 in each of 2 repeats
+  }
+}
+
+TEST_CASE("bytes and operations of a decode step are those of its plan and its matrices") {
+  const Json report = RunJson(std::string(kTiny) + "--branches 1,5 --modes flatten,sequence,masked");
+  // q, k, v and output, feed-forward network, head.
+  const int64_t matrices = 2 * (32 * (4 + 2 * 2) * 16 + 32 * 64 + 3 * 32 * 48) + 64 * 32;
+  const int64_t norms = (2 * 2 + 1) * 32;
+  const double bandwidth = report.at("peak").at("read_bytes_per_s");
+  const double rate = report.at("peak").at("bf16_flop_per_s");
+  for (const int branches : {1, 5}) {
+    const int64_t sequence_bytes = branches * kPathTokens * kTokenBytes;
+    for (const char* mode : {"flatten", "sequence", "masked"}) {
+      const Json& row = RowOf(report, branches, mode);
+      CAPTURE(row.dump());
+      CHECK(row.at("kv_read_bytes_sequence") == sequence_bytes);
+      const int64_t attention = branches * kPathTokens * 4 * 4 * 16 * 2;
+      CHECK(row.at("flop") == branches * 2 * matrices + attention);
+      CHECK(row.at("weight_bytes") == (matrices + norms) * 2);
+      const double bytes = row.at("weight_bytes").get<double>() + row.at("kv_read_bytes").get<double>();
+      const double us = std::max(bytes / bandwidth, row.at("flop").get<double>() / rate) * 1e6;
+      CHECK(row.at("roofline_us").get<double>() == Approx(us).margin(0.0011));
+    }
+    CHECK(RowOf(report, branches, "sequence").at("kv_read_bytes") == sequence_bytes);
+  }
+  CHECK(RowOf(report, 1, "flatten").at("kv_read_bytes") == kPathTokens * kTokenBytes);
+  // The trunk of 4 whole blocks is read once, what follows it by each branch.
+  CHECK(RowOf(report, 5, "flatten").at("kv_read_bytes") == (64 + 5 * (kPathTokens - 64)) * kTokenBytes);
+  CHECK(RowOf(report, 5, "flatten").at("mask_bytes") == 0);
+  CHECK(RowOf(report, 5, "masked").at("mask_bytes") > 0);
+}
+
+TEST_CASE("decode prints a table of all rows by default") {
+  const Outcome outcome = Run(std::string(kTiny) + "--branches 3 --modes node,node_chunk --dtype float32");
+  CHECK(outcome.exit_code == 0);
+  CHECK(outcome.out.find("decode tok/s") != std::string::npos);
+  CHECK(outcome.out.find("GB/s") != std::string::npos);
+  CHECK(outcome.out.find("node_chunk") != std::string::npos);
+  CHECK(outcome.out.find('{') == std::string::npos);
+}
+
+TEST_CASE("the reference backend runs the same benchmark") {
+  const Json report = RunJson(std::string(kTiny) + "--branches 2 --modes flatten --backend ref --repeats 1");
+  CHECK(report.at("rows").at(0).at("backend") == "ref");
+  CHECK(report.at("rows").at(0).at("dtype") == "float32");
+}
+
+TEST_CASE("more branches than rows of a prefill step still decode in one step") {
+  const Json report = RunJson(std::string(kTiny) + "--branches 40 --modes flatten");
+  CHECK(report.at("rows").at(0).at("decode_steps") == 6);
+}
+
+TEST_CASE("a senseless value ends with code 2 and names its flag") {
+  const auto [arguments, flag] = GENERATE(table<const char*, const char*>({
+      {"--layers 0", "--layers"},
+      {"--hidden x", "--hidden"},
+      {"--heads 32", "--heads"},
+      {"--heads 6/4", "--heads"},
+      {"--heads 4/0", "--heads"},
+      {"--heads 4/2/1", "--heads"},
+      {"--head-dim 7", "--head-dim"},
+      {"--head-dim 18", "--head-dim"},
+      {"--vocab 1", "--vocab"},
+      {"--prompt-tokens 0", "--prompt-tokens"},
+      {"--prompt-tokens 99999999999", "--prompt-tokens"},
+      {"--branches 1,,2", "--branches"},
+      {"--branches 0", "--branches"},
+      {"--branches 5x", "--branches"},
+      {"--new-tokens 1", "--new-tokens"},
+      {"--modes flatten,tree", "--modes"},
+      {"--modes ''", "--modes"},
+      {"--dtype float16", "--dtype"},
+      {"--backend tpu", "--backend"},
+      {"--isa mmx", "--isa"},
+      {"--threads -1", "--threads"},
+      {"--block-tokens 24", "--block-tokens"},
+      {"--prefill-chunk-tokens 0", "--prefill-chunk-tokens"},
+      {"--repeats 0", "--repeats"},
+      {"--layers 1000 --hidden 65536 --ffn 262144", "--layers"},
+      {"--new-tokens 1000000 --branches 16000", "--branches"},
+      {"--frobnicate", "--frobnicate"},
+  }));
+  const Outcome outcome = Run(std::string(kTiny) + "--json " + arguments);
+  CAPTURE(arguments, outcome.err);
+  CHECK(outcome.exit_code == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err.find(flag) != std::string::npos);
+}
+
+TEST_CASE("every mistake is told at once") {
+  const Outcome outcome = Run("decode --layers 0 --modes tree --heads 3");
+  CHECK(outcome.exit_code == 2);
+  for (const char* flag : {"error: --layers: ", "error: --modes: ", "error: --heads: "})
+    CHECK(outcome.err.find(flag) != std::string::npos);
+}
+
+TEST_CASE("no command is a mistake, help is not") {
+  CHECK(Run("").exit_code == 2);
+  CHECK(Run("frobnicate").exit_code == 2);
+  const Outcome help = Run("decode --help");
+  CHECK(help.exit_code == 0);
+  CHECK(help.out.find("--prompt-tokens") != std::string::npos);
+}

@@ -1,0 +1,269 @@
+#include "tests/bench/decode.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "engine/scheduler.h"
+#include "model/llama_runner.h"
+#include "tests/bench/decode_run.h"
+#include "tests/bench/statistics.h"
+
+namespace espalier::bench {
+
+namespace {
+
+// Elapsed time and what begins now, on standard error.
+class Progress {
+ public:
+  void Say(const std::string& what) const {
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin_;
+    std::fprintf(stderr, "[%7.1f s] %s\n", elapsed.count(), what.c_str());
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+// Elements of the model's matrices: multiply-adds of a row, and what a step reads.
+struct MatrixElements {
+  int64_t all_rows = 0;    // multiplied by every row of a step
+  int64_t logit_rows = 0;  // only by rows whose logits are needed: all behind the last layer's attention
+
+  explicit MatrixElements(const ModelOptions& model) {
+    const int64_t qkv = int64_t{model.hidden} * (model.query_heads + 2 * model.kv_heads) * model.head_dim;
+    const int64_t output = int64_t{model.hidden} * model.query_heads * model.head_dim;
+    const int64_t ffn = int64_t{3} * model.hidden * model.ffn;
+    all_rows = model.layers * qkv + (model.layers - 1) * (output + ffn);
+    logit_rows = output + ffn + int64_t{model.vocab} * model.hidden;
+  }
+
+  double Flop(const StepSample& step) const {
+    return 2.0 * (static_cast<double>(all_rows) * step.rows +
+                  static_cast<double>(logit_rows) * step.logit_rows) +
+           static_cast<double>(step.accounting.flop);
+  }
+  // Of `weight_bytes`, which a step with logits reads whole.
+  double WeightBytes(const StepSample& step, int64_t weight_bytes, DType dtype) const {
+    const int64_t unread = step.logit_rows > 0 ? 0 : logit_rows * static_cast<int64_t>(SizeOf(dtype));
+    return static_cast<double>(weight_bytes - unread);
+  }
+};
+
+// The steps of all repeats of one case.
+struct Samples {
+  std::vector<StepSample> decode;
+  std::vector<StepSample> prefill;
+  std::vector<double> decode_tokens_per_s;   // [repeats]
+  std::vector<double> prefill_tokens_per_s;  // [repeats]
+
+  void Add(const std::vector<StepSample>& steps) {
+    double us[2] = {0.0, 0.0};
+    double rows[2] = {0.0, 0.0};
+    for (const StepSample& step : steps) {
+      (step.prefill ? prefill : decode).push_back(step);
+      us[step.prefill ? 1 : 0] += step.step_us;
+      rows[step.prefill ? 1 : 0] += step.rows;
+    }
+    decode_tokens_per_s.push_back(rows[0] / us[0] * 1e6);
+    prefill_tokens_per_s.push_back(rows[1] / us[1] * 1e6);
+  }
+};
+
+template <typename Field>
+std::vector<double> Each(const std::vector<StepSample>& steps, Field field) {
+  std::vector<double> values;
+  for (const StepSample& step : steps) values.push_back(static_cast<double>(field(step)));
+  return values;
+}
+
+class DecodeBench {
+ public:
+  DecodeBench(const DecodeOptions& options, std::unique_ptr<ModelRunner> runner, const Peak& peak)
+      : options_(options), runner_(std::move(runner)), peak_(peak), elements_(options.model) {}
+
+  // Scratch memory grows and pages come in before anything is measured.
+  Status WarmUp() {
+    const int32_t most = options_.MostBranches();
+    const int32_t prompt = std::min(options_.prompt_tokens, options_.prefill_chunk_tokens);
+    const TreeRequest request = FanOut(prompt, most, 2, options_.model.vocab, options_.seed);
+    const auto steps = RunRequest(*runner_, Scheduling(most, options_.modes.front()), request);
+    return steps ? Status() : Status(steps.error());
+  }
+
+  // All modes in turn in each repeat, so that a machine that changes pace changes it for all of them.
+  Result<std::vector<Json>> RunBranches(int32_t branches, const Progress& progress) {
+    const TreeRequest request =
+        FanOut(options_.prompt_tokens, branches, options_.new_tokens, options_.model.vocab, options_.seed);
+    std::vector<Samples> samples(options_.modes.size());
+    for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
+      for (size_t i = 0; i < options_.modes.size(); ++i) {
+        const auto steps = RunRequest(*runner_, Scheduling(branches, options_.modes[i]), request);
+        if (!steps) return steps.error();
+        samples[i].Add(*steps);
+        Tell(branches, options_.modes[i], samples[i], progress);
+      }
+    }
+    std::vector<Json> rows;
+    for (size_t i = 0; i < samples.size(); ++i) rows.push_back(Row(branches, options_.modes[i], samples[i]));
+    return rows;
+  }
+
+  const ModelInfo& model() const { return runner_->info(); }
+
+ private:
+  SchedulerOptions Scheduling(int32_t branches, AttentionMode mode) const {
+    const ModelInfo& info = runner_->info();
+    SchedulerOptions scheduler;
+    scheduler.engine.block_tokens = info.block_tokens;
+    scheduler.engine.total_blocks = info.kv_blocks;
+    scheduler.engine.max_branches = branches;
+    scheduler.engine.max_batch_rows = options_.MaxRows(branches);
+    scheduler.engine.prefill_chunk_tokens = options_.prefill_chunk_tokens;
+    scheduler.engine.attention_mode = mode;
+    scheduler.attention = info.attention;
+    scheduler.plan = info.backend.plan;
+    scheduler.steps_in_flight = std::min(info.backend.steps_in_flight, 2);
+    scheduler.max_path_tokens = info.max_positions;
+    return scheduler;
+  }
+
+  static void Tell(int32_t branches, AttentionMode mode, const Samples& samples, const Progress& progress) {
+    char text[160];
+    std::snprintf(text, sizeof text, "%d branches, %s: prefill %.0f tokens/s, decode %.1f tokens/s", branches,
+                  std::string(Name(mode)).c_str(), samples.prefill_tokens_per_s.back(),
+                  samples.decode_tokens_per_s.back());
+    progress.Say(text);
+  }
+
+  double StepRooflineUs(const StepSample& step) const {
+    const ModelInfo& info = runner_->info();
+    const double bytes = elements_.WeightBytes(step, info.weight_bytes, info.backend.dtype) +
+                         static_cast<double>(step.accounting.kv_read_bytes);
+    return RooflineUs(peak_, info.backend.dtype == DType::kBFloat16, bytes, elements_.Flop(step));
+  }
+
+  Json Row(int32_t branches, AttentionMode mode, const Samples& samples) const {
+    const ModelInfo& info = runner_->info();
+    const auto& decode = samples.decode;
+    const auto mean = [&](auto field) { return Mean(Each(decode, field)); };
+    const auto median = [&](auto field) { return Median(Each(decode, field)); };
+    const auto step_us = Each(decode, [](const StepSample& s) { return s.step_us; });
+
+    CommonFields common;
+    common.workload = "decode";
+    common.backend = info.backend.name;
+    common.mode = mode;
+    common.shape = info.attention;
+    common.kv_read_bytes = mean([](const StepSample& s) { return s.accounting.kv_read_bytes; });
+    common.kv_read_bytes_sequence =
+        mean([](const StepSample& s) { return s.accounting.kv_read_bytes_sequence; });
+    common.partial_bytes = mean([](const StepSample& s) { return s.accounting.partial_bytes; });
+    common.mask_bytes = mean([](const StepSample& s) { return s.accounting.mask_bytes; });
+    common.flop = mean([&](const StepSample& s) { return elements_.Flop(s); });
+    common.roofline_us = mean([&](const StepSample& s) { return StepRooflineUs(s); });
+    common.measured_us = Median(step_us);
+    common.plan_us = median([](const StepSample& s) { return s.plan_us; });
+    Json row = MakeRow(common);
+    row["branches"] = branches;
+    row["prefill_tokens_per_s"] = Median(samples.prefill_tokens_per_s);
+    row["decode_tokens_per_s"] = Median(samples.decode_tokens_per_s);
+    row["step_us"] = {{"median", RoundUs(Median(step_us))}, {"p99", RoundUs(Quantile(step_us, 0.99))}};
+    row["attention_us"] = RoundUs(median([](const StepSample& s) { return s.attention_us; }));
+    row["outside_forward_us"] = RoundUs(median([](const StepSample& s) { return s.outside_forward_us; }));
+    row["weight_bytes"] = info.weight_bytes;
+    AddDetails(samples, &row);
+    return row;
+  }
+
+  // What it takes to repeat and to judge the run.
+  void AddDetails(const Samples& samples, Json* row) const {
+    double prefill_roofline_us = 0.0;
+    double prefill_us = 0.0;
+    for (const StepSample& step : samples.prefill) {
+      prefill_roofline_us += StepRooflineUs(step);
+      prefill_us += step.step_us;
+    }
+    (*row)["prefill_roofline_ratio"] = prefill_roofline_us / prefill_us;
+    (*row)["decode_steps"] = samples.decode.size();
+    (*row)["repeats"] = options_.repeats;
+    (*row)["prompt_tokens"] = options_.prompt_tokens;
+    (*row)["new_tokens"] = options_.new_tokens;
+    (*row)["layers"] = options_.model.layers;
+    (*row)["hidden"] = options_.model.hidden;
+    (*row)["ffn"] = options_.model.ffn;
+    (*row)["vocab"] = options_.model.vocab;
+    (*row)["parameters"] = runner_->info().parameters;
+    (*row)["block_tokens"] = options_.model.block_tokens;
+    (*row)["prefill_chunk_tokens"] = options_.prefill_chunk_tokens;
+  }
+
+  const DecodeOptions options_;
+  std::unique_ptr<ModelRunner> runner_;
+  const Peak peak_;
+  const MatrixElements elements_;
+};
+
+std::vector<Column> Columns() {
+  return {{"branches", "branches"},
+          {"mode", "mode"},
+          {"prefill tok/s", "prefill_tokens_per_s", 1.0, 1},
+          {"of roofline %", "prefill_roofline_ratio", 0.01, 1},
+          {"decode tok/s", "decode_tokens_per_s", 1.0, 1},
+          {"step ms", "step_us/median", 1e3, 2},
+          {"p99 ms", "step_us/p99", 1e3, 2},
+          {"attention ms", "attention_us", 1e3, 2},
+          {"plan us", "plan_us"},
+          {"outside us", "outside_forward_us"},
+          {"KV MB", "kv_read_bytes", 1e6, 1},
+          {"of sequence", "kv_read_bytes_sequence", 1e6, 1},
+          {"roofline ms", "roofline_us", 1e3, 2},
+          {"of roofline %", "roofline_ratio", 0.01, 1}};
+}
+
+std::string Title(const DecodeOptions& options, const ModelInfo& model) {
+  char text[320];
+  const AttentionShape& shape = model.attention;
+  std::snprintf(
+      text, sizeof text,
+      "model    random, %.3f M parameters, %s, %d layers of %d, ffn %d, %d/%d heads of %d, %d tokens, "
+      "%.1f MB read a step\nwork     prompt of %d tokens, %d new tokens a branch, %d repeats; "
+      "from step ms on: a decode step",
+      static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype), shape.layers,
+      options.model.hidden, options.model.ffn, shape.query_heads, shape.kv_heads, shape.head_dim,
+      model.vocab_size, static_cast<double>(model.weight_bytes) * 1e-6, options.prompt_tokens,
+      options.new_tokens, options.repeats);
+  return text;
+}
+
+}  // namespace
+
+Result<Report> RunDecode(const DecodeOptions& options) {
+  const Progress progress;
+  progress.Say("making the model");
+  auto runner = RandomLlama(options.model.Config(options.max_positions()), options.seed, options.Runner());
+  if (!runner) return runner.error();
+  Report report;
+  report.backend = (*runner)->info().backend;
+
+  progress.Say("measuring the machine");
+  const auto peak = MeasurePeak(options.model.isa, report.backend.threads, options.model.peak_buffer_bytes);
+  if (!peak) return peak.error();
+  report.peak = *peak;
+
+  DecodeBench bench(options, std::move(*runner), *peak);
+  progress.Say("warming up");
+  if (const Status status = bench.WarmUp(); !status.ok()) return status.error();
+  for (const int32_t branches : options.branches) {
+    auto rows = bench.RunBranches(branches, progress);
+    if (!rows) return rows.error();
+    report.rows.insert(report.rows.end(), rows->begin(), rows->end());
+  }
+  report.title = Title(options, bench.model());
+  report.columns = Columns();
+  return report;
+}
+
+}  // namespace espalier::bench

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/base/dtype.h"
+#include "kernels/plan/attention_plan.h"
+#include "model/llama_runner.h"
+#include "tests/bench/flags.h"
+
+namespace espalier::bench {
+
+// A random Llama, and where it runs. Defaults: 1.04 B parameters beside the embedding.
+struct ModelOptions {
+  int32_t layers = 16;
+  int32_t hidden = 2048;
+  int32_t ffn = 8192;
+  int32_t query_heads = 32;
+  int32_t kv_heads = 8;
+  int32_t head_dim = 64;
+  int32_t vocab = 32000;
+  std::string backend = "cpu";
+  std::string isa = "auto";
+  DType dtype = DType::kBFloat16;
+  int32_t threads = 0;  // 0: every core that the process may use
+  int32_t block_tokens = 16;
+  int64_t peak_buffer_bytes = int64_t{512} << 20;  // memory that is read to measure the machine's bandwidth
+
+  LlamaConfig Config(int32_t max_positions) const;
+};
+
+struct DecodeOptions {
+  ModelOptions model;
+  int32_t prompt_tokens = 2048;
+  int32_t new_tokens = 16;  // of each branch; the first one is drawn with the prompt's last row
+  std::vector<int32_t> branches = {1, 20, 50};
+  std::vector<AttentionMode> modes = {AttentionMode::kFlatten, AttentionMode::kSequence};
+  int32_t prefill_chunk_tokens = 512;  // the most rows of a prefill step
+  int32_t repeats = 3;
+  uint64_t seed = 1;  // of weights, prompt and sampling
+
+  int32_t max_positions() const { return prompt_tokens + new_tokens; }
+  // The most rows of a step with this many branches: all of them decode in one step.
+  int32_t MaxRows(int32_t branch_count) const;
+  // Blocks of the KV pool that so many branches need side by side.
+  int32_t Blocks(int32_t branch_count) const;
+  int32_t MostBranches() const;
+  RunnerOptions Runner() const;
+  // Weights and KV pool.
+  int64_t MemoryBytes() const;
+};
+
+// The flags of `espalier-bench decode`, as text until all are read.
+class DecodeFlags {
+ public:
+  // Adds the subcommand to `app`, which is to be parsed while this object lives.
+  explicit DecodeFlags(CLI::App* app);
+  DecodeFlags(const DecodeFlags&) = delete;
+  DecodeFlags& operator=(const DecodeFlags&) = delete;
+
+  const CLI::App& command() const { return *command_; }
+  bool json() const { return json_; }
+  // The options after parsing. Every mistake is told to `reader`; where there is one the options are unsound.
+  DecodeOptions Read(FlagReader* reader) const;
+
+ private:
+  CLI::App* command_;
+  DecodeOptions options_;
+  std::string heads_ = "32/8";
+  std::string branches_ = "1,20,50";
+  std::string modes_ = "flatten,sequence";
+  std::string dtype_ = "bfloat16";
+  bool json_ = false;
+};
+
+}  // namespace espalier::bench

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/scheduler.h"
+#include "engine/tree_request.h"
+#include "kernels/base/result.h"
+#include "kernels/plan/attention_plan.h"
+#include "model/model_runner.h"
+
+namespace espalier::bench {
+
+// One step of the engine, as a client would wait for it: planning, forward pass, commit, events.
+struct StepSample {
+  bool prefill = false;  // holds rows of the prompt
+  int32_t rows = 0;
+  int32_t logit_rows = 0;
+  double step_us = 0.0;  // with more steps in flight: from the end of the step before
+  double plan_us = 0.0;  // batch and attention plan
+  double attention_us = 0.0;
+  double outside_forward_us = 0.0;
+  PlanAccounting accounting;
+};
+
+// A prompt of random tokens with `branches` branches of `new_tokens` tokens each, at temperature 1, not
+// stopped by anything.
+TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, int32_t vocab, uint64_t seed);
+
+// Runs one request from start to end on a scheduler of its own, cache cold. An error where a step fails or
+// the request does not end with all of its tokens.
+Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,
+                                           const TreeRequest& request);
+
+}  // namespace espalier::bench

@@ -1,0 +1,98 @@
+#include "tests/bench/report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace espalier::bench {
+
+namespace {
+
+constexpr const char* kSchema = "espalier-bench/1";
+
+std::string Fixed(double value, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, value);
+  return text;
+}
+
+std::string Cell(const Json& row, const Column& column) {
+  const Json& value = row.at(Json::json_pointer("/" + column.field));
+  if (value.is_string()) return value.get<std::string>();
+  return Fixed(value.get<double>() / column.unit, column.decimals);
+}
+
+// Right-aligned columns, two spaces between them.
+std::string Align(const std::vector<std::vector<std::string>>& lines) {
+  std::vector<size_t> widths;
+  for (const auto& line : lines) {
+    widths.resize(std::max(widths.size(), line.size()));
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+  }
+  std::string text;
+  for (const auto& line : lines) {
+    for (size_t i = 0; i < line.size(); ++i)
+      text += std::string(widths[i] - line[i].size() + (i == 0 ? 0 : 2), ' ') + line[i];
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace
+
+double RoundUs(double us) { return std::round(us * 1000.0) / 1000.0; }
+
+Json MakeRow(const CommonFields& fields) {
+  const auto integer = [](double value) { return static_cast<int64_t>(std::llround(value)); };
+  Json row;
+  row["workload"] = fields.workload;
+  row["backend"] = fields.backend;
+  row["mode"] = Name(fields.mode);
+  row["dtype"] = Name(fields.shape.kv_dtype);
+  row["query_heads"] = fields.shape.query_heads;
+  row["kv_heads"] = fields.shape.kv_heads;
+  row["head_dim"] = fields.shape.head_dim;
+  row["kv_read_bytes"] = integer(fields.kv_read_bytes);
+  row["kv_read_bytes_sequence"] = integer(fields.kv_read_bytes_sequence);
+  row["partial_bytes"] = integer(fields.partial_bytes);
+  row["mask_bytes"] = integer(fields.mask_bytes);
+  row["flop"] = integer(fields.flop);
+  row["roofline_us"] = RoundUs(fields.roofline_us);
+  row["roofline_ratio"] = fields.roofline_us / fields.measured_us;
+  row["plan_us"] = RoundUs(fields.plan_us);
+  return row;
+}
+
+std::string ToJson(const Report& report) {
+  Json root;
+  root["schema"] = kSchema;
+  root["commit"] = BuildCommit();
+  root["command"] = report.command;
+  root["machine"] = {{"cpu", CpuName()},
+                     {"isa", report.backend.isa},
+                     {"threads", report.backend.threads},
+                     {"device", report.backend.device}};
+  root["peak"] = {{"read_bytes_per_s", report.peak.read_bytes_per_s},
+                  {"bf16_flop_per_s", report.peak.bf16_flop_per_s}};
+  root["rows"] = report.rows;
+  return root.dump() + "\n";
+}
+
+std::string ToTable(const Report& report) {
+  std::string text = "machine  " + CpuName() + ", " + report.backend.isa + ", " +
+                     std::to_string(report.backend.threads) + " threads, backend " + report.backend.name +
+                     "\n";
+  text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 products " +
+          Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s\n";
+  text += "commit   " + std::string(BuildCommit()) + "\n" + report.title + "\n\n";
+
+  std::vector<std::vector<std::string>> lines(1);
+  for (const Column& column : report.columns) lines[0].push_back(column.title);
+  for (const Json& row : report.rows) {
+    std::vector<std::string>& line = lines.emplace_back();
+    for (const Column& column : report.columns) line.push_back(Cell(row, column));
+  }
+  return text + Align(lines);
+}
+
+}  // namespace espalier::bench

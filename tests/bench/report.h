@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/plan/attention_plan.h"
+#include "tests/bench/machine.h"
+
+namespace espalier::bench {
+
+using Json = nlohmann::ordered_json;
+
+// What every row of every command has; bytes, operations and times as the command's own header defines them.
+struct CommonFields {
+  std::string workload;
+  std::string backend;
+  AttentionMode mode = AttentionMode::kFlatten;
+  AttentionShape shape;
+  double kv_read_bytes = 0.0;
+  double kv_read_bytes_sequence = 0.0;
+  double partial_bytes = 0.0;
+  double mask_bytes = 0.0;
+  double flop = 0.0;
+  double roofline_us = 0.0;
+  double measured_us = 0.0;
+  double plan_us = 0.0;
+};
+
+// An object with the common fields, to which a command adds its own. Bytes and operations become integers.
+Json MakeRow(const CommonFields& fields);
+
+// Rounded to three decimals: what a clock of microseconds can tell.
+double RoundUs(double us);
+
+// A column of the table: a field of the rows ("step_us/median" reads a field of an object) divided by `unit`.
+struct Column {
+  std::string title;
+  std::string field;
+  double unit = 1.0;
+  int decimals = 0;
+};
+
+// The outcome of one command.
+struct Report {
+  std::string command;  // the command line
+  BackendInfo backend;
+  Peak peak;
+  std::string title;            // what was run, in a line
+  std::vector<Column> columns;  // of the table
+  std::vector<Json> rows;
+};
+
+// One line: {schema, commit, command, machine, peak, rows}.
+std::string ToJson(const Report& report);
+
+// For people: machine, peak and a table of the report's columns.
+std::string ToTable(const Report& report);
+
+}  // namespace espalier::bench
