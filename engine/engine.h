@@ -30,8 +30,8 @@ struct EngineStats {
   int32_t blocks_total = 0;
   int32_t blocks_free = 0;     // free + indexed + live + scratch = total
   int32_t blocks_indexed = 0;  // hold cached prefixes that no branch uses
-  int32_t blocks_live = 0;     // used by branches
-  int32_t blocks_scratch = 0;
+  int32_t blocks_live = 0;     // used by branches, or still read by steps in flight
+  int32_t blocks_scratch = 0;  // of speculative rows: 0 as long as nothing drafts
   int32_t requests_active = 0;  // running or waiting
   int32_t requests_queued = 0;  // thereof waiting for admission
   int32_t branches_active = 0;
@@ -47,7 +47,7 @@ struct EngineStats {
   int64_t kv_read_bytes_sequence = 0;
   // Where the time of steps goes, summed.
   int64_t step_us = 0;       // from the start of planning a step to its commit
-  int64_t plan_us = 0;       // batch and attention plan
+  int64_t plan_us = 0;       // thereof batch and attention plan
   int64_t forward_us = 0;    // the forward pass
   int64_t attention_us = 0;  // thereof tree attention
 };
