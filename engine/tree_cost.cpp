@@ -36,8 +36,6 @@ class Coster {
     if (i == 0) {
       node.branches = 1;
     } else {
-      const bool under_select = std::holds_alternative<SelectSpec>(request_.nodes[parent].content);
-      node.branch_parent = under_select ? cost_.nodes[parent].branch_parent : spec.parent;
       node.branches = cost_.nodes[parent].branches;
       node.path_tokens = cost_.nodes[parent].path_tokens;
       state.groups = states_[parent].groups;

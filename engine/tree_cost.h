@@ -12,9 +12,8 @@ namespace espalier {
 inline constexpr int64_t kCostLimit = int64_t{1} << 40;
 
 struct TreeNodeCost {
-  int32_t branch_parent = -1;  // nearest ancestor that is no select; -1 for the root
-  int64_t branches = 0;        // at the node; of a select: branches that it keeps
-  int64_t path_tokens = 0;     // from the root to the end of the node
+  int64_t branches = 0;     // at the node; of a select: branches that it keeps
+  int64_t path_tokens = 0;  // from the root to the end of the node
 };
 
 struct TreeCost {
