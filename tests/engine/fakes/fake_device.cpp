@@ -192,7 +192,10 @@ std::vector<uint64_t> FakeDevice::StatesByPlan(const StepInput& step) {
     auto& list = seen[static_cast<size_t>(row)];
     std::sort(list.begin(), list.end());
     int32_t position = 0;
-    for (const auto& [at, slot] : list) ExtendBy(slot, row, &position, &states[static_cast<size_t>(row)]);
+    for (const auto& [at, slot] : list) {
+      if (at != position) Report(Text("the plan has a wrong position for row", row));
+      ExtendBy(slot, row, &position, &states[static_cast<size_t>(row)]);
+    }
   }
   return states;
 }
