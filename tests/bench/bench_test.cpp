@@ -81,6 +81,7 @@ TEST_CASE("decode prints one JSON object with every field, a row for each number
   for (const char* field : {"cpu", "isa", "device"})
     CHECK(!report.at("machine").at(field).get<std::string>().empty());
   CHECK(report.at("machine").at("threads") == 1);
+  CHECK(report.at("machine").at("load_average") >= 0.0);
   for (const char* field : {"read_bytes_per_s", "bf16_flop_per_s"}) CHECK(report.at("peak").at(field) > 1e6);
 
   REQUIRE(report.at("rows").size() == 10);
@@ -145,6 +146,18 @@ TEST_CASE("decode prints a table of all rows by default") {
   CHECK(outcome.out.find('{') == std::string::npos);
 }
 
+TEST_CASE("the JSON of a run can go to a file beside the table") {
+  const auto path =
+      std::filesystem::temp_directory_path() / ("espalier_bench_json_" + std::to_string(getpid()));
+  const Outcome outcome =
+      Run(std::string(kTiny) + "--branches 2 --modes flatten --json-file '" + path.string() + "'");
+  CHECK(outcome.exit_code == 0);
+  CHECK(outcome.out.find("decode tok/s") != std::string::npos);
+  std::ifstream file(path);
+  CHECK(Json::parse(file).at("rows").size() == 1);
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("the reference backend runs the same benchmark") {
   const Json report = RunJson(std::string(kTiny) + "--branches 2 --modes flatten --backend ref --repeats 1");
   CHECK(report.at("rows").at(0).at("backend") == "ref");
@@ -184,6 +197,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
       {"--repeats 0", "--repeats"},
       {"--layers 1000 --hidden 65536 --ffn 262144", "--layers"},
       {"--new-tokens 1000000 --branches 16000", "--branches"},
+      {"--json-file /no/such/folder/x.json", "--json-file"},
       {"--frobnicate", "--frobnicate"},
   }));
   const Outcome outcome = Run(std::string(kTiny) + "--json " + arguments);

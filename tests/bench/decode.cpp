@@ -15,6 +15,8 @@ namespace espalier::bench {
 
 namespace {
 
+constexpr double kQuietLoad = 0.5;  // load average up to which a machine counts as idle
+
 // Elapsed time and what begins now, on standard error.
 class Progress {
  public:
@@ -242,10 +244,13 @@ std::string Title(const DecodeOptions& options, const ModelInfo& model) {
 
 Result<Report> RunDecode(const DecodeOptions& options) {
   const Progress progress;
+  Report report;
+  report.load_average = LoadAverage();
+  if (report.load_average > kQuietLoad)
+    progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
   progress.Say("making the model");
   auto runner = RandomLlama(options.model.Config(options.max_positions()), options.seed, options.Runner());
   if (!runner) return runner.error();
-  Report report;
   report.backend = (*runner)->info().backend;
 
   progress.Say("measuring the machine");

@@ -97,6 +97,7 @@ DecodeFlags::DecodeFlags(CLI::App* app)
   add("--seed", options_.seed, "Of weights, prompt and sampling");
   add("--peak-buffer-bytes", model.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   command_->add_flag("--json", json_, "One JSON object instead of a table");
+  command_->add_option("--json-file", json_file_, "File that gets the JSON object, whatever is printed");
 }
 
 DecodeOptions DecodeFlags::Read(FlagReader* reader) const {

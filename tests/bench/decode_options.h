@@ -62,6 +62,7 @@ class DecodeFlags {
 
   const CLI::App& command() const { return *command_; }
   bool json() const { return json_; }
+  const std::string& json_file() const { return json_file_; }  // empty: none
   // The options after parsing. Every mistake is told to `reader`; where there is one the options are unsound.
   DecodeOptions Read(FlagReader* reader) const;
 
@@ -73,6 +74,7 @@ class DecodeFlags {
   std::string modes_ = "flatten,sequence";
   std::string dtype_ = "bfloat16";
   bool json_ = false;
+  std::string json_file_;
 };
 
 }  // namespace espalier::bench

@@ -1,6 +1,7 @@
 #include "tests/bench/machine.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 
 #include "kernels/cpu/cpu_features.h"
@@ -31,6 +32,11 @@ std::optional<int64_t> AvailableMemoryBytes() {
     std::getline(file, unit);
   }
   return std::nullopt;
+}
+
+double LoadAverage() {
+  double minute = 0.0;
+  return getloadavg(&minute, 1) == 1 ? minute : 0.0;
 }
 
 double RooflineUs(const Peak& peak, bool bf16_operands, double bytes, double flop) {

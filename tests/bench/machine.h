@@ -28,6 +28,10 @@ std::string CpuName();
 // say.
 std::optional<int64_t> AvailableMemoryBytes();
 
+// How many threads wanted to run in the last minute, on average; 0 where the system does not say. More than
+// this program's own: other programs take time from it, and its figures tell less about the machine.
+double LoadAverage();
+
 // The least time that moving `bytes` and computing `flop` can take on a machine of this peak: the longer of
 // the two. Products of fp32 operands have no measured peak: there only memory counts.
 double RooflineUs(const Peak& peak, bool bf16_operands, double bytes, double flop);

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <fstream>
 #include <string>
 
 #include "tests/bench/decode.h"
@@ -46,9 +47,17 @@ int RunDecodeCommand(const DecodeFlags& flags, const std::string& command_line) 
   const DecodeOptions options = flags.Read(&reader);
   for (const std::string& problem : reader.problems()) std::fprintf(stderr, "error: %s\n", problem.c_str());
   if (!reader.problems().empty()) return kExitUsage;
+  // Opened first: a run of minutes should not end with nowhere to go.
+  std::ofstream file;
+  if (!flags.json_file().empty()) file.open(flags.json_file());
+  if (file.fail())
+    return Fail(flags.command(),
+                InvalidArgument("json_file", "'" + flags.json_file() + "' cannot be written"));
   auto report = RunDecode(options);
   if (!report) return Fail(flags.command(), report.error());
   report->command = command_line;
+  if (file.is_open() && !(file << ToJson(*report) << std::flush))
+    return Fail(flags.command(), InternalError("'" + flags.json_file() + "' cannot be written"));
   return Print(*report, flags.json());
 }
 

@@ -71,7 +71,8 @@ std::string ToJson(const Report& report) {
   root["machine"] = {{"cpu", CpuName()},
                      {"isa", report.backend.isa},
                      {"threads", report.backend.threads},
-                     {"device", report.backend.device}};
+                     {"device", report.backend.device},
+                     {"load_average", report.load_average}};
   root["peak"] = {{"read_bytes_per_s", report.peak.read_bytes_per_s},
                   {"bf16_flop_per_s", report.peak.bf16_flop_per_s}};
   root["rows"] = report.rows;

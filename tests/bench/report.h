@@ -48,6 +48,7 @@ struct Report {
   std::string command;  // the command line
   BackendInfo backend;
   Peak peak;
+  double load_average = 0.0;    // of the machine when the command began
   std::string title;            // what was run, in a line
   std::vector<Column> columns;  // of the table
   std::vector<Json> rows;
