@@ -5,7 +5,9 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "server/config.h"
 #include "server/server.h"
@@ -14,6 +16,7 @@
 namespace espalier {
 namespace {
 
+constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;  // wrong usage, configuration or model
 
 // gRPC's own lines in the server's log.
@@ -52,22 +55,40 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
                model.max_positions, Name(config.attention_mode));
 }
 
-int Run(const ServerConfig& config, bool check_only, const sigset_t& stop_signals) {
+int Complain(const Error& error) {
+  std::fprintf(stderr, "error: %s\n", error.ToString().c_str());
+  return kExitUsage;
+}
+
+int Check(const ServerConfig& config) {
+  ServerConfig unserved = config;
+  unserved.listen = "127.0.0.1:0";  // a server may run at the configured address
+  unserved.port_file.clear();
+  if (const auto server = Server::Start(unserved); !server) return Complain(server.error());
+  std::printf("%s\n", ToJson(config).c_str());
+  return 0;
+}
+
+// Who asks twice does not want to wait for the trees that are left.
+void ExitOnSecondSignal(const sigset_t& stop_signals) {
+  std::thread([stop_signals] {
+    int signal = 0;
+    sigwait(&stop_signals, &signal);
+    spdlog::warn("a second signal: stopped at once");
+    std::_Exit(kExitFailed);
+  }).detach();
+}
+
+int Run(const ServerConfig& config, const sigset_t& stop_signals) {
   auto server = Server::Start(config);
-  if (!server) {
-    std::fprintf(stderr, "error: %s\n", server.error().ToString().c_str());
-    return kExitUsage;
-  }
-  if (check_only) {
-    std::printf("%s\n", ToJson(config).c_str());
-    return 0;
-  }
+  if (!server) return Complain(server.error());
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
   int signal = 0;
   sigwait(&stop_signals, &signal);
   spdlog::info("{}: draining for up to {} ms", signal == SIGTERM ? "SIGTERM" : "SIGINT",
                config.drain_timeout_ms);
+  ExitOnSecondSignal(stop_signals);
   (*server)->Drain();
   const EngineStats stats = (*server)->engine().Stats();
   spdlog::info("stopped after {} steps, {} requests finished, {} cancelled, {} blocks still live",
@@ -76,7 +97,7 @@ int Run(const ServerConfig& config, bool check_only, const sigset_t& stop_signal
 }
 
 int Main(int argc, char** argv) {
-  ServerCommand command = ParseServerCommand(argc, argv);
+  const ServerCommand command = ParseServerCommand(argc, argv);
   if (command.show_help) {
     std::fputs(command.help.c_str(), stdout);
     return 0;
@@ -96,11 +117,7 @@ int Main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   StartLogging(command.config.log_level);
-  if (command.check_config) {
-    // Any port will do: nothing is served.
-    command.config.port_file.clear();
-  }
-  return Run(command.config, command.check_config, stop_signals);
+  return command.check_config ? Check(command.config) : Run(command.config, stop_signals);
 }
 
 }  // namespace

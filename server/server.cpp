@@ -90,10 +90,10 @@ class GrpcServer final : public Server {
 
 // An error of loading in terms of the server's settings.
 Error InTermsOfSettings(Error error) {
-  if (error.field == "backend" || error.field == "isa" || error.field == "threads" ||
-      error.field == "kv_cache_bytes" || error.field == "block_tokens" || error.field == "dtype") {
-    for (char& c : error.field) c = c == '_' ? '-' : c;
-    error.field = "--" + error.field;
+  std::string flag = error.field;
+  for (char& c : flag) c = c == '_' ? '-' : c;
+  for (const char* known : {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype"}) {
+    if (flag == known) error.field = "--" + flag;
   }
   return error;
 }

@@ -9,6 +9,13 @@ namespace {
 
 constexpr size_t kMaxNamespaceBytes = 256;
 
+// Checked before the id is quoted in a message: gRPC carries messages of a few KiB only.
+Status CheckIdLength(const std::string& id, const std::string& field) {
+  if (id.size() <= kMaxNodeIdBytes) return {};
+  return InvalidArgument(field, "must have at most " + std::to_string(kMaxNodeIdBytes) + " bytes, has " +
+                                    std::to_string(id.size()));
+}
+
 std::string Indexed(const char* name, size_t index) {
   return std::string(name) + "[" + std::to_string(index) + "]";
 }
@@ -146,6 +153,8 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
     TreeNodeSpec spec;
     spec.id = node.id();
     if (node.id().empty()) return InvalidArgument(path + ".id", "must not be empty");
+    if (Status status = CheckIdLength(node.id(), path + ".id"); !status) return status.error();
+    if (Status status = CheckIdLength(node.parent_id(), path + ".parent_id"); !status) return status.error();
     if (!index_of_id.emplace(node.id(), i).second) {
       return InvalidArgument(path + ".id", "'" + node.id() + "' names an earlier node too");
     }

@@ -19,6 +19,9 @@ uint64_t DrawSeed() {
   return (uint64_t{source()} << 32) | source();
 }
 
+// Deltas are merged up to this size: clients limit a message to 4 MiB unless told otherwise.
+constexpr size_t kMaxMergedBytes = 1 << 20;
+
 // The engine's id of a call's request, and whether the client left before it was known.
 class CancelHandle {
  public:
@@ -90,9 +93,12 @@ class GenerateQueue final : public TreeEventSink {
   void Enqueue(TreeEvent event) {
     if (auto* delta = std::get_if<TreeDelta>(&event)) {
       v1::GenerateResponse response = encoder_.ToProto(std::move(*delta));
-      if (!waiting_.empty() && waiting_.back().has_delta()) {
+      const size_t bytes = response.ByteSizeLong();
+      if (!waiting_.empty() && waiting_.back().has_delta() && last_delta_bytes_ + bytes <= kMaxMergedBytes) {
         MergeDelta(response.delta(), *waiting_.back().mutable_delta());
+        last_delta_bytes_ += bytes;
       } else {
+        last_delta_bytes_ = bytes;
         waiting_.push_back(std::move(response));
       }
     } else if (const auto* started = std::get_if<TreeStarted>(&event)) {
@@ -122,6 +128,7 @@ class GenerateQueue final : public TreeEventSink {
   const TreeEncoder encoder_;
   Reader* reader_ = nullptr;
   std::deque<v1::GenerateResponse> waiting_;
+  size_t last_delta_bytes_ = 0;  // of the delta that entered waiting_ last, with all that was merged into it
   std::optional<grpc::Status> final_;
   bool writing_ = false;
   bool broken_ = false;  // the client is gone: nothing more is written
@@ -239,12 +246,16 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
   // The engine names nodes of the tree; the client of Score knows prompt and continuations.
   static Error WithScoreField(Error error) {
     constexpr std::string_view kNode = "nodes[";
+    if (error.field == "nodes") error.field = "continuations";
     if (error.field.rfind(kNode, 0) != 0) return error;
     const size_t close = error.field.find(']');
     const int node = std::atoi(error.field.c_str() + kNode.size());
     std::string rest = error.field.substr(close + 1);
-    if (const size_t given = rest.find(".given.token_ids"); given != std::string::npos) {
-      rest = ".ids" + rest.substr(given + std::string_view(".given.token_ids").size());
+    constexpr std::string_view kIds = ".given.token_ids";
+    if (rest.rfind(kIds, 0) == 0) {
+      rest.erase(0, kIds.size());
+    } else if (rest == ".given") {
+      rest = ".ids";
     } else if (rest == ".given.top_logprobs") {
       error.field = "top_logprobs";
       return error;
