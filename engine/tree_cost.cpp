@@ -9,6 +9,7 @@ int64_t Product(int64_t a, int64_t b) { return a > kCostLimit / b ? kCostLimit :
 int64_t Sum(int64_t a, int64_t b) { return std::min(a + b, kCostLimit); }
 
 struct NodeState {
+  int64_t depth = 1;   // nodes on the path, this one included
   int64_t groups = 1;  // sets of siblings among the branches at the node
   int64_t leaves_below = 0;
 };
@@ -39,6 +40,7 @@ class Coster {
       node.branches = cost_.nodes[parent].branches;
       node.path_tokens = cost_.nodes[parent].path_tokens;
       state.groups = states_[parent].groups;
+      state.depth = states_[parent].depth + 1;
     }
     if (const auto* given = std::get_if<GivenSpec>(&spec.content)) {
       AddTokens(i, static_cast<int64_t>(given->token_ids.size()));
@@ -47,8 +49,11 @@ class Coster {
       node.branches = Product(node.branches, generate->branches);
       AddTokens(i, generate->max_new_tokens);
     } else {
+      cost_.answer_entries = Sum(cost_.answer_entries, node.branches);
       Cut(i, std::get<SelectSpec>(spec.content));
+      return;
     }
+    cost_.answer_entries = Sum(cost_.answer_entries, Product(node.branches, state.depth));
   }
 
   void AddTokens(size_t i, int64_t tokens) {

@@ -18,7 +18,9 @@ struct TreeNodeCost {
 
 struct TreeCost {
   std::vector<TreeNodeCost> nodes;  // as TreeRequest::nodes
-  int64_t leaves = 0;               // leaves alive at one time if everything runs side by side
+  // What the answer lists at most: a path of node ids for each branch, and each selection's candidates.
+  int64_t answer_entries = 0;
+  int64_t leaves = 0;  // leaves alive at one time if everything runs side by side
   // KV blocks without which the request cannot run: those of its longest path. Branches can always run one
   // after another; one that waits at a barrier needs no memory, what is kept is computed again.
   int64_t min_blocks = 0;

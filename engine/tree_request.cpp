@@ -224,6 +224,11 @@ Status CheckCost(const TreeRequest& request, const EngineLimits& limits) {
                                         " branches at one time, the limit is " +
                                         std::to_string(limits.max_branches));
   }
+  if (cost.answer_entries > kMaxAnswerEntries) {
+    return InvalidArgument("nodes", "the answer would list " + std::to_string(cost.answer_entries) +
+                                        " nodes of paths and candidates, the limit is " +
+                                        std::to_string(kMaxAnswerEntries));
+  }
   if (cost.min_blocks > limits.total_blocks) {
     return InvalidArgument("nodes", "needs " + std::to_string(cost.min_blocks) + " KV blocks of " +
                                         std::to_string(limits.block_tokens) + " tokens, there are " +

@@ -236,6 +236,26 @@ TEST_CASE("selections cut the number of branches that is counted") {
   CHECK(cost.leaves == 6);
 }
 
+TEST_CASE("the answer lists a path for each branch and the candidates of each selection") {
+  // 1 x 1 + 4 x 2 + 4 x 3 of paths, 4 candidates, 6 x 5 of paths, 6 candidates
+  CHECK(CostOf(GoodRequest(), 4).answer_entries == 1 + 8 + 12 + 4 + 30 + 6);
+}
+
+TEST_CASE("a small request for an answer without bounds is refused") {
+  EngineLimits limits = Limits();
+  limits.max_path_tokens = 5000;
+  limits.total_blocks = 5000;
+  TreeRequest request;
+  request.nodes = {{"root", -1, GivenSpec{{1}}}, {"g", 0, Generate(60, 1)}};
+  for (int32_t i = 2; i < 300; ++i) request.nodes.push_back({"n" + std::to_string(i), i - 1, GivenSpec{{1}}});
+  Status status = ValidateTreeRequest(request, limits);
+  REQUIRE_FALSE(status.ok());
+  CHECK(status.error().field == "nodes");
+  CHECK(status.error().message.find("the answer would list") == 0);
+  request.nodes.resize(100);
+  CHECK(ValidateTreeRequest(request, limits).ok());
+}
+
 TEST_CASE("memory at the worst point is that of the longest path") {
   CHECK(CostOf(GoodRequest(), 4).min_blocks == 5);  // 5 + 6 + 1 + 5 tokens in blocks of 4
   TreeRequest independent = GoodRequest();
