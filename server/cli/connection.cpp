@@ -91,7 +91,7 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json) 
   }
   const bool unreachable = status.error_code() == grpc::StatusCode::UNAVAILABLE;
   std::fprintf(stderr, "error: %s: %s\n", NameOf(status.error_code()), message.c_str());
-  if (unreachable) {
+  if (message.rfind("failed to connect", 0) == 0 || message.rfind("DNS resolution failed", 0) == 0) {
     std::fprintf(
         stderr,
         "No server answers at %s. Start one with `espalier-server --model DIR --listen %s`, or name another "

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "espalier/v1/tree.grpc.pb.h"
+#include "kernels/base/result.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/json_lines.h"
@@ -39,6 +40,29 @@ struct GenerateOptions {
   std::string record;
 };
 
+int ComplainOf(const std::string& file, const std::string& problem) {
+  std::fprintf(stderr, "error: %s: %s\n", file == "-" ? "standard input" : file.c_str(), problem.c_str());
+  return kExitUsage;
+}
+
+// The JSON text without its comments. Writing JSON is recursive in the library: what no request could mean is
+// refused before.
+Result<std::string> WithoutComments(const std::string& text) {
+  constexpr int kMaxDepth = 64;
+  bool too_deep = false;
+  const auto measure = [&](int depth, Json::parse_event_t /*event*/, Json& /*parsed*/) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return !too_deep;
+  };
+  try {
+    const Json json = Json::parse(text, measure, /*allow_exceptions=*/true, /*ignore_comments=*/true);
+    if (too_deep) return InvalidArgument("", "not a tree request: nested too deeply");
+    return json.dump();
+  } catch (const Json::exception& error) {
+    return InvalidArgument("", std::string("not valid JSON: ") + error.what());
+  }
+}
+
 // The file is a GenerateRequest in protobuf's JSON form; // comments are accepted.
 int ReadTreeFile(const std::string& path, v1::GenerateRequest& request) {
   std::stringstream content;
@@ -46,25 +70,14 @@ int ReadTreeFile(const std::string& path, v1::GenerateRequest& request) {
     content << std::cin.rdbuf();
   } else {
     std::ifstream file(path);
-    if (!file) {
-      std::fprintf(stderr, "error: %s: cannot be read\n", path.c_str());
-      return kExitUsage;
-    }
+    if (!file) return ComplainOf(path, "cannot be read");
     content << file.rdbuf();
   }
-  std::string plain;
-  try {
-    plain = Json::parse(content.str(), nullptr, /*allow_exceptions=*/true, /*ignore_comments=*/true).dump();
-  } catch (const Json::exception& error) {
-    std::fprintf(stderr, "error: %s: not valid JSON: %s\n", path.c_str(), error.what());
-    return kExitUsage;
-  }
-  const auto status = google::protobuf::util::JsonStringToMessage(plain, &request);
-  if (!status.ok()) {
-    std::fprintf(stderr, "error: %s: not a tree request: %s\n", path.c_str(), status.ToString().c_str());
-    return kExitUsage;
-  }
-  return kExitDone;
+  const Result<std::string> plain = WithoutComments(content.str());
+  if (!plain) return ComplainOf(path, plain.error().message);
+  const auto status = google::protobuf::util::JsonStringToMessage(*plain, &request);
+  if (status.ok()) return kExitDone;
+  return ComplainOf(path, "not a tree request: " + std::string(status.message()));
 }
 
 void MakeRequest(const GenerateOptions& options, v1::GenerateRequest& request) {
@@ -200,36 +213,45 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
 void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Grow a tree of text and watch it");
-  auto* source = command->add_option_group("source", "What to grow: one of");
-  source->add_option(
+  auto* source = command->add_option_group("source", "What to grow");
+  CLI::Option* tree = source->add_option(
       "--tree", options->tree_file,
       "Tree file: a GenerateRequest of proto/espalier/v1/tree.proto as JSON, // comments accepted; - is "
       "standard input");
   source->add_option("--prompt", options->prompt, "Text of the root");
-  source->add_option("--prompt-ids", options->prompt_ids, "Token ids of the root, as 1,2,3");
+  CLI::Option* ids =
+      source->add_option("--prompt-ids", options->prompt_ids, "Token ids of the root, as 1,2,3");
   source->require_option(1);
-  command->add_option("--branches", options->branches, "Branches to grow from the prompt [1]");
-  command->add_option("--max-new-tokens", options->max_new_tokens, "Tokens after which a branch ends [64]");
-  command->add_option("--temperature", options->temperature, "0: the most likely token always [1]");
-  command->add_option("--top-k", options->top_k, "Draw from the K most likely tokens; 0: all [0]");
-  command->add_option("--top-p", options->top_p, "Draw from the most likely tokens that add up to this [1]");
-  command->add_option("--min-p", options->min_p,
-                      "Draw from tokens at least this likely relative to the best [0]");
-  command->add_option("--seed", options->seed, "Seed of all draws; same seed, same tree");
-  command->add_option("--stop", options->stop, "A branch ends before this text; may be given several times")
+  auto* shape = command->add_option_group("shape", "How to grow a prompt (a tree file says this itself)");
+  shape->add_option("--branches", options->branches, "Branches to grow from the prompt [1]");
+  shape->add_option("--max-new-tokens", options->max_new_tokens, "Tokens after which a branch ends [64]");
+  shape->add_option("--temperature", options->temperature, "0: the most likely token always [1]");
+  shape->add_option("--top-k", options->top_k, "Draw from the K most likely tokens; 0: all [0]");
+  shape->add_option("--top-p", options->top_p, "Draw from the most likely tokens that add up to this [1]");
+  shape->add_option("--min-p", options->min_p,
+                    "Draw from tokens at least this likely relative to the best [0]");
+  shape->add_option("--stop", options->stop, "A branch ends before this text; may be given several times")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the model's end-of-sequence token");
-  command->add_option("--top-logprobs", options->top_logprobs,
-                      "Report the N most likely tokens with --json [0]");
+  shape->add_flag("--ignore-eos", options->ignore_eos, "Go on after the model's end-of-sequence token");
+  shape->add_option("--top-logprobs", options->top_logprobs,
+                    "Report the N most likely tokens with --json [0]");
+  command->add_option("--seed", options->seed, "Seed of all draws; same seed, same tree");
   command->add_flag("--cache-bypass", options->cache_bypass, "Neither use nor fill the prefix cache");
   command->add_option("--color", options->colour, "Colours: auto, always, never [auto]")
       ->check(CLI::IsMember({"auto", "always", "never"}));
   command->add_option("--record", options->record,
                       "Write the events to this file too, as --json prints them");
   command->add_option("--prompt-lines", options->prompt_lines, "Lines of the prompt to show [4]");
-  command->callback([options, &common, &run] {
-    if (!options->prompt_ids.empty()) ParseIds("--prompt-ids", options->prompt_ids);
+  command->callback([options, tree, ids, shape, &common, &run] {
+    if (tree->count() > 0 && options->tree_file.empty()) {
+      throw CLI::ValidationError("--tree", "must name a file, or - for standard input");
+    }
+    for (const CLI::Option* flag : shape->get_options()) {
+      if (tree->count() == 0 || flag->count() == 0) continue;
+      throw CLI::ValidationError(flag->get_name(), "a tree file says this itself");
+    }
+    if (ids->count() > 0) ParseIds("--prompt-ids", options->prompt_ids);
     run = [options, &common] { return Generate(*options, common); };
   });
 }

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <clocale>
+#include <cstdio>
 #include <cstdlib>
 
 #include "server/cli/commands.h"
@@ -28,6 +29,21 @@ std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text) 
 }
 
 namespace {
+
+// The port matters: without one gRPC would try its own, and it takes numbers that are none modulo 65536.
+bool IsHostAndPort(const std::string& server) {
+  const size_t colon = server.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  int port = 0;
+  const char* const end = server.data() + server.size();
+  const auto [stop, error] = std::from_chars(server.data() + colon + 1, end, port);
+  return error == std::errc() && stop == end && port > 0 && port <= 65535;
+}
+
+int Complain(const std::string& problem) {
+  std::fprintf(stderr, "error: %s\nRun with --help for more information.\n", problem.c_str());
+  return kExitUsage;
+}
 
 int Main(int argc, char** argv) {
   WatchSignals();
@@ -55,8 +71,14 @@ int Main(int argc, char** argv) {
   AddHealth(app, common, run);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& answered) {  // --help, --version
+    return app.exit(answered);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitDone : kExitUsage;
+    const std::vector<std::string> unknown = app.remaining(true);
+    return Complain(unknown.empty() ? error.what() : unknown.front() + ": not understood");
+  }
+  if (!IsHostAndPort(common.server)) {
+    return Complain("--server: must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'");
   }
   return run();
 }

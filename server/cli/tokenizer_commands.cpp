@@ -111,6 +111,24 @@ void Print(const Tokens& tokens, bool as_json) {
   if (tokens.pieces.empty()) std::printf("%s\n", tokens.text.c_str());
 }
 
+// A line's value; returns what is wrong with it, or nothing. Token ids are checked here: the library's own
+// conversion cuts numbers to size without a word.
+std::string ReadValue(const Json& json, std::vector<int32_t>& ids) {
+  if (!json.is_array()) return "must be an array of token ids";
+  for (const Json& id : json) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) {
+      return "must be an array of token ids, holds " + (id.is_number() ? id.dump() : id.type_name());
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  return "";
+}
+std::string ReadValue(const Json& json, std::string& text) {
+  if (!json.is_string()) return "must be a string";
+  text = json.get<std::string>();
+  return "";
+}
+
 // One job from the flags, or one for each line of standard input: a JSON string, or an array of ids.
 template <typename Value, typename Work>
 int ForEach(const TokenizerOptions& options, const Value& single, const Work& work) {
@@ -119,10 +137,10 @@ int ForEach(const TokenizerOptions& options, const Value& single, const Work& wo
   for (int number = 1; std::getline(std::cin, line); ++number) {
     if (line.empty()) continue;
     Value value;
-    try {
-      value = Json::parse(line).get<Value>();
-    } catch (const Json::exception& error) {
-      std::fprintf(stderr, "error: standard input, line %d: %s\n", number, error.what());
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const std::string wrong = json.is_discarded() ? "not valid JSON" : ReadValue(json, value);
+    if (!wrong.empty()) {
+      std::fprintf(stderr, "error: standard input, line %d: %s\n", number, wrong.c_str());
       return kExitUsage;
     }
     if (const int code = work(value); code != kExitDone) return code;

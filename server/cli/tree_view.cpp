@@ -95,7 +95,7 @@ class Painter {
 
   void DrawRoot() {
     const TreeModel::Branch& root = tree_.branches().at(0);
-    std::string title = "● " + root.node_id;
+    std::string title = "● " + Printable(root.node_id);
     if (tree_.started().prompt_tokens() > 0) {
       title += "  " + std::to_string(tree_.started().prompt_tokens()) + " tokens";
       title += ", " + std::to_string(tree_.started().cached_tokens()) + " from the cache";
