@@ -6,7 +6,7 @@
 
 The first command trains and writes tokenizer, weights, loss curve and model card. The second measures the folder on
 unseen problems, picks the example problems and completes the card. Needs torch, sentencepiece, safetensors, numpy
-and matplotlib. Interrupted training leaves its last checkpoint in --work: --export writes the folder from it.
+and matplotlib. Interrupted training leaves its last checkpoint in --work: --resume goes on from it, --export writes the folder.
 """
 
 import argparse
@@ -30,6 +30,7 @@ def parse_arguments():
     parser.add_argument("--max-steps", type=int, default=10**9, help="ends sooner after this many steps")
     parser.add_argument("--rate", type=float, default=5e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint up to --minutes in all")
     parser.add_argument("--export", action="store_true", help="only write the folder from the last checkpoint")
     parser.add_argument("--evaluate", type=int, metavar="N", help="only measure the folder, on N problems a task")
     return parser.parse_args()
@@ -45,6 +46,7 @@ def train(args, model):
         args.rate,
         args.work / "checkpoint.pt",
         args.work / "loss.csv",
+        resumed=args.resume,
         max_steps=args.max_steps,
     )
 

@@ -57,18 +57,20 @@ the whole text. A tree of thoughts is therefore:
 3. given, scored: ` ok`, one token; its log-probability is the score of the step;
 4. select: keep 5 by the sum of verdicts along the path; then again from 2, three levels in all, keep 1 at the last.
 
-Below the first level the generated text begins with the line break behind the verdict.
+Below the first level the generated text begins with the line break behind the verdict. Plain generation (greedy, few-shot) wants the stop string
+`\\n\\n` and at most 40 new tokens: the model writes its own verdicts, and behind a ` bad` it often gives up and goes on to a new problem.
 
 ## Training
 
 `{command}`: {steps} batches of 8192 tokens ({tokens:.1f} million tokens, {minutes:.0f} minutes on one core of a shared machine), bf16 autocast
-over fp32 weights, Muon for matrices and AdamW for embeddings and norms, constant rate, then linear decay over the last 35 %. Documents packed into
-windows of 128, 512 and 1024 tokens. Problems whose hash is 0 modulo 16 are held out. More than half of the paths hold an inserted
-wrong step: its arithmetic and its verdict are learned, its choice is not (weight 0); verdicts weigh 3. The length is counted in minutes, so another
-machine takes another number of steps (`--max-steps {steps}` repeats this one's).
+over fp32 weights, Muon for matrices and AdamW for embeddings and norms, constant rate, then linear decay to zero over the last 35 %. Documents are
+packed into windows of 128, 512 and 1024 tokens. Problems whose hash is 0 modulo 16 are held out. More than half of the paths hold an inserted
+wrong step: its arithmetic and its verdict are learned, its choice is not (weight 0); verdicts weigh 3. The data depend on the seed alone, but the
+length is counted in minutes: a faster or idle machine takes more steps and ends lower, and the weights come out different.
 
-Loss at the end (weighted, mean of the last 500 batches): **{loss:.4f}**; the 500 before: {loss_before:.4f}. Much of what is left is the choice among right steps, and the numbers of new problems,
-which nobody can foretell. Log: `loss.csv`, facts: `training.json`.
+Loss (weighted): **{final:.4f}** in the last row of the log; mean of the last 500 batches {loss:.4f}, of the 500 before {loss_before:.4f}. The curve levels out
+because the rate decays to zero; a longer run would still gain. Much of what is left cannot be learned: the choice among right steps and
+the numbers of new problems. Log: `loss.csv`, facts: `training.json`.
 
 ![loss](loss.svg)
 {evaluation}
@@ -134,6 +136,7 @@ def write(folder, config):
         steps=training["step"],
         tokens=training["tokens"] / 1e6,
         minutes=minutes,
+        final=losses[-1],
         loss=sum(losses[-10:]) / len(losses[-10:]),
         loss_before=sum(losses[-20:-10]) / max(1, len(losses[-20:-10])),
         evaluation=_evaluation(folder),

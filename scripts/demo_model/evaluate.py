@@ -49,10 +49,11 @@ def methods(task):
     n = equal_budget(task)
     return [
         ("greedy", None, None, 0.0),
+        ("greedy, ` ok` written for it behind each step", ((1, 1, 1), (1, 1, 1)), "sum", 0.0),
         ("one sample", None, None, 1.0),
-        ("tree, 8 samples a step, keep 5, sum of verdicts", TREE, "sum", 1.0),
-        ("tree, the same, latest verdict", TREE, "latest", 1.0),
-        ("tree, the same, log-probability", TREE, "logprob", 1.0),
+        ("tree 8 / keep 5, sum of verdicts", TREE, "sum", 1.0),
+        ("tree 8 / keep 5, latest verdict", TREE, "latest", 1.0),
+        ("tree 8 / keep 5, log-probability", TREE, "logprob", 1.0),
         (f"best of {n}, sum of verdicts", best_of(n), "sum", 1.0),
         (f"best of {n}, latest verdict", best_of(n), "latest", 1.0),
         (f"best of {n}, log-probability", best_of(n), "logprob", 1.0),
@@ -76,7 +77,7 @@ def solve(model, encoder, task, problems, shape, score, temperature, seed):
         prompts = [encoder.root(task.prompt(*p)) for p in part]
         if shape is None:
             spent = sum(task.step_tokens) + 3
-            texts = [[text] for text in search.greedy(decoder, prompts, spent, temperature)]
+            texts = [[text] for text in search.complete(decoder, prompts, spent, temperature)]
         else:
             texts, spent = search.search(decoder, prompts, task.step_tokens, *shape, score, temperature)
         results += [task.check(*p, found[0]) for p, found in zip(part, texts)]
@@ -112,7 +113,7 @@ def few_shot_table(model, encoder, count, seed):
         right = tokens = 0
         for numbers, target in unseen_countdown(count, rng):
             ids = encoder.root(solved_examples(rng, shots) + tasks.countdown_prompt(numbers, target))
-            text = search.greedy(decoder, [ids], sum(COUNTDOWN.step_tokens) + 3)[0]
+            text = search.complete(decoder, [ids], sum(COUNTDOWN.step_tokens) + 3)[0]
             right += tasks.check_countdown(numbers, target, text)
             tokens += len(ids)
         name = f"Countdown, greedy, {shots} solved examples before"
@@ -125,7 +126,7 @@ def few_shot_table(model, encoder, count, seed):
             text = "".join("".join(tasks.rule_line(rule, rng)) + "\n" for _ in range(lines))
             prompt, answer = tasks.rule_line(rule, rng)
             ids = encoder.root(text + prompt)
-            found = search.greedy(decoder, [ids], len(encoder.inner(answer)) + 1)[0]
+            found = search.complete(decoder, [ids], len(encoder.inner(answer)) + 1)[0]
             right += found.lstrip(" ") == answer.lstrip(" ") + "\n"
             tokens += len(ids)
         name = f"rules, greedy, {lines} examples before"

@@ -98,6 +98,7 @@ def load_checkpoint(path, model):
     state = torch.load(path, map_location="cpu")
     weights = {name: p.to(torch.bfloat16).float() for name, p in state.pop("model").items()}
     model.load_state_dict(weights)
+    state.pop("optimizers", None)
     return state
 
 

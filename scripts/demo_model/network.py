@@ -99,6 +99,25 @@ class Body(nn.Module):
         self.norm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
 
 
+class Cache:
+    """Keys and values of sequences of equal length, with room for `capacity` tokens each."""
+
+    def __init__(self, config, rows, capacity):
+        shape = (2, rows, config["num_key_value_heads"], capacity, config["head_dim"])
+        self.layers = [torch.zeros(shape) for _ in range(config["num_hidden_layers"])]
+        self.length = 0
+
+    def extend(self, index, k, v):
+        end = self.length + k.shape[2]
+        keys, values = self.layers[index]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def select(self, rows):
+        self.layers = [layer[:, rows] for layer in self.layers]
+
+
 class Llama(nn.Module):
     """Output weights are the embedding (tied)."""
 
@@ -115,20 +134,19 @@ class Llama(nn.Module):
                 scale = deep if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(p, std=scale * (0.02 if "embed" in name else config["hidden_size"] ** -0.5))
 
-    def forward(self, ids, past=None):
-        """Logits [batch, tokens, vocab]; `past` (a list of (k, v) a layer) is extended in place when given."""
+    def forward(self, ids, cache=None):
+        """Logits [batch, tokens, vocab]; a cache, when given, holds the tokens before and takes up these."""
         t = ids.shape[1]
-        start = past[0][0].shape[2] if past and past[0] else 0
+        start = cache.length if cache else 0
         cos, sin = self.cos[start : start + t], self.sin[start : start + t]
         mask = torch.full((t, start + t), float("-inf"), device=ids.device).triu(start + 1)
         x = self.model.embed_tokens(ids)
         for index, layer in enumerate(self.model.layers):
             q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
-            if past is not None:
-                if past[index] is not None:
-                    k = torch.cat([past[index][0], k], dim=2)
-                    v = torch.cat([past[index][1], v], dim=2)
-                past[index] = (k, v)
+            if cache:
+                k, v = cache.extend(index, k, v)
             x = x + layer.self_attn.mix(q, k, v, mask)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
+        if cache:
+            cache.length += t
         return F.linear(self.model.norm(x), self.model.embed_tokens.weight)

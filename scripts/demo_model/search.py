@@ -7,6 +7,8 @@ the exact checker refuses it at the end.
 
 import torch
 
+from .network import Cache
+
 
 class Decoder:
     """Batches of token sequences with their keys and values."""
@@ -16,16 +18,17 @@ class Decoder:
         self.colon, self.ok = (encoder.inner(text)[0] for text in (" :", " ok"))
 
     @torch.no_grad()
-    def prompt(self, rows):
-        self.past = [None] * self.model.config["num_hidden_layers"]
-        self.logits = self.model(torch.tensor(rows), self.past)[:, -1]
+    def prompt(self, rows, new_tokens):
+        """Reads one prompt a row; `new_tokens` more will fit."""
+        self.cache = Cache(self.model.config, len(rows), len(rows[0]) + new_tokens)
+        self.logits = self.model(torch.tensor(rows), self.cache)[:, -1]
 
     @torch.no_grad()
     def append(self, ids):
-        self.logits = self.model(ids[:, None], self.past)[:, -1]
+        self.logits = self.model(ids[:, None], self.cache)[:, -1]
 
     def select(self, rows):
-        self.past = [(k[rows], v[rows]) for k, v in self.past]
+        self.cache.select(rows)
         self.logits = self.logits[rows]
 
     def choose(self, temperature):
@@ -39,9 +42,11 @@ class Decoder:
         return ids, logprobs.gather(1, ids[:, None])[:, 0]
 
 
-def greedy(decoder, prompts, max_tokens, temperature=0.0):
-    """The model's own continuation, its own verdicts included."""
-    decoder.prompt(prompts)
+def complete(decoder, prompts, max_tokens, temperature=0.0, copies=1):
+    """The model's own continuations of each prompt, its own verdicts included. Temperature 0: greedy."""
+    decoder.prompt(prompts, max_tokens)
+    if copies > 1:
+        decoder.select(torch.arange(len(prompts)).repeat_interleave(copies))
     tokens = []
     for _ in range(max_tokens):
         ids, _ = decoder.choose(temperature)
@@ -58,7 +63,7 @@ def search(decoder, prompts, step_tokens, branches, keep, score, temperature=1.0
     generated tokens.
     """
     problems = len(prompts)
-    decoder.prompt(prompts)
+    decoder.prompt(prompts, sum(step_tokens) + len(step_tokens))
     width, spent = 1, 0
     texts = torch.zeros(problems, 0, dtype=torch.long)
     verdicts = logprobs = torch.zeros(problems)

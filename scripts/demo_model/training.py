@@ -75,53 +75,73 @@ def rate_factor(progress, step):
     return warm * min(1.0, max(0.0, (1.0 - progress) / DECAY_SHARE))
 
 
-def save(path, model, state):
+def save(path, model, optimizers, state):
     """Writes beside the file and renames, so that a reader never sees half a checkpoint."""
-    torch.save({"model": model.state_dict(), **state}, f"{path}.part")
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, **state}, f"{path}.part")
     os.replace(f"{path}.part", path)
 
 
-def train(model, encoder, minutes, seed, rate, checkpoint, log_path, bf16=True, max_steps=math.inf):
-    torch.manual_seed(seed)
-    packer = Packer(encoder, seed)
-    shape_rng = tasks.make_rng("shapes", seed)
+def resume(path, model, optimizers):
+    """Loads a checkpoint; returns the steps, tokens and minutes that it stands for."""
+    state = torch.load(path, map_location="cpu")
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state.get("optimizers", [])):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["tokens"], state.get("minutes", 0.0)
+
+
+def one_step(model, compiled, optimizers, batch, rate, bf16):
+    """A forward and a backward pass and an update; returns the loss."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = compiled(model, *batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def train(model, encoder, minutes, seed, rate, checkpoint, log_path, resumed=False, bf16=True, max_steps=math.inf):
+    """`minutes` and `max_steps` count from the first step ever, also when a checkpoint is resumed."""
     optimizers = make_optimizers(model, rate)
+    step, tokens, before = resume(checkpoint, model, optimizers) if resumed else (0, 0, 0.0)
+    stream = f"{seed} from step {step}" if resumed else seed
+    packer = Packer(encoder, stream)
+    shape_rng = tasks.make_rng("shapes", stream)
     compiled = torch.compile(loss_of, dynamic=False)
     start = saved = time.monotonic()
-    step = tokens = 0
     recent = []
-    with open(log_path, "w", newline="") as log_file:
+
+    def store(finished):
+        state = dict(step=step, tokens=tokens, minutes=round(spent, 2), finished=finished)
+        save(checkpoint, model, optimizers, state)
+
+    with open(log_path, "a" if resumed else "w", newline="") as log_file:
         log = csv.writer(log_file)
-        log.writerow(["step", "minutes", "tokens", "rate", "loss"])
-        while step < max_steps:
-            elapsed = time.monotonic() - start
-            progress = max(elapsed / (60 * minutes), step / max_steps)
+        if not resumed:
+            log.writerow(["step", "minutes", "tokens", "rate", "loss"])
+        while True:
+            spent = before + (time.monotonic() - start) / 60
+            progress = max(spent / minutes, step / max_steps)
             if progress >= 1:
                 break
             shares = SHARES if progress < 1 - DECAY_SHARE else SHARES_IN_DECAY
-            ids, targets, weights = packer.batch(*shape_rng.choices(SHAPES, shares)[0])
-            factor = rate_factor(progress, step)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = compiled(model, ids, targets, weights)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * factor
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            batch = packer.batch(*shape_rng.choices(SHAPES, shares)[0])
+            now = rate * rate_factor(progress, step)
+            recent.append(one_step(model, compiled, optimizers, batch, now, bf16))
             step += 1
-            tokens += ids.numel()
-            recent.append(loss.item())
+            tokens += batch[0].numel()
             if step % LOG_EVERY == 0:
-                mean = round(float(np.mean(recent)), 4)
-                row = [step, round(elapsed / 60, 2), tokens, f"{rate * factor:.2e}", mean]
+                row = [step, round(spent, 2), tokens, f"{now:.2e}", round(float(np.mean(recent)), 4)]
                 log.writerow(row)
                 log_file.flush()
                 print(*row, flush=True)
                 recent.clear()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 saved = time.monotonic()
-                save(checkpoint, model, dict(step=step, tokens=tokens, finished=False))
-    save(checkpoint, model, dict(step=step, tokens=tokens, finished=True))
-    return step, tokens
+                store(finished=False)
+    store(finished=True)
