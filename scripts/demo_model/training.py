@@ -120,6 +120,13 @@ def train(model, encoder, minutes, seed, rate, checkpoint, log_path, resumed=Fal
         state = dict(step=step, tokens=tokens, minutes=round(spent, 2), finished=finished)
         save(checkpoint, model, optimizers, state)
 
+    def note():
+        row = [step, round(spent, 2), tokens, f"{now:.2e}", round(float(np.mean(recent)), 4)]
+        log.writerow(row)
+        log_file.flush()
+        print(*row, flush=True)
+        recent.clear()
+
     with open(log_path, "a" if resumed else "w", newline="") as log_file:
         log = csv.writer(log_file)
         if not resumed:
@@ -136,12 +143,10 @@ def train(model, encoder, minutes, seed, rate, checkpoint, log_path, resumed=Fal
             step += 1
             tokens += batch[0].numel()
             if step % LOG_EVERY == 0:
-                row = [step, round(spent, 2), tokens, f"{now:.2e}", round(float(np.mean(recent)), 4)]
-                log.writerow(row)
-                log_file.flush()
-                print(*row, flush=True)
-                recent.clear()
+                note()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 saved = time.monotonic()
                 store(finished=False)
+        if recent:
+            note()
     store(finished=True)
