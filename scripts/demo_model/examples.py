@@ -81,11 +81,25 @@ def write_few_shot(folder, model, encoder):
 
 
 def write_rules(folder, model, encoder):
-    """Examples of a hidden rule; the answer is the rule's on a list that the examples do not hold."""
+    """Examples of a hidden rule and a list that they do not hold, which greedy decoding gets right."""
     rng = tasks.make_rng("rule example")
-    text = "".join("".join(tasks.rule_line("rotate", rng)) + "\n" for _ in range(RULE_LINES))
-    prompt, answer = tasks.rule_line("rotate", rng)
-    ids = encoder.root(text + prompt)
-    found = search.complete(search.Decoder(model, encoder, None), [ids], len(encoder.inner(answer)) + 1)[0]
-    value = {"prompt": text + prompt, "prompt_tokens": len(ids), "rule": "rotate", "answer": answer}
-    write_json(folder / "few_shot_rules.json", {**value, "greedy": " " + found.lstrip(" ").rstrip("\n")})
+    decoder = search.Decoder(model, encoder, search.torch.Generator().manual_seed(6))
+    for rule in ("rotate", "down", "reverse", "up"):
+        text = "".join("".join(tasks.rule_line(rule, rng)) + "\n" for _ in range(RULE_LINES))
+        prompt, answer = tasks.rule_line(rule, rng)
+        ids = encoder.root(text + prompt)
+        length = len(encoder.inner(answer)) + 1
+        expected = answer.lstrip(" ") + "\n"
+        if search.complete(decoder, [ids], length)[0].lstrip(" ") != expected:
+            continue
+        samples = search.complete(decoder, [ids], length, 1.0, copies=16)
+        value = {
+            "prompt": text + prompt,
+            "prompt_tokens": len(ids),
+            "rule": rule,
+            "answer": answer,
+            "samples_right": sum(sample.lstrip(" ") == expected for sample in samples),
+            "samples": len(samples),
+        }
+        write_json(folder / "few_shot_rules.json", value)
+        return
