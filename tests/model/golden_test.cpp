@@ -115,6 +115,15 @@ void CheckTinyStories(const RunnerOptions& options) {
   Print("TinyStories-656K", options, worst);
 }
 
+void CheckDemo(const RunnerOptions& options) {
+  const auto golden = ReadGoldens(SourceDir() / kData / "demo.json").front();
+  auto runner = LoadModel((SourceDir() / "model/demo").string(), options);
+  if (!runner) FAIL(runner.error().ToString());
+  GoldenReport worst;
+  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  Print("demo", options, worst);
+}
+
 TEST_CASE("ref in float32 agrees with transformers on random configurations") {
   ForEachIsa("ref", DType::kFloat32, CheckConfigs);
 }
@@ -133,6 +142,16 @@ TEST_CASE("cpu in float32 agrees with transformers on folders of every storage f
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on folders of every storage form") {
   ForEachIsa("cpu", DType::kBFloat16, CheckFolders);
+}
+
+TEST_CASE("ref in float32 agrees with transformers on the demo model") {
+  ForEachIsa("ref", DType::kFloat32, CheckDemo);
+}
+TEST_CASE("cpu in float32 agrees with transformers on the demo model") {
+  ForEachIsa("cpu", DType::kFloat32, CheckDemo);
+}
+TEST_CASE("cpu in bfloat16 is as exact as transformers on the demo model") {
+  ForEachIsa("cpu", DType::kBFloat16, CheckDemo);
 }
 
 TEST_CASE("ref in float32 agrees with transformers on TinyStories-656K") {
