@@ -1,5 +1,3 @@
-#include <grpcpp/generic/generic_stub.h>
-
 #include <cmath>
 #include <functional>
 #include <string>
@@ -155,38 +153,21 @@ TEST_CASE("bad Score requests name the prompt or the continuation") {
   }
 }
 
-// Sends raw bytes to a method and returns the status.
-grpc::Status SendRaw(TestServer& server, const std::string& method, const std::string& bytes) {
-  grpc::GenericStub stub(server.channel());
-  grpc::ClientContext context;
-  grpc::CompletionQueue queue;
-  const grpc::Slice slice(bytes);
-  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
-  grpc::ByteBuffer answer;
-  grpc::Status status;
-  call->StartCall();
-  call->Finish(&answer, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  return status;
-}
-
 TEST_CASE("text that is not UTF-8 is INVALID_ARGUMENT and named") {
   TestServer server;
   std::string encoded = FewShot("PROMPT", 2, 4).SerializeAsString();
   encoded.replace(encoded.find("PROMPT"), 6, "\xc3\x28\xff\xff\xff\xff");
-  grpc::Status status = SendRaw(server, "/espalier.v1.TreeService/Generate", encoded);
+  grpc::Status status = SendRaw(server.channel(), "/espalier.v1.TreeService/Generate", encoded);
   CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
   CHECK(status.error_message() == "nodes[0].given.text: not valid UTF-8");
   v1::TokenizeRequest tokenize;
   tokenize.set_text("TEXT");
   encoded = tokenize.SerializeAsString();
   encoded.replace(encoded.find("TEXT"), 4, "\xed\xa0\x80!");
-  status = SendRaw(server, "/espalier.v1.ModelService/Tokenize", encoded);
+  status = SendRaw(server.channel(), "/espalier.v1.ModelService/Tokenize", encoded);
   CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
   CHECK(status.error_message() == "text: not valid UTF-8");
-  status = SendRaw(server, "/espalier.v1.TreeService/Score", "\x0a\x7f");
+  status = SendRaw(server.channel(), "/espalier.v1.TreeService/Score", "\x0a\x7f");
   CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
 }
 

@@ -1,5 +1,7 @@
 #include "tests/server/test_server.h"
 
+#include <grpcpp/generic/generic_stub.h>
+
 #include <chrono>
 #include <thread>
 
@@ -85,6 +87,23 @@ Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& reque
   while (reader->Read(&response)) generated.events.push_back(response);
   generated.status = reader->Finish();
   return generated;
+}
+
+grpc::Status SendRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                     const std::string& bytes) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(bytes);
+  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
+  grpc::ByteBuffer answer;
+  grpc::Status status;
+  call->StartCall();
+  call->Finish(&answer, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  return status;
 }
 
 v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens) {

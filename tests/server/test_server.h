@@ -57,6 +57,10 @@ struct Generated {
 };
 Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& request);
 
+// Sends these bytes to a unary or server-streaming method and returns the status.
+grpc::Status SendRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                     const std::string& bytes);
+
 // A prompt and `branches` continuations of `max_new_tokens`, which end for no other reason.
 v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens);
 
