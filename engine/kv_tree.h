@@ -119,9 +119,9 @@ class KvTree {
   void Reissue(int32_t leaf, int32_t position);
 
   // Rows. `rows` more tokens of the node are issued with the step being planned.
-  int32_t BlocksForRows(int32_t node, int32_t rows) const;         // to allocate for them
-  void IssueRows(int32_t node, int32_t rows, StepMemory* memory);  // precondition: that many blocks are free
-  int32_t ComputedTokens(int32_t node) const;
+  int32_t BlocksForRows(int32_t id, int32_t rows) const;         // to allocate for them
+  void IssueRows(int32_t id, int32_t rows, StepMemory* memory);  // precondition: that many blocks are free
+  int32_t ComputedTokens(int32_t id) const;
 
   // Enters whole blocks of known, issued tokens of a held leaf into the index, unless equal content is there
   // already. While the leaf grows, its last token stays out (its row may have to be issued again).
@@ -166,11 +166,11 @@ class KvTree {
   // Cuts a node in two at a multiple of B; the id stays with the lower part. Returns the upper one.
   int32_t Split(int32_t id, int32_t tokens);
 
-  uint64_t IndexKey(const KvNode& node) const;
+  uint64_t IndexKey(const KvNode& of) const;
   bool FullyIndexed(int32_t id) const;
   int32_t FindEdge(int64_t origin, std::span<const int32_t> first_block) const;
   void IndexTokens(int32_t id, int32_t tokens);
-  int32_t MatchInNode(const KvNode& node, std::span<const int32_t> tokens) const;
+  int32_t MatchInNode(const KvNode& in, std::span<const int32_t> tokens) const;
 
   void Pin(int32_t id);
   void Unpin(int32_t id);

@@ -56,7 +56,7 @@ Status KvTree::Check() const {
   for (int32_t id = 0; id < node_slots(); ++id) {
     const KvNode& here = node(id);
     if (!here.alive) continue;
-    const Status itself = CheckNodeItself(here, id, block_tokens_);
+    Status itself = CheckNodeItself(here, id, block_tokens_);
     if (!itself.ok()) return itself;
     for (const int32_t block : here.blocks) {
       if (!Claim(&claimed, block)) return Broken(id, "block " + std::to_string(block) + " has two owners");

@@ -93,11 +93,11 @@ class RequestTree {
   SelectCandidate CandidateOf(const Branch& of) const;
   void Spawn(int32_t number, std::vector<int32_t>* created);
   void Finish(Branch* of, FinishReason reason);
-  void Close(int32_t node);
-  void CheckBarrier(int32_t node);
-  void CheckBarriersBelow(int32_t node);
+  void Close(int32_t first);
+  void CheckBarrier(int32_t index);
+  void CheckBarriersBelow(int32_t first);
   bool VerdictsKnown(const Branch& of) const;
-  void Resolve(int32_t node, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+  void Resolve(int32_t index, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
                std::vector<int32_t>* candidates);
 
   TreeRequest request_;

@@ -80,22 +80,22 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
 
 // Branches with rows to issue: by age of the request, then by number.
 void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
-  for (auto& [id, request] : requests_) {
-    if (!request->admitted) continue;
-    std::vector<int32_t>& work = request->work;
-    std::erase_if(work, [&](int32_t number) {
-      Branch& branch = request->tree.branch(number);
-      branch.listed = Wants(request->tree, branch);
+  for (auto& [id, owner] : requests_) {
+    Request& request = *owner;
+    if (!request.admitted) continue;
+    std::erase_if(request.work, [&](int32_t number) {
+      Branch& branch = request.tree.branch(number);
+      branch.listed = Wants(request.tree, branch);
       return !branch.listed;
     });
-    if (!request->work_sorted) std::sort(work.begin(), work.end());
-    request->work_sorted = true;
-    request->running = 0;
-    request->no_room = false;
-    for (const int32_t number : work) {
-      Branch& branch = request->tree.branch(number);
-      if (branch.leaf >= 0) ++request->running;
-      (IsDecode(*request, branch) ? decode : prefill)->push_back({request.get(), &branch});
+    if (!request.work_sorted) std::sort(request.work.begin(), request.work.end());
+    request.work_sorted = true;
+    request.running = 0;
+    request.no_room = false;
+    for (const int32_t number : request.work) {
+      Branch& branch = request.tree.branch(number);
+      if (branch.leaf >= 0) ++request.running;
+      (IsDecode(request, branch) ? decode : prefill)->push_back({&request, &branch});
     }
   }
 }

@@ -1,5 +1,9 @@
 #include "kernels/cpu/cpu_features.h"
 
+#ifdef ESPALIER_X86_KERNELS
+#include <cpuid.h>
+#endif
+
 #include <fstream>
 
 namespace espalier::cpu {
@@ -7,9 +11,15 @@ namespace espalier::cpu {
 namespace {
 
 #ifdef ESPALIER_X86_KERNELS
-bool HasAvx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// clang 14 does not know it by name.
+bool HasF16c() {
+  unsigned int eax = 0;
+  unsigned int ebx = 0;
+  unsigned int ecx = 0;
+  unsigned int edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
+bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(); }
 bool HasAvx512() {
   return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
