@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "server/utf8.h"
+#include "model/tokenizer/utf8.h"
 
 namespace espalier {
 namespace {
@@ -51,7 +51,8 @@ std::optional<std::string> FindInvalidText(std::string_view encoded, const Descr
     const std::string_view content = encoded.substr(static_cast<size_t>(begin), length);
     std::string path = field->name();
     if (field->is_repeated()) path += "[" + std::to_string(seen[field->number()]++) + "]";
-    if (field->type() == FieldDescriptor::TYPE_STRING && !IsUtf8(content)) return path;
+    if (field->type() == FieldDescriptor::TYPE_STRING && FindInvalidUtf8(content) != std::string_view::npos)
+      return path;
     if (field->type() == FieldDescriptor::TYPE_MESSAGE) {
       if (auto inner = FindInvalidText(content, *field->message_type(), depth + 1))
         return path + "." + *inner;

@@ -3,7 +3,6 @@
 #include <string>
 
 #include "espalier/v1/tree.pb.h"
-#include "server/utf8.h"
 #include "tests/support/catch.h"
 
 namespace espalier {
@@ -55,18 +54,6 @@ TEST_CASE("error codes map to the gRPC codes of the same name") {
   CHECK(ToStatus({ErrorCode::kResourceExhausted, "", "full"}).error_code() ==
         grpc::StatusCode::RESOURCE_EXHAUSTED);
   CHECK(ToStatus(InvalidArgument("seed", "odd")).error_message() == "seed: odd");
-}
-
-TEST_CASE("UTF-8 is what the Unicode standard says") {
-  for (const char* good :
-       {"", "a", "\xc2\x80", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
-    CHECK(IsUtf8(good));
-  }
-  for (const char* bad :
-       {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
-        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xc2", "\xe2\x82", "\xf0\x9f\x98", "a\xff"}) {
-    CHECK_FALSE(IsUtf8(bad));
-  }
 }
 
 }  // namespace
