@@ -98,7 +98,7 @@ class RequestTree {
   void CheckBarriersBelow(int32_t first);
   bool VerdictsKnown(const Branch& of) const;
   void Resolve(int32_t index, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
-               std::vector<int32_t>* candidates);
+               std::vector<int32_t>* taking_part);
 
   TreeRequest request_;
   const TreeContext* context_;
