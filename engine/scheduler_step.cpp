@@ -127,6 +127,7 @@ std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector
     ++groups.back().size;
   }
   std::vector<Group*> by_size;
+  by_size.reserve(groups.size());
   for (Group& group : groups) by_size.push_back(&group);
   std::stable_sort(by_size.begin(), by_size.end(),
                    [](const Group* a, const Group* b) { return a->size < b->size; });
