@@ -5,6 +5,7 @@
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
@@ -86,4 +87,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace espalier::cli
 
-int main(int argc, char** argv) { return espalier::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return espalier::cli::Main(argc, argv);
+  } catch (const std::exception& error) {  // of a library, or out of memory
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return espalier::cli::kExitFailed;
+  }
+}
