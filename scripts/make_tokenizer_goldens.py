@@ -6,7 +6,7 @@
   make_tokenizer_goldens.py strings   writes data/strings.jsonl: texts of all scripts, the same on every run
   make_tokenizer_goldens.py goldens [--only NAME]
                                       writes data/goldens/NAME.txt for every tokenizer that is there; those of
-                                      ESPALIER_SHARED_DIR (Llama 2, TinyStories) need that variable
+                                      ESPALIER_SHARED_DIR (Llama 2, Llama 3, TinyStories) need that variable
   make_tokenizer_goldens.py show NAME INDEX
                                       prints the text at INDEX (from 0) and its ids, to look into a difference
 
@@ -255,6 +255,65 @@ def train_json():
                            fuse_unk=False, ignore_merges=True)})
 
 
+LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                  r"|\s+(?!\S)|\s+")
+
+
+def byte_characters():
+    """How a byte-level vocabulary writes each byte: as in model/tokenizer/byte_level.h."""
+    kept = [b for b in range(256) if 0x20 < b < 0x7F or 0xA0 < b and b != 0xAD]
+    moved = [b for b in range(256) if b not in kept]
+    return [chr(b) if b in kept else chr(0x100 + moved.index(b)) for b in range(256)]
+
+
+def train_byte_bpe(vocab_size, specials, pre_tokenizer):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(corpus(), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(m) for m in model["merges"]]
+
+
+def train_byte_level():
+    from tokenizers import Regex, pre_tokenizers
+
+    # As Llama 3's: its pattern, merges as strings. Some words of the vocabulary no merges lead to.
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated"),
+                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    vocab, merges = train_byte_bpe(1400, [], split)
+    for word in ("ĠSpringkraut", "Ġcrecer", "Ġ123", "ĠĠĠĠĠĠĠ", "espalier", "Ġab", "Ġdela", "Ġne"):
+        vocab.setdefault(word, len(vocab))
+    n = len(vocab)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    bos = template("<s>")
+    bos["special_tokens"]["<s>"]["ids"] = [n]
+    write_json("byte_level", {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [added_token("<s>", n, True), added_token("</s>", n + 1, True), added_token("<|turn|>", n + 2, True, rstrip=True),
+                         added_token("[TREE]", n + 3, False, lstrip=True), added_token("needle", n + 4, False, normalized=True),
+                         added_token("Größe", n + 5, False), added_token("枝 枝", n + 6, False)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False},
+            dict(byte_level, add_prefix_space=False, use_regex=False)]},
+        "post_processor": {"type": "Sequence", "processors": [dict(byte_level, trim_offsets=False), bos]},
+        "decoder": byte_level,
+        "model": bpe_model(vocab, [" ".join(m) for m in merges], unk_token=None, fuse_unk=False, byte_fallback=False,
+                           ignore_merges=True)})
+
+    # As GPT-2's: ByteLevel's own pattern, merges as pairs, a special token inside the vocabulary. No beginning of sequence.
+    vocab, merges = train_byte_bpe(700, ["<|endoftext|>"], pre_tokenizers.ByteLevel(add_prefix_space=False))
+    plain = dict(byte_level, add_prefix_space=False)
+    write_json("byte_level_gpt2", {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [added_token("<|endoftext|>", 0, True)],
+        "normalizer": None, "pre_tokenizer": plain, "post_processor": byte_level, "decoder": byte_level,
+        "model": bpe_model(vocab, [list(m) for m in merges], unk_token=None, fuse_unk=False, byte_fallback=False)})
+
+
 def train_sentencepiece():
     import sentencepiece
 
@@ -285,6 +344,10 @@ def train_sentencepiece():
 # The packages, in the modes of EncodeOptions
 
 
+def fallback_byte_ids(pieces):
+    return [i for i, piece in enumerate(pieces) if re.fullmatch(r"<0x[0-9A-F]{2}>", piece)]
+
+
 class SentencePiecePackage:
     name = "sentencepiece"
 
@@ -305,6 +368,9 @@ class SentencePiecePackage:
         by_length = sorted((self.pieces[i] for i in self.special), key=len, reverse=True)
         self.special_pattern = re.compile("|".join(re.escape(p) for p in by_length))
         self.unprintable = set()
+
+    def byte_ids(self):
+        return fallback_byte_ids(self.pieces)
 
     def encode(self, text, at_start, parse_special):
         ids, prefix, done = [], at_start, 0
@@ -337,14 +403,20 @@ class TokenizersPackage:
         if normalizer is not None:
             steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
             document["normalizer"] = {"type": "Sequence", "normalizers": [s for s in steps if s["type"] != "Prepend"]}
-        if document["pre_tokenizer"] is not None:
+        if document["pre_tokenizer"] is not None and document["pre_tokenizer"]["type"] == "Metaspace":
             document["pre_tokenizer"]["prepend_scheme"] = "never"
         self.continuation = tokenizers.Tokenizer.from_str(json.dumps(document))
         self.vocab_size = self.start.get_vocab_size()
         self.pieces = [self.start.id_to_token(i) for i in range(self.vocab_size)]
         # Decoding of special tokens that are also normalised is not stable between versions of the package: 0.23 gives
         # their text although special tokens are to be skipped.
+        self.byte_level = document["decoder"]["type"] == "ByteLevel"
         self.unprintable = {t["id"] for t in document["added_tokens"] if t["special"] and t["normalized"]}
+
+    def byte_ids(self):
+        if not self.byte_level:
+            return fallback_byte_ids(self.pieces)
+        return [self.pieces.index(character) for character in byte_characters()]
 
     def encode(self, text, at_start, parse_special):
         tokenizer = self.start if at_start else self.continuation
@@ -408,12 +480,14 @@ def random_ids(index, package, byte_ids):
 
 
 def tokenizer_files():
-    files = {name: DATA / name / "tokenizer.json" for name in ("bpe_prepend", "bpe_metaspace", "bpe_partial")}
+    files = {name: DATA / name / "tokenizer.json" for name in ("bpe_prepend", "bpe_metaspace", "bpe_partial",
+                                                                          "byte_level", "byte_level_gpt2")}
     files.update({name: DATA / name / "tokenizer.model" for name in ("sp_bpe", "sp_unigram")})
     files["demo"] = ROOT / "model/demo/tokenizer.model"
     shared = os.environ.get("ESPALIER_SHARED_DIR")
     if shared:
         files["llama2"] = pathlib.Path(shared) / "tokenizers/llama2/tokenizer.model"
+        files["llama3"] = pathlib.Path(shared) / "tokenizers/llama3/tokenizer.json"
         files["tinystories"] = pathlib.Path(shared) / "models/TinyStories-656K/tokenizer.json"
     return {name: file for name, file in files.items() if file.exists()}
 
@@ -434,7 +508,7 @@ def make_golden(name, file, strings):
         digest.text(package.decode([i for i in modes[0] if i not in package.unprintable]))
         lines.append(f"{len(modes[0])} {digest.value & 0xFFFFFFFF:08x}")
     lines.append("decode")
-    byte_ids = [i for i, piece in enumerate(package.pieces) if re.fullmatch(r"<0x[0-9A-F]{2}>", piece)]
+    byte_ids = package.byte_ids()
     for index in range(DECODE_LINES):
         digest = Hash()
         digest.text(package.decode(random_ids(index, package, byte_ids)))
@@ -452,6 +526,7 @@ def main():
     options = parser.parse_args()
     if options.command == "train":
         train_json()
+        train_byte_level()
         train_sentencepiece()
     elif options.command == "strings":
         DATA.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/utf8.h"
 
 namespace espalier {
@@ -37,6 +38,11 @@ int ByteOf(std::string_view token) {
 TokenInfo MakeInfo(const TokenizerJson& json, std::string piece, std::string_view decoder_input) {
   TokenInfo info;
   info.piece = std::move(piece);
+  if (json.byte_level) {
+    info.kind = TokenInfo::Kind::kBytes;
+    info.text = CharactersToBytes(decoder_input);
+    return info;
+  }
   info.text = decoder_input;
   info.strippable = true;
   for (const ReplaceStep& step : json.decoder_replaces) {
@@ -142,16 +148,39 @@ Status JsonTokenizer::EncodeText(std::string_view text, const EncodeOptions& opt
       if (section.id >= 0) {
         ids->push_back(section.id);
       } else {
-        EncodeSection(section.text, raw.offset == 0 && section.offset == 0, options.at_start, ids);
+        const bool is_first = raw.offset == 0 && section.offset == 0;
+        if (Status encoded = EncodeSection(section.text, is_first, options.at_start, ids); !encoded) {
+          return encoded;
+        }
       }
     }
   }
   return {};
 }
 
-void JsonTokenizer::EncodeSection(std::string_view section, bool is_first, bool at_start,
-                                  std::vector<int32_t>* ids) const {
-  if (!json_.metaspace) return model_.Encode(section, ids);
+Status JsonTokenizer::EncodeSection(std::string_view section, bool is_first, bool at_start,
+                                    std::vector<int32_t>* ids) const {
+  if (json_.byte_level) return EncodeByteLevel(section, ids);
+  if (json_.metaspace) {
+    EncodeMetaspace(section, is_first, at_start, ids);
+  } else {
+    model_.Encode(section, ids);
+  }
+  return {};
+}
+
+Status JsonTokenizer::EncodeByteLevel(std::string_view section, std::vector<int32_t>* ids) const {
+  std::vector<std::string_view> words = {section};
+  if (json_.byte_level->split) {
+    words.clear();
+    if (Status split = json_.byte_level->split->Split(section, &words); !split) return split;
+  }
+  for (const std::string_view word : words) model_.Encode(BytesToCharacters(word), ids);
+  return {};
+}
+
+void JsonTokenizer::EncodeMetaspace(std::string_view section, bool is_first, bool at_start,
+                                    std::vector<int32_t>* ids) const {
   const Metaspace& metaspace = *json_.metaspace;
   const std::string& mark = metaspace.replacement;
   std::string text = ReplaceAll(section, " ", mark);
@@ -170,6 +199,14 @@ void JsonTokenizer::EncodeSection(std::string_view section, bool is_first, bool 
 
 std::string JsonTokenizer::Decode(std::span<const int32_t> ids) const {
   std::string out;
+  if (json_.byte_level) {
+    std::string all_bytes;
+    for (const int32_t id : ids) {
+      if (IsValid(id)) all_bytes += Info(id).text;
+    }
+    AppendLossyByRun(all_bytes, &out);
+    return out;
+  }
   std::string bytes;  // Byte tokens since the last other one: text together, or U+FFFD each.
   const auto flush_bytes = [&] {
     if (FindInvalidUtf8(bytes) == std::string_view::npos) {

@@ -31,7 +31,11 @@ class JsonTokenizer final : public Tokenizer {
   Status EncodeText(std::string_view text, const EncodeOptions& options,
                     std::vector<int32_t>* ids) const override;
   Status AddMatchers(const std::string& file);
-  void EncodeSection(std::string_view section, bool is_first, bool at_start, std::vector<int32_t>* ids) const;
+  Status EncodeSection(std::string_view section, bool is_first, bool at_start,
+                       std::vector<int32_t>* ids) const;
+  Status EncodeByteLevel(std::string_view section, std::vector<int32_t>* ids) const;
+  void EncodeMetaspace(std::string_view section, bool is_first, bool at_start,
+                       std::vector<int32_t>* ids) const;
 
   TokenizerJson json_;
   BpeModel model_;

@@ -17,6 +17,9 @@ std::string StreamDecoder::Push(int32_t id) {
     case TokenInfo::Kind::kByte:
       PushByte(info, &out);
       break;
+    case TokenInfo::Kind::kBytes:
+      PushBytes(info, &out);
+      break;
     case TokenInfo::Kind::kText:
       Flush(&out);
       Append(info.text, info.strippable, &out);
@@ -50,6 +53,30 @@ void StreamDecoder::PushByte(const TokenInfo& info, std::string* out) {
     Append(valid ? bytes.substr(0, used) : kReplacementCharacter, info.strippable, out);
     for (size_t i = used; i < bytes.size(); ++i) pending_[i - used] = pending_[i];
     pending_bytes_ = static_cast<uint8_t>(pending_bytes_ - used);
+  }
+}
+
+void StreamDecoder::PushBytes(const TokenInfo& info, std::string* out) {
+  for (const char byte : info.text) {
+    pending_[pending_bytes_++] = byte;
+    pending_strippable_ = info.strippable;
+    const std::string_view bytes(pending_.data(), pending_bytes_);
+    const Utf8Char c = ReadUtf8(bytes);
+    if (c.state == Utf8Char::State::kIncomplete) continue;
+    if (c.state == Utf8Char::State::kValid) {
+      Append(bytes, info.strippable, out);
+      pending_bytes_ = 0;
+      continue;
+    }
+    // What waited began a character that this byte does not continue; the byte may begin another.
+    Append(kReplacementCharacter, info.strippable, out);
+    pending_bytes_ = 0;
+    if (bytes.size() == 1) continue;
+    if (ReadUtf8({&byte, 1}).state == Utf8Char::State::kIncomplete) {
+      pending_[pending_bytes_++] = byte;
+    } else {
+      AppendLossyByRun({&byte, 1}, out);
+    }
   }
 }
 

@@ -9,10 +9,10 @@
 namespace espalier {
 
 // Text of one branch, token by token. Never gives out a part of a character: bytes wait until their character
-// is complete. All pieces joined are what Tokenizer::Decode gives for the whole sequence, but for two cases:
-// an incomplete last character is one U+FFFD here and one per byte there; and a run of byte tokens that is
-// not valid UTF-8 as a whole keeps its valid characters here, while the tokenizers package replaces every
-// byte of it.
+// is complete. All pieces joined are what Tokenizer::Decode gives for the whole sequence: exactly so for a
+// byte-level tokenizer (kBytes tokens), and for others but for two cases: an incomplete last character is one
+// U+FFFD here and one per byte there; and a run of byte tokens that is not valid UTF-8 as a whole keeps its
+// valid characters here, while the tokenizers package replaces every byte of it.
 //
 // A small value: copy it where a branch forks. Not thread-safe. The tokenizer must outlive it.
 class StreamDecoder {
@@ -32,6 +32,7 @@ class StreamDecoder {
 
  private:
   void PushByte(const TokenInfo& info, std::string* out);
+  void PushBytes(const TokenInfo& info, std::string* out);
   // Gives out waiting bytes that form no character, one U+FFFD each.
   void Flush(std::string* out);
   void Append(std::string_view text, bool strippable, std::string* out);

@@ -34,10 +34,13 @@ struct TokenInfo {
   enum class Kind : uint8_t {
     kText,    // `text` as it stands; may be empty.
     kByte,    // One byte, text[0], of a character that neighbouring byte tokens complete.
+    kBytes,   // Any number of bytes: whole characters and parts that neighbouring kBytes tokens complete.
+              // What stays incomplete is one U+FFFD, not one for each byte (AppendLossyByRun of utf8.h). A
+              // tokenizer with such tokens has no kByte tokens.
     kSkipped  // Nothing, as if it were not there: bytes on both sides of it may form one character.
   };
   std::string piece;  // Form in the vocabulary: "▁ok", "<0x0A>", "</s>".
-  std::string text;
+  std::string text;   // UTF-8, but for kByte and kBytes.
   Kind kind = Kind::kText;
   bool special = false;     // A control token: no text of its own, and parsed only with parse_special.
   bool strippable = false;  // LeadingStrip may remove the start of `text`.
@@ -117,9 +120,10 @@ class Tokenizer {
 };
 
 // Loads the tokenizer of a Hugging Face folder: tokenizer.model (SentencePiece) if it is there, else
-// tokenizer.json (SentencePiece-style BPE); or the file itself: *.json is read as tokenizer.json, anything
-// else as tokenizer.model. tokenizer_config.json and special_tokens_map.json beside it are used where they
-// exist. Errors name the file (field) and what in it is missing, damaged or not supported.
+// tokenizer.json (BPE, SentencePiece-style or byte-level); or the file itself: *.json is read as
+// tokenizer.json, anything else as tokenizer.model. tokenizer_config.json and special_tokens_map.json beside
+// it are used where they exist. Errors name the file (field) and what in it is missing, damaged or not
+// supported.
 Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file);
 
 }  // namespace espalier

@@ -186,11 +186,68 @@ Status ReadNormalizer(const JsonField& root, TokenizerJson* out) {
   return {};
 }
 
+Result<SplitPattern> ReadSplit(const JsonField& step) {
+  const auto behavior = step.StringOr("behavior", "");
+  if (!behavior) return behavior.error();
+  if (*behavior != "Isolated") return NotSupported(step, "behavior \"" + *behavior + "\"");
+  const auto invert = step.BoolOr("invert", false);
+  if (!invert) return invert.error();
+  if (*invert) return NotSupported(step, "invert");
+  const auto pattern_field = step.Get("pattern");
+  if (!pattern_field) return pattern_field.error();
+  if (pattern_field->Find("String")) return NotSupported(*pattern_field, "String");
+  const auto regex = pattern_field->Get("Regex");
+  if (!regex) return regex.error();
+  const auto pattern = regex->String();
+  if (!pattern) return pattern.error();
+  auto split = SplitPattern::Compile(*pattern);
+  if (!split) return regex->Fail(split.error().message);
+  return split;
+}
+
+// ByteLevel alone, or a Sequence of Split and a ByteLevel without a pattern of its own.
+Status ReadByteLevel(const JsonField& pre_tokenizer, TokenizerJson* out) {
+  if (!out->normalizer.empty()) return NotSupported(pre_tokenizer, "ByteLevel beside a normalizer");
+  const auto steps = Steps(pre_tokenizer, "pretokenizers");
+  if (!steps) return steps.error();
+  ByteLevel byte_level;
+  for (size_t i = 0; i < steps->size(); ++i) {
+    const JsonField& step = (*steps)[i];
+    const auto type = TypeOf(step);
+    if (!type) return type.error();
+    const bool is_last = i + 1 == steps->size();
+    if (*type == "Split" && i == 0 && !is_last) {
+      auto split = ReadSplit(step);
+      if (!split) return split.error();
+      byte_level.split = std::move(*split);
+      continue;
+    }
+    if (*type != "ByteLevel" || !is_last) {
+      return NotSupported(step, "type \"" + *type + "\" at this place");
+    }
+    const auto add_prefix_space = step.BoolOr("add_prefix_space", true);
+    if (!add_prefix_space) return add_prefix_space.error();
+    if (*add_prefix_space) return NotSupported(step, "add_prefix_space");
+    const auto use_regex = step.BoolOr("use_regex", true);
+    if (!use_regex) return use_regex.error();
+    if (*use_regex && byte_level.split) return NotSupported(step, "use_regex after Split");
+    if (*use_regex) {
+      auto split = SplitPattern::Compile(SplitPattern::kGpt2);
+      if (!split) return step.Fail(split.error().message);
+      byte_level.split = std::move(*split);
+    }
+  }
+  if (steps->empty()) return pre_tokenizer.Fail("is empty");
+  out->byte_level = std::move(byte_level);
+  return {};
+}
+
 Status ReadPreTokenizer(const JsonField& root, TokenizerJson* out) {
   const auto pre_tokenizer = root.Find("pre_tokenizer");
   if (!pre_tokenizer) return {};
   const auto type = TypeOf(*pre_tokenizer);
   if (!type) return type.error();
+  if (*type == "ByteLevel" || *type == "Sequence") return ReadByteLevel(*pre_tokenizer, out);
   if (*type != "Metaspace") return NotSupported(*pre_tokenizer, "type \"" + *type + "\"");
 
   Metaspace metaspace;
@@ -247,13 +304,19 @@ Status ReadStrip(const JsonField& step, TokenizerJson* out) {
   return {};
 }
 
-// Takes Replace..., ByteFallback, Fuse, Strip in this order, each but Strip (which needs Fuse) with or
-// without the others.
+// ByteLevel alone for a byte-level tokenizer. Otherwise takes Replace..., ByteFallback, Fuse, Strip in this
+// order, each but Strip (which needs Fuse) with or without the others.
 Status ReadDecoder(const JsonField& root, TokenizerJson* out) {
   const auto decoder = root.Get("decoder");
   if (!decoder) return decoder.error();
   const auto steps = Steps(*decoder, "decoders");
   if (!steps) return steps.error();
+  if (out->byte_level) {
+    const auto type = TypeOf(*decoder);
+    if (!type) return type.error();
+    if (*type == "ByteLevel") return {};
+    return NotSupported(*decoder, "type \"" + *type + "\" beside a ByteLevel pre_tokenizer");
+  }
   enum Stage { kReplaces, kBytes, kFused, kStripped };
   Stage stage = kReplaces;
   for (const JsonField& step : *steps) {
@@ -279,13 +342,8 @@ Status ReadDecoder(const JsonField& root, TokenizerJson* out) {
 }
 
 // Only the token that stands before the text matters here: Encode puts it there when asked to.
-Status ReadPostProcessor(const JsonField& root, TokenizerJson* out) {
-  const auto post_processor = root.Find("post_processor");
-  if (!post_processor) return {};
-  const auto type = TypeOf(*post_processor);
-  if (!type) return type.error();
-  if (*type != "TemplateProcessing") return NotSupported(*post_processor, "type \"" + *type + "\"");
-  const auto single = post_processor->Get("single");
+Status ReadTemplate(const JsonField& step, TokenizerJson* out) {
+  const auto single = step.Get("single");
   if (!single) return single.error();
   const auto parts = single->Elements();
   if (!parts) return parts.error();
@@ -297,6 +355,24 @@ Status ReadPostProcessor(const JsonField& root, TokenizerJson* out) {
   auto name = id->String();
   if (!name) return name.error();
   out->template_bos = std::move(*name);
+  return {};
+}
+
+Status ReadPostProcessor(const JsonField& root, TokenizerJson* out) {
+  const auto post_processor = root.Find("post_processor");
+  if (!post_processor) return {};
+  const auto steps = Steps(*post_processor, "processors");
+  if (!steps) return steps.error();
+  bool has_template = false;
+  for (const JsonField& step : *steps) {
+    const auto type = TypeOf(step);
+    if (!type) return type.error();
+    if (*type == "ByteLevel") continue;  // Moves offsets into the text, which are not used here.
+    if (*type != "TemplateProcessing") return NotSupported(step, "type \"" + *type + "\"");
+    if (has_template) return NotSupported(step, "a second TemplateProcessing");
+    has_template = true;
+    if (Status read = ReadTemplate(step, out); !read) return read;
+  }
   return {};
 }
 

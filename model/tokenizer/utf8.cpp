@@ -86,6 +86,20 @@ void AppendLossy(std::string_view bytes, std::string* out) {
   }
 }
 
+void AppendLossyByRun(std::string_view bytes, std::string* out) {
+  while (!bytes.empty()) {
+    const Utf8Char c = ReadUtf8(bytes);
+    const bool valid = c.state == Utf8Char::State::kValid;
+    size_t used = valid ? c.size_bytes : 1;
+    while (!valid && used < bytes.size() &&
+           ReadUtf8(bytes.substr(0, used + 1)).state == Utf8Char::State::kIncomplete) {
+      ++used;
+    }
+    out->append(valid ? bytes.substr(0, used) : kReplacementCharacter);
+    bytes.remove_prefix(used);
+  }
+}
+
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {
   ESPALIER_CHECK(!from.empty());
   std::string out;

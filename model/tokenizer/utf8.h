@@ -34,6 +34,10 @@ void AppendUtf8(char32_t code_point, std::string* out);
 // Appends `bytes` as text: each byte that is no part of a valid character becomes one U+FFFD.
 void AppendLossy(std::string_view bytes, std::string* out);
 
+// The same with one U+FFFD for each longest run of bytes that begins a character, and for each byte that
+// begins none (Unicode 15, section 3.9, "U+FFFD Substitution of Maximal Subparts").
+void AppendLossyByRun(std::string_view bytes, std::string* out);
+
 // `text` with every `from` replaced by `to`, left to right without overlap. Precondition: !from.empty().
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to);
 

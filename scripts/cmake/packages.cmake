@@ -1,6 +1,6 @@
 # Libraries of the server side. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
 # once. Targets: protobuf::libprotobuf, gRPC::grpc++, gRPC::grpc++_reflection, nlohmann_json::nlohmann_json,
-# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece; PkgConfig::PCRE2 where it is installed.
+# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2.
 set(missing "")
 
 # Module mode: Debian 12 has no protobuf-config.cmake.
@@ -27,8 +27,14 @@ if(NOT CLI11_FOUND)
   list(APPEND missing "CLI11: libcli11-dev")
 endif()
 find_package(PkgConfig QUIET)
-if(PkgConfig_FOUND)
-  pkg_check_modules(PCRE2 QUIET IMPORTED_TARGET libpcre2-8)
+if(NOT PkgConfig_FOUND)
+  list(APPEND missing "pkg-config, which finds PCRE2: pkg-config")
+else()
+  # 10.40 is the first with \p{White_Space}.
+  pkg_check_modules(PCRE2 QUIET IMPORTED_TARGET libpcre2-8>=10.40)
+  if(NOT PCRE2_FOUND)
+    list(APPEND missing "PCRE2 10.40 or later: libpcre2-dev")
+  endif()
 endif()
 
 if(missing)

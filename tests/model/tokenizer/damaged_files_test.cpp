@@ -131,8 +131,10 @@ TEST_CASE("what would not be exact is refused by name", "[tokenizer]") {
         "model: continuing_subword_prefix is not supported");
   CHECK(refused("/model/end_of_word_suffix", "</w>") == "model: end_of_word_suffix is not supported");
   CHECK(refused("/model/unk_token", "<none>") == "model.unk_token: \"<none>\" is not in the vocabulary");
+  CHECK(refused("/pre_tokenizer", {{"type", "Whitespace"}}) ==
+        "pre_tokenizer: type \"Whitespace\" is not supported");
   CHECK(refused("/pre_tokenizer", {{"type", "ByteLevel"}}) ==
-        "pre_tokenizer: type \"ByteLevel\" is not supported");
+        "pre_tokenizer: ByteLevel beside a normalizer is not supported");
   CHECK(refused("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "▁"}}) ==
         "pre_tokenizer: a prefix by Metaspace beside one by Prepend is not supported");
   CHECK(refused("/normalizer/normalizers/0", {{"type", "NFKC"}}) ==
@@ -151,6 +153,44 @@ TEST_CASE("what would not be exact is refused by name", "[tokenizer]") {
         "decoder.decoders[2]: type \"ByteLevel\" at this place is not supported");
   CHECK(refused("/added_tokens/4/single_word", true) == "added_tokens[4]: single_word is not supported");
   CHECK(refused("/added_tokens/4/special", "yes") == "added_tokens[4].special: must be true or false");
+}
+
+TEST_CASE("what would not be exact in a byte-level tokenizer is refused by name", "[tokenizer]") {
+  const auto original = json::parse(test::ReadBytes(test::Data() / "byte_level/tokenizer.json"));
+  REQUIRE(JsonError(original) == "");
+  const auto refused = [&original](const std::string& place, const json& value) {
+    json document = original;
+    document[json::json_pointer(place)] = value;
+    return JsonError(document);
+  };
+  const std::string split = "/pre_tokenizer/pretokenizers/0";
+  const std::string bytes = "/pre_tokenizer/pretokenizers/1";
+  const std::string split_path = "pre_tokenizer.pretokenizers[0]";
+  CHECK(refused("/normalizer", {{"type", "NFC"}}) == "normalizer: type \"NFC\" is not supported");
+  CHECK(refused(split + "/behavior", "Removed") == split_path + ": behavior \"Removed\" is not supported");
+  CHECK(refused(split + "/invert", true) == split_path + ": invert is not supported");
+  CHECK(refused(split + "/pattern", {{"String", " "}}) == split_path + ".pattern: String is not supported");
+  CHECK(refused(split + "/pattern", json::object()) == split_path + ".pattern.Regex: is missing");
+  CHECK(refused(split + "/pattern/Regex", "") == split_path + ".pattern.Regex: is empty");
+  CHECK(refused(split + "/pattern/Regex", 3) == split_path + ".pattern.Regex: must be a string");
+  CHECK(Has(refused(split + "/pattern/Regex", "(a"), split_path + ".pattern.Regex: is no valid pattern"));
+  CHECK(refused(split + "/pattern/Regex", "\\w+") == split_path + ".pattern.Regex: \"\\w\" is not supported");
+  CHECK(refused(split + "/type", "Digits") ==
+        split_path + ": type \"Digits\" at this place is not supported");
+  CHECK(refused("/pre_tokenizer/pretokenizers", json::array()) == "pre_tokenizer: is empty");
+  CHECK(refused(bytes + "/add_prefix_space", true) ==
+        "pre_tokenizer.pretokenizers[1]: add_prefix_space is not supported");
+  CHECK(refused(bytes + "/use_regex", true) ==
+        "pre_tokenizer.pretokenizers[1]: use_regex after Split is not supported");
+  CHECK(refused(bytes + "/type", "Metaspace") ==
+        "pre_tokenizer.pretokenizers[1]: type \"Metaspace\" at this place is not supported");
+  CHECK(refused("/decoder/type", "Fuse") ==
+        "decoder: type \"Fuse\" beside a ByteLevel pre_tokenizer is not supported");
+  CHECK(refused("/pre_tokenizer", nullptr) == "decoder: type \"ByteLevel\" at this place is not supported");
+  CHECK(refused("/post_processor/processors/0", original["post_processor"]["processors"][1]) ==
+        "post_processor.processors[1]: a second TemplateProcessing is not supported");
+  CHECK(refused("/post_processor/processors/0/type", "RobertaProcessing") ==
+        "post_processor.processors[0]: type \"RobertaProcessing\" is not supported");
 }
 
 TEST_CASE("settings of batches do not matter", "[tokenizer]") {
@@ -269,7 +309,7 @@ TEST_CASE("damaged tokenizer files give an error or a tokenizer that works", "[t
 }
 
 TEST_CASE("random bytes as text are refused or come back", "[tokenizer]") {
-  for (const std::string name : {"sp_bpe", "bpe_prepend", "bpe_metaspace"}) {
+  for (const std::string name : {"sp_bpe", "bpe_prepend", "bpe_metaspace", "byte_level", "byte_level_gpt2"}) {
     const auto tokenizer = test::LoadOwn(name);
     uint64_t refused = 0;
     const uint64_t runs = Runs(2000);

@@ -126,6 +126,14 @@ TEST_CASE("BPE with missing byte tokens agrees with the tokenizers package", "[t
   CheckGolden("bpe_partial", Data() / "bpe_partial");
 }
 
+TEST_CASE("byte-level BPE with Llama 3's pattern agrees with the tokenizers package", "[tokenizer]") {
+  CheckGolden("byte_level", Data() / "byte_level");
+}
+
+TEST_CASE("byte-level BPE with GPT-2's pattern agrees with the tokenizers package", "[tokenizer]") {
+  CheckGolden("byte_level_gpt2", Data() / "byte_level_gpt2");
+}
+
 TEST_CASE("a SentencePiece BPE model agrees with the sentencepiece package", "[tokenizer]") {
   CheckGolden("sp_bpe", Data() / "sp_bpe");
 }
@@ -142,6 +150,12 @@ TEST_CASE("Llama 2's tokenizer.model agrees with the sentencepiece package", "[t
   const auto shared = test::EnvOrSkip("ESPALIER_SHARED_DIR");
   if (!shared) return;
   CheckGolden("llama2", std::filesystem::path(*shared) / "tokenizers/llama2/tokenizer.model");
+}
+
+TEST_CASE("Llama 3's tokenizer.json agrees with the tokenizers package", "[tokenizer]") {
+  const auto shared = test::EnvOrSkip("ESPALIER_SHARED_DIR");
+  if (!shared) return;
+  CheckGolden("llama3", std::filesystem::path(*shared) / "tokenizers/llama3/tokenizer.json");
 }
 
 TEST_CASE("TinyStories' tokenizer.json agrees with the tokenizers package", "[tokenizer]") {

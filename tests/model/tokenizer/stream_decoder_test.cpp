@@ -104,6 +104,49 @@ TEST_CASE("a stream of random tokenizer.json ids keeps the characters that are w
   }
 }
 
+TEST_CASE("a stream of random byte-level ids is exactly the whole", "[tokenizer]") {
+  for (const std::string name : {"byte_level", "byte_level_gpt2"}) {
+    const auto tokenizer = test::LoadOwn(name);
+    const auto byte_ids = test::ByteIds(*tokenizer);
+    REQUIRE(byte_ids.size() == 256);
+    size_t replaced = 0;
+    for (uint64_t seed = 0; seed < 4000; ++seed) {
+      const auto ids = test::RandomIds(seed, *tokenizer, byte_ids);
+      const Streamed streamed = Stream(*tokenizer, ids, /*at_start=*/true);
+      INFO(name << ", seed " << seed);
+      REQUIRE(streamed.always_whole);
+      REQUIRE(streamed.text == tokenizer->Decode(ids));
+      REQUIRE(streamed.text == tokenizer->DecodeContinuation(ids));
+      replaced += streamed.text.find(kReplacementCharacter) != std::string::npos ? 1 : 0;
+    }
+    CHECK(replaced > 1000);
+    CHECK(replaced < 4000);
+  }
+}
+
+TEST_CASE("byte-level tokens complete each other's characters", "[tokenizer]") {
+  const auto tokenizer = test::LoadOwn("byte_level");
+  const auto bytes = test::ByteIds(*tokenizer);
+  const auto text = [&](const std::vector<int>& values, bool finish) {
+    StreamDecoder stream(*tokenizer, /*at_start=*/false);
+    std::string out;
+    for (const int value : values) out += stream.Push(bytes[static_cast<size_t>(value)]);
+    return finish ? out + stream.Finish() : out;
+  };
+  CHECK(text({0xF0, 0x9F, 0x98}, false) == "");
+  CHECK(text({0xF0, 0x9F, 0x98, 0x80}, false) == "😀");
+  CHECK(text({0xF0, 0x9F, 0x98}, true) == "\uFFFD");
+  CHECK(text({0xF0, 0x9F, 0x41}, false) == "\uFFFDA");
+  CHECK(text({0xF0, 0x9F, 0xC3, 0xA9}, false) == "\uFFFDé");
+  CHECK(text({0xFF, 0x80}, false) == "\uFFFD\uFFFD");
+  CHECK(text({0xE0, 0x80}, false) == "\uFFFD\uFFFD");
+  // A special token is as if it were not there.
+  StreamDecoder stream(*tokenizer, /*at_start=*/true);
+  CHECK(stream.Push(bytes[0xC3]) == "");
+  CHECK(stream.Push(Id(*tokenizer, "</s>")) == "");
+  CHECK(stream.Push(bytes[0xA9]) == "é");
+}
+
 TEST_CASE("bytes wait until their character is complete", "[tokenizer]") {
   const auto tokenizer = test::LoadOwn("sp_bpe");
   StreamDecoder stream(*tokenizer, /*at_start=*/false);

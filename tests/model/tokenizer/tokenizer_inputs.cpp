@@ -2,6 +2,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -14,8 +15,8 @@ namespace espalier::test {
 std::filesystem::path Data() { return SourceDir() / "tests/model/tokenizer/data"; }
 
 const std::vector<std::string>& OwnTokenizers() {
-  static const std::vector<std::string> names = {"bpe_prepend", "bpe_metaspace", "bpe_partial", "sp_bpe",
-                                                 "sp_unigram"};
+  static const std::vector<std::string> names = {"bpe_prepend", "bpe_metaspace", "bpe_partial",    "sp_bpe",
+                                                 "sp_unigram",  "byte_level",    "byte_level_gpt2"};
   return names;
 }
 
@@ -40,6 +41,17 @@ std::vector<std::string> ReadStrings() {
 
 std::vector<int32_t> ByteIds(const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
+  std::map<uint8_t, int32_t> byte_level;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const TokenInfo& info = tokenizer.Info(id);
+    if (info.kind == TokenInfo::Kind::kBytes && info.text.size() == 1) {
+      byte_level.emplace(static_cast<uint8_t>(info.text[0]), id);
+    }
+  }
+  if (byte_level.size() == 256) {
+    for (const auto& [byte, id] : byte_level) ids.push_back(id);
+    return ids;
+  }
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string& piece = tokenizer.Piece(id);
     const bool is_byte = piece.size() == 6 && piece.starts_with("<0x") && piece.ends_with('>') &&

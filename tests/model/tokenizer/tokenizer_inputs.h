@@ -40,7 +40,8 @@ class SplitMix64 {
   uint64_t state_;
 };
 
-// Ids of the tokens "<0x00>" to "<0xFF>" in order of id.
+// Ids of the tokens of single bytes: "<0x00>" to "<0xFF>" in order of id, or those of a byte-level vocabulary
+// in order of the byte.
 std::vector<int32_t> ByteIds(const Tokenizer& tokenizer);
 
 // Tokens, single bytes and whole characters in bytes; the same as in the script.

@@ -133,14 +133,14 @@ TEST_CASE("every id has a piece that leads back to it", "[tokenizer]") {
     CHECK(!tokenizer->PieceToId("no such piece").has_value());
     CHECK(!tokenizer->IsValid(-1));
     CHECK(!tokenizer->IsValid(tokenizer->vocab_size()));
-    CHECK(tokenizer->unk_id() == 0);
+    CHECK(tokenizer->unk_id() == (name.starts_with("byte_level") ? -1 : 0));
   }
 }
 
 TEST_CASE("a megabyte of text is encoded and comes back", "[tokenizer]") {
   std::string text;
   while (text.size() < (1u << 20)) text += "One trunk feeds many branches; Äste, ветви, 枝 😀.\n";
-  for (const std::string name : {"sp_bpe", "bpe_prepend", "bpe_metaspace"}) {
+  for (const std::string name : {"sp_bpe", "bpe_prepend", "bpe_metaspace", "byte_level", "byte_level_gpt2"}) {
     const auto tokenizer = test::LoadOwn(name);
     const Ids ids = Encode(*tokenizer, text);
     CHECK(ids.size() < text.size());
@@ -148,8 +148,41 @@ TEST_CASE("a megabyte of text is encoded and comes back", "[tokenizer]") {
   }
 }
 
+// Word by word or all at once, nothing here may take more than n log n: quadratic time would be hours.
+TEST_CASE("a megabyte of one character is encoded by a byte-level tokenizer and comes back", "[tokenizer]") {
+  const auto tokenizer = test::LoadOwn("byte_level");
+  for (const std::string unit : {" ", "a", "7", " \n", "!", "枝", "\u00A0"}) {
+    std::string text;
+    while (text.size() < (1u << 20)) text += unit;
+    text += "x";
+    INFO("\"" << unit << "\"");
+    CHECK((tokenizer->Decode(Encode(*tokenizer, text)) == text));
+  }
+}
+
+TEST_CASE("byte-level text below the root is encoded as it stands", "[tokenizer]") {
+  const auto tokenizer = test::LoadOwn("byte_level");
+  CHECK(tokenizer->add_bos_by_default());
+  CHECK(tokenizer->Piece(tokenizer->bos_id()) == "<s>");
+  for (const std::string text : {"tree", " tree", "\n tree", "<s>枝 枝 needle"}) {
+    const Ids root = Encode(*tokenizer, text);
+    CHECK(root == Encode(*tokenizer, text, {.at_start = false}));
+    CHECK(tokenizer->Decode(root) == tokenizer->DecodeContinuation(root));
+  }
+  CHECK(!test::LoadOwn("byte_level_gpt2")->add_bos_by_default());
+}
+
+TEST_CASE("a word of the vocabulary is one token where merges are ignored", "[tokenizer]") {
+  const auto tokenizer = test::LoadOwn("byte_level");
+  CHECK(Pieces(*tokenizer, "a Springkraut") == "|a|ĠSpringkraut|");
+  CHECK(!Pieces(*tokenizer, "a Springkrauts").ends_with("|ĠSpringkraut|s|"));
+  const auto ids = tokenizer->Encode("Größe <|turn|>  e", {.parse_special = true});
+  REQUIRE(ids.ok());
+  CHECK(Pieces(*tokenizer, "Größe <|turn|>  e", {.parse_special = true}) == "|Größe|Ġ|<|turn|>|e|");
+}
+
 TEST_CASE("many threads encode with one tokenizer", "[tokenizer]") {
-  for (const std::string name : {"sp_bpe", "bpe_prepend"}) {
+  for (const std::string name : {"sp_bpe", "bpe_prepend", "byte_level"}) {
     const auto tokenizer = test::LoadOwn(name);
     const std::string text = "One trunk feeds many branches; prune the weak ones early. 枝 😀";
     const Ids expected = Encode(*tokenizer, text);

@@ -50,5 +50,20 @@ TEST_CASE("replacing does not look at what it has put in", "[tokenizer]") {
   CHECK(ReplaceAll("", "x", "y") == "");
 }
 
+TEST_CASE("a broken character is one replacement character when runs count", "[tokenizer]") {
+  const auto lossy = [](std::string_view bytes) {
+    std::string out;
+    AppendLossyByRun(bytes, &out);
+    return out;
+  };
+  CHECK(lossy("a\xE2\x82z\xFF") == "a\uFFFDz\uFFFD");
+  CHECK(lossy("\xF0\x9F\x98") == "\uFFFD");
+  CHECK(lossy("\xF0\x9F\xC3\xA9") == "\uFFFDé");
+  // No character begins with these: a surrogate, an overlong form, above U+10FFFF.
+  CHECK(lossy("\xED\xA0\x80") == "\uFFFD\uFFFD\uFFFD");
+  CHECK(lossy("\xC0\x80") == "\uFFFD\uFFFD");
+  CHECK(lossy("\xF4\x90\x80") == "\uFFFD\uFFFD\uFFFD");
+}
+
 }  // namespace
 }  // namespace espalier
