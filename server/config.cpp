@@ -53,8 +53,9 @@ Setting TextSetting(std::string key, std::string& target, std::string help) {
 }
 
 // A setting with few named values; `assign` gets the chosen name.
-Setting ChoiceSetting(std::string key, std::vector<std::string> names, std::string help,
-                      std::function<void(const std::string&)> assign, std::function<std::string()> current) {
+Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, const std::string& help,
+                      const std::function<void(const std::string&)>& assign,
+                      const std::function<std::string()>& current) {
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
   auto set = [names, list, assign](const std::string& text) -> std::string {
@@ -71,11 +72,11 @@ Setting ChoiceSetting(std::string key, std::vector<std::string> names, std::stri
 }
 
 std::vector<Setting> SettingsOf(ServerConfig& c) {
-  auto text_choice = [](std::string key, std::string& target, std::vector<std::string> names,
-                        std::string help) {
+  auto text_choice = [](std::string key, std::string& target, const std::vector<std::string>& names,
+                        const std::string& help) {
     return ChoiceSetting(
-        std::move(key), std::move(names), std::move(help),
-        [&target](const std::string& name) { target = name; }, [&target] { return target; });
+        std::move(key), names, help, [&target](const std::string& name) { target = name; },
+        [&target] { return target; });
   };
   std::vector<Setting> settings;
   settings.push_back(TextSetting("model", c.model, "Folder of the model, in Hugging Face form (required)"));
@@ -189,7 +190,7 @@ void ReadFile(const std::string& path, std::vector<Setting>& settings, std::vect
 }
 
 void CheckTogether(const ServerConfig& config, std::vector<std::string>& problems) {
-  if (config.model.empty()) problems.push_back("--model: required: the folder of a model");
+  if (config.model.empty()) problems.emplace_back("--model: required: the folder of a model");
   const size_t colon = config.listen.rfind(':');
   int port = -1;
   if (colon != std::string::npos) {

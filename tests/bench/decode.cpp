@@ -77,6 +77,7 @@ struct Samples {
 template <typename Field>
 std::vector<double> Each(const std::vector<StepSample>& steps, Field field) {
   std::vector<double> values;
+  values.reserve(steps.size());
   for (const StepSample& step : steps) values.push_back(static_cast<double>(field(step)));
   return values;
 }
