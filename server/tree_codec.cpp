@@ -7,8 +7,6 @@
 namespace espalier {
 namespace {
 
-constexpr size_t kMaxNamespaceBytes = 256;
-
 // Checked before the id is quoted in a message: gRPC carries messages of a few KiB only.
 Status CheckIdLength(const std::string& id, const std::string& field) {
   if (id.size() <= kMaxNodeIdBytes) return {};
@@ -109,12 +107,6 @@ Result<SelectSpec> SelectFromProto(const v1::Select& message, const std::string&
   return select;
 }
 
-Status CheckNamespace(const std::string& name) {
-  if (name.size() <= kMaxNamespaceBytes) return {};
-  return InvalidArgument("cache_namespace",
-                         "must be at most " + std::to_string(kMaxNamespaceBytes) + " bytes");
-}
-
 v1::FinishReason ReasonToProto(FinishReason reason) {
   switch (reason) {
     case FinishReason::kNone:
@@ -140,7 +132,6 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
   if (message.nodes_size() > kMaxNodesPerRequest) {
     return InvalidArgument("nodes", "must be at most " + std::to_string(kMaxNodesPerRequest));
   }
-  if (Status status = CheckNamespace(message.cache_namespace()); !status) return status.error();
   TreeRequest request;
   request.seed = message.has_seed() ? message.seed() : seed;
   request.cache_bypass = message.cache_bypass();
@@ -201,7 +192,6 @@ Result<TreeRequest> FromProto(const v1::ScoreRequest& message) {
   if (message.continuations_size() >= kMaxNodesPerRequest) {
     return InvalidArgument("continuations", "must be fewer than " + std::to_string(kMaxNodesPerRequest));
   }
-  if (Status status = CheckNamespace(message.cache_namespace()); !status) return status.error();
   TreeRequest request;
   request.cache_bypass = message.cache_bypass();
   request.cache_namespace = message.cache_namespace();
