@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,7 +7,6 @@
 #include "kernels/base/dtype.h"
 #include "kernels/plan/attention_plan.h"
 #include "model/llama_runner.h"
-#include "tests/bench/flags.h"
 
 namespace espalier::bench {
 
@@ -50,31 +48,6 @@ struct DecodeOptions {
   RunnerOptions Runner() const;
   // Weights and KV pool.
   int64_t MemoryBytes() const;
-};
-
-// The flags of `espalier-bench decode`, as text until all are read.
-class DecodeFlags {
- public:
-  // Adds the subcommand to `app`, which is to be parsed while this object lives.
-  explicit DecodeFlags(CLI::App* app);
-  DecodeFlags(const DecodeFlags&) = delete;
-  DecodeFlags& operator=(const DecodeFlags&) = delete;
-
-  const CLI::App& command() const { return *command_; }
-  bool json() const { return json_; }
-  const std::string& json_file() const { return json_file_; }  // empty: none
-  // The options after parsing. Every mistake is told to `reader`; where there is one the options are unsound.
-  DecodeOptions Read(FlagReader* reader) const;
-
- private:
-  CLI::App* command_;
-  DecodeOptions options_;
-  std::string heads_ = "32/8";
-  std::string branches_ = "1,20,50";
-  std::string modes_ = "flatten,sequence";
-  std::string dtype_ = "bfloat16";
-  bool json_ = false;
-  std::string json_file_;
 };
 
 }  // namespace espalier::bench

@@ -1,12 +1,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <vector>
 
-#include "tests/bench/decode.h"
-#include "tests/bench/decode_options.h"
-#include "tests/bench/flags.h"
-#include "tests/bench/report.h"
+#include "tests/bench/command.h"
 
 namespace espalier::bench {
 namespace {
@@ -14,6 +13,7 @@ namespace {
 constexpr int kExitDone = 0;
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+constexpr int kExitUnreachable = 3;
 
 // A field of an error as the flag that sets it; other fields stay what they are.
 std::string FlagOf(const CLI::App& command, const std::string& field) {
@@ -22,14 +22,16 @@ std::string FlagOf(const CLI::App& command, const std::string& field) {
   return command.get_option_no_throw(flag) != nullptr ? flag : field;
 }
 
-int Fail(const CLI::App& command, const Error& error) {
-  const std::string field = error.field.empty() ? "" : FlagOf(command, error.field) + ": ";
+int Fail(const Command& command, const Error& error) {
+  const std::string field = error.field.empty() ? "" : FlagOf(command.app(), error.field) + ": ";
   std::fprintf(stderr, "error: %s%s\n", field.c_str(), error.message.c_str());
   switch (error.code) {
     case ErrorCode::kInvalidArgument:
     case ErrorCode::kUnimplemented:
     case ErrorCode::kResourceExhausted:
       return kExitUsage;
+    case ErrorCode::kUnavailable:
+      return kExitUnreachable;
     default:
       return kExitFailed;
   }
@@ -37,28 +39,28 @@ int Fail(const CLI::App& command, const Error& error) {
 
 int Print(const Report& report, bool json) {
   const std::string text = json ? ToJson(report) : ToTable(report);
-  if (std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return kExitDone;
-  std::fprintf(stderr, "error: standard output: cannot be written\n");
-  return kExitFailed;
+  const bool printed = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  if (!printed) std::fprintf(stderr, "error: standard output: cannot be written\n");
+  for (const std::string& failure : report.failures) std::fprintf(stderr, "error: %s\n", failure.c_str());
+  return printed && report.failures.empty() ? kExitDone : kExitFailed;
 }
 
-int RunDecodeCommand(const DecodeFlags& flags, const std::string& command_line) {
+int Execute(Command* command, const std::string& command_line) {
   FlagReader reader;
-  const DecodeOptions options = flags.Read(&reader);
+  command->Read(&reader);
   for (const std::string& problem : reader.problems()) std::fprintf(stderr, "error: %s\n", problem.c_str());
   if (!reader.problems().empty()) return kExitUsage;
   // Opened first: a run of minutes should not end with nowhere to go.
   std::ofstream file;
-  if (!flags.json_file().empty()) file.open(flags.json_file());
+  if (!command->json_file().empty()) file.open(command->json_file());
   if (file.fail())
-    return Fail(flags.command(),
-                InvalidArgument("json_file", "'" + flags.json_file() + "' cannot be written"));
-  auto report = RunDecode(options);
-  if (!report) return Fail(flags.command(), report.error());
+    return Fail(*command, InvalidArgument("json_file", "'" + command->json_file() + "' cannot be written"));
+  auto report = command->Run();
+  if (!report) return Fail(*command, report.error());
   report->command = command_line;
   if (file.is_open() && !(file << ToJson(*report) << std::flush))
-    return Fail(flags.command(), InternalError("'" + flags.json_file() + "' cannot be written"));
-  return Print(*report, flags.json());
+    return Fail(*command, InternalError("'" + command->json_file() + "' cannot be written"));
+  return Print(*report, command->json());
 }
 
 int Main(int argc, char** argv) {
@@ -67,7 +69,8 @@ int Main(int argc, char** argv) {
 
   CLI::App app("Measures what this machine makes of trees of text.", "espalier-bench");
   app.require_subcommand(1);
-  const DecodeFlags decode(&app);
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeDecodeCommand(&app));
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -78,7 +81,10 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "error: command line: %s\n", error.what());
     return kExitUsage;
   }
-  return RunDecodeCommand(decode, command_line);
+  for (const auto& command : commands) {
+    if (command->app().parsed()) return Execute(command.get(), command_line);
+  }
+  return kExitUsage;
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ Json MakeRow(const CommonFields& fields) {
   row["mask_bytes"] = integer(fields.mask_bytes);
   row["flop"] = integer(fields.flop);
   row["roofline_us"] = RoundUs(fields.roofline_us);
-  row["roofline_ratio"] = fields.roofline_us / fields.measured_us;
+  row["roofline_ratio"] = fields.measured_us > 0.0 ? fields.roofline_us / fields.measured_us : 0.0;
   row["plan_us"] = RoundUs(fields.plan_us);
   return row;
 }
@@ -83,8 +83,10 @@ std::string ToTable(const Report& report) {
   std::string text = "machine  " + CpuName() + ", " + report.backend.isa + ", " +
                      std::to_string(report.backend.threads) + " threads, backend " + report.backend.name +
                      "\n";
-  text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 products " +
-          Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s\n";
+  if (report.peak.read_bytes_per_s > 0.0) {
+    text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 products " +
+            Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s\n";
+  }
   text += "commit   " + std::string(BuildCommit()) + "\n" + report.title + "\n\n";
 
   std::vector<std::vector<std::string>> lines(1);

@@ -47,11 +47,13 @@ struct Column {
 struct Report {
   std::string command;  // the command line
   BackendInfo backend;
-  Peak peak;
+  Peak peak;                    // 0: not measured
   double load_average = 0.0;    // of the machine when the command began
   std::string title;            // what was run, in a line
   std::vector<Column> columns;  // of the table
   std::vector<Json> rows;
+  std::vector<std::string>
+      failures;  // what the run found wrong: told after the report, and the program fails
 };
 
 // One line: {schema, commit, command, machine, peak, rows}.

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "kernels/base/result.h"
+#include "tests/bench/flags.h"
+#include "tests/bench/report.h"
+
+namespace espalier::bench {
+
+// A subcommand of espalier-bench. Its constructor adds it and its flags to the program's command line, which
+// is to be parsed while it lives.
+class Command {
+ public:
+  virtual ~Command() = default;
+  Command(const Command&) = delete;
+  Command& operator=(const Command&) = delete;
+
+  const CLI::App& app() const { return *app_; }
+  bool json() const { return json_; }
+  const std::string& json_file() const { return json_file_; }  // empty: none
+
+  // Turns the parsed flags into options. Every mistake is told to `reader`; where there is one, Run is not
+  // called.
+  virtual void Read(FlagReader* reader) = 0;
+
+  // Errors name the flag at fault where there is one. kUnavailable: the server does not answer.
+  virtual Result<Report> Run() = 0;
+
+ protected:
+  Command(CLI::App* program, const std::string& name, const std::string& description)
+      : app_(program->add_subcommand(name, description)) {}
+
+  template <typename Value>
+  void Add(const std::string& flag, Value& value, const std::string& help) {
+    app_->add_option(flag, value, help)->capture_default_str()->take_last();
+  }
+  // --json and --json-file; call it last, so that they stand at the end of the help.
+  void AddOutputFlags();
+  bool Given(const std::string& flag) const { return app_->count(flag) > 0; }
+
+ private:
+  CLI::App* app_;
+  bool json_ = false;
+  std::string json_file_;
+};
+
+// The commands, each in its own pair of files.
+std::unique_ptr<Command> MakeDecodeCommand(CLI::App* program);
+
+}  // namespace espalier::bench
