@@ -16,6 +16,7 @@ void Scheduler::Impl::Commit(const StepResult& result) {
   ESPALIER_CHECK(result.scores.size() == record.scores.size());
   tree_.CommitStep(record.step_id);
   CommitUsage(record);
+  CommitPrefills(record);
   CommitSamples(record, result);
   CommitScores(record, result);
   SettleTouched(record.step_id, /*only_done=*/false);
@@ -95,6 +96,12 @@ void Scheduler::Impl::CommitUsage(const StepRecord& record) {
     request->kv_read_bytes_sequence += part * static_cast<double>(record.accounting.kv_read_bytes_sequence);
     if (request->counted_step != record.step_id) ++request->usage.steps;
     request->counted_step = record.step_id;
+  }
+}
+
+void Scheduler::Impl::CommitPrefills(const StepRecord& record) {
+  for (const StepRecord::Prefill& prefill : record.prefills) {
+    if (Find(prefill.request) != nullptr) Emit(prefill.request, prefill.progress);
   }
 }
 

@@ -58,6 +58,11 @@ struct StepRecord {
   std::vector<Target> samples;
   std::vector<Target> scores;
   std::vector<Target> reads;  // unscored given tips, complete with this step
+  struct Prefill {
+    uint64_t request = 0;
+    TreeProgress progress;
+  };
+  std::vector<Prefill> prefills;  // paths that are incomplete after this step
   std::vector<Share> shares;
   int64_t total_weight = 0;
   PlanAccounting accounting;
@@ -146,6 +151,7 @@ class Scheduler::Impl {
   std::vector<Candidate> LimitFairly(std::vector<Candidate>* decode, int32_t rows) const;
   bool IsDecode(const Request& request, const Branch& branch) const;
   int32_t IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  void NotePrefill(const Candidate& candidate, int32_t computed_tokens, StepDraft* draft);
   bool MakeLastRowRunAgain(Branch* branch);
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position, StepDraft* draft);
@@ -158,6 +164,7 @@ class Scheduler::Impl {
   void CommitSamples(const StepRecord& record, const StepResult& result);
   void CommitScores(const StepRecord& record, const StepResult& result);
   void CommitUsage(const StepRecord& record);
+  void CommitPrefills(const StepRecord& record);
   void ReportGiven(Request* request, const Branch& branch);
   BranchDelta* DeltaOf(Request* request, const Branch& branch);
   void Touch(Request* request);

@@ -177,7 +177,10 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
       const int32_t missing = tree_.node(*it).size() - tree_.node(*it).issued_tokens;
       const int32_t rows = IssueNode(candidate, *it, std::min(missing, budget - issued), draft);
       issued += rows;
-      if (rows < missing) return issued;
+      if (rows < missing) {
+        if (issued > 0) NotePrefill(candidate, tree_.node(*it).issued_end(), draft);
+        return issued;
+      }
     }
     branch.path_issued = true;
   }
@@ -185,8 +188,19 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
   const int32_t missing = TargetEnd(branch, tree_.node(branch.leaf)) - first;
   ESPALIER_CHECK(missing > 0);
   const int32_t rows = IssueNode(candidate, branch.leaf, std::min(missing, budget - issued), draft);
+  issued += rows;
+  if (issued > 0 && rows < missing) NotePrefill(candidate, first + rows, draft);
   if (rows > 0) AttachUses(candidate, first, first + rows, draft);
-  return issued + rows;
+  return issued;
+}
+
+// The path is still incomplete after this step. Of several such branches the first one is reported.
+void Scheduler::Impl::NotePrefill(const Candidate& candidate, int32_t computed_tokens, StepDraft* draft) {
+  std::vector<StepRecord::Prefill>& prefills = draft->record.prefills;
+  if (!prefills.empty() && prefills.back().request == candidate.request->id) return;
+  const Branch& branch = *candidate.branch;
+  const int32_t total_tokens = TargetEnd(branch, tree_.node(branch.leaf));
+  prefills.push_back({candidate.request->id, {branch.number, computed_tokens, total_tokens}});
 }
 
 // Where the row of the last token has been run, but its logits were not asked for: it is run again. False: it

@@ -20,6 +20,14 @@ struct TreeStarted {
   int32_t cached_tokens = 0;  // thereof found in the prefix cache
 };
 
+// The tokens of a branch's path take more than one step to compute. At most one event a step and request,
+// with the commit of a step that computed a part of them.
+struct TreeProgress {
+  int32_t branch = 0;
+  int32_t computed_tokens = 0;  // of the path
+  int32_t total_tokens = 0;     // that the branch needs before it can go on
+};
+
 // What one branch gained in one step.
 struct BranchDelta {
   int32_t branch = 0;
@@ -74,8 +82,9 @@ struct TreeFinished {
   TreeUsage usage;
 };
 
-// Events of one request: TreeStarted, then deltas and selections, then exactly one of TreeFinished or Error.
-using TreeEvent = std::variant<TreeStarted, TreeDelta, TreeSelected, TreeFinished, Error>;
+// Events of one request: TreeStarted, then progress, deltas and selections, then exactly one of TreeFinished
+// or Error.
+using TreeEvent = std::variant<TreeStarted, TreeProgress, TreeDelta, TreeSelected, TreeFinished, Error>;
 
 // Receives the events of one request, in order, from the engine's thread. Must not block and must not call
 // the engine.

@@ -77,6 +77,7 @@ grpc::ServerUnaryReactor* ModelService::Detokenize(grpc::CallbackServerContext* 
                                                  "), got " + std::to_string(id))));
     }
   }
+  for (const int32_t id : request->token_ids()) response->add_pieces(tokenizer_.Piece(id));
   response->set_text(
       tokenizer_.Decode({request->token_ids().data(), static_cast<size_t>(request->token_ids_size())}));
   return Answer(context, grpc::Status::OK);

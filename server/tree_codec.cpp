@@ -242,6 +242,15 @@ v1::GenerateResponse TreeEncoder::ToProto(const TreeStarted& event) const {
   return response;
 }
 
+v1::GenerateResponse TreeEncoder::ToProto(const TreeProgress& event) const {
+  v1::GenerateResponse response;
+  v1::Progress& progress = *response.mutable_progress();
+  progress.set_branch(event.branch);
+  progress.set_computed_tokens(event.computed_tokens);
+  progress.set_total_tokens(event.total_tokens);
+  return response;
+}
+
 v1::GenerateResponse TreeEncoder::ToProto(TreeDelta event) const {
   v1::GenerateResponse response;
   response.mutable_delta()->set_step(event.step);

@@ -25,6 +25,7 @@ class TreeEncoder {
   explicit TreeEncoder(const TreeRequest& request);
 
   v1::GenerateResponse ToProto(const TreeStarted& event) const;
+  v1::GenerateResponse ToProto(const TreeProgress& event) const;
   v1::GenerateResponse ToProto(TreeDelta event) const;
   v1::GenerateResponse ToProto(const TreeSelected& event) const;
   v1::GenerateResponse ToProto(const TreeFinished& event) const;

@@ -91,6 +91,8 @@ class GenerateQueue final : public TreeEventSink {
 
  private:
   void Enqueue(TreeEvent event) {
+    // Progress waits only where nothing else does, and until there is news.
+    if (!waiting_.empty() && waiting_.back().has_progress()) waiting_.pop_back();
     if (auto* delta = std::get_if<TreeDelta>(&event)) {
       v1::GenerateResponse response = encoder_.ToProto(std::move(*delta));
       const size_t bytes = response.ByteSizeLong();
@@ -103,6 +105,8 @@ class GenerateQueue final : public TreeEventSink {
       }
     } else if (const auto* started = std::get_if<TreeStarted>(&event)) {
       waiting_.push_back(encoder_.ToProto(*started));
+    } else if (const auto* progress = std::get_if<TreeProgress>(&event)) {
+      if (waiting_.empty()) waiting_.push_back(encoder_.ToProto(*progress));
     } else if (const auto* selected = std::get_if<TreeSelected>(&event)) {
       waiting_.push_back(encoder_.ToProto(*selected));
     } else if (const auto* finished = std::get_if<TreeFinished>(&event)) {

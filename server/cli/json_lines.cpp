@@ -50,6 +50,13 @@ Json ToJson(const v1::Started& started) {
           {"cached_tokens", started.cached_tokens()}};
 }
 
+Json ToJson(const v1::Progress& progress) {
+  return {{"event", "progress"},
+          {"branch", progress.branch()},
+          {"computed_tokens", progress.computed_tokens()},
+          {"total_tokens", progress.total_tokens()}};
+}
+
 Json ToJson(const v1::TreeDelta& delta) {
   Json branches = Json::array();
   for (const v1::BranchDelta& branch : delta.branches()) {
@@ -106,6 +113,8 @@ Json ToJson(const v1::GenerateResponse& response) {
   switch (response.event_case()) {
     case v1::GenerateResponse::kStarted:
       return ToJson(response.started());
+    case v1::GenerateResponse::kProgress:
+      return ToJson(response.progress());
     case v1::GenerateResponse::kDelta:
       return ToJson(response.delta());
     case v1::GenerateResponse::kSelected:

@@ -275,6 +275,9 @@ void TranscriptRunner::PrintEvent(const TreeEvent& event) {
   if (const auto* started = std::get_if<TreeStarted>(&event)) {
     out_ += "started, " + std::to_string(started->cached_tokens) + "/" +
             std::to_string(started->prompt_tokens) + " cached";
+  } else if (const auto* progress = std::get_if<TreeProgress>(&event)) {
+    out_ += "progress of branch " + std::to_string(progress->branch) + ", " +
+            std::to_string(progress->computed_tokens) + "/" + std::to_string(progress->total_tokens);
   } else if (const auto* delta = std::get_if<TreeDelta>(&event)) {
     out_ += "delta of step " + std::to_string(delta->step);
     for (const BranchDelta& branch : delta->branches) {

@@ -179,6 +179,36 @@ TEST_CASE("text goes to tokens and back") {
   v1::DetokenizeResponse text;
   REQUIRE(server.models().Detokenize(&back_context, back, &text).ok());
   CHECK(text.text() == "the fox 🦊");
+  CHECK(std::vector<std::string>(text.pieces().begin(), text.pieces().end()) ==
+        std::vector<std::string>(tokens.pieces().begin(), tokens.pieces().end()));
+}
+
+TEST_CASE("a prompt that takes many steps tells how far it is, until its first token") {
+  TestServer server({.max_batch_rows = 16});
+  std::string prompt;
+  for (int i = 0; i < 20; ++i) prompt += "the quick brown fox ";
+  const Generated result = Generate(server.trees(), FewShot(prompt, 2, 3));
+  REQUIRE(result.status.ok());
+  const int32_t prompt_tokens = result.events.front().started().prompt_tokens();
+  REQUIRE(prompt_tokens > 64);
+  int32_t computed = 0;
+  int progresses = 0;
+  bool has_grown = false;
+  for (const auto& event : result.events) {
+    has_grown = has_grown || event.has_delta();
+    if (!event.has_progress()) continue;
+    CHECK_FALSE(has_grown);
+    CHECK(event.progress().branch() == 0);
+    CHECK(event.progress().computed_tokens() > computed);
+    CHECK(event.progress().computed_tokens() % 16 == 0);
+    CHECK(event.progress().total_tokens() == prompt_tokens);
+    computed = event.progress().computed_tokens();
+    ++progresses;
+  }
+  // A slow reader may miss some, but none waits behind the first write.
+  CHECK(progresses >= 1);
+  CHECK(progresses <= (prompt_tokens - 1) / 16);
+  server.WaitUntilIdle();
 }
 
 TEST_CASE("the model card and the tree snapshot tell what is there") {

@@ -44,6 +44,7 @@ class Comparison {
       if ((i == 0) != std::holds_alternative<TreeStarted>(events[i]))
         Fail("not exactly one started, at first");
       if (last != std::holds_alternative<TreeFinished>(events[i])) Fail("not exactly one finished, at last");
+      if (const auto* progress = std::get_if<TreeProgress>(&events[i])) AddProgress(*progress);
       if (const auto* delta = std::get_if<TreeDelta>(&events[i])) AddDelta(*delta);
       if (const auto* selected = std::get_if<TreeSelected>(&events[i])) selected_[selected->node] = *selected;
       if (const auto* finished = std::get_if<TreeFinished>(&events[i])) finished_ = *finished;
@@ -75,6 +76,11 @@ class Comparison {
  private:
   void Fail(const std::string& problem) {
     if (problem_.empty()) problem_ = problem;
+  }
+
+  void AddProgress(const TreeProgress& progress) {
+    if (progress.computed_tokens <= 0 || progress.computed_tokens >= progress.total_tokens)
+      Fail("progress of a path that is not under way");
   }
 
   void AddDelta(const TreeDelta& delta) {
