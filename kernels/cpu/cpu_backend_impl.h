@@ -102,6 +102,7 @@ class CpuBackend final : public Backend {
 
   std::shared_ptr<const StepInput> step_;
   std::chrono::steady_clock::time_point step_begin_;
+  std::chrono::steady_clock::duration attention_time_{};
   StepResult result_;
   std::optional<StepResult> done_;
 };

@@ -14,9 +14,8 @@ constexpr int64_t kParallelFloats = 32768;  // less is done sooner than a sleepi
 constexpr int64_t kLogitRows = 64;          // rows of logits in memory at a time
 constexpr double kLog2E = 1.4426950408889634;
 
-int64_t MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin)
-      .count();
+int64_t Microseconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
 }
 
 // Scratch that is grown, never shrunk; running out of memory here ends the program.
@@ -46,6 +45,7 @@ void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
                  step->tokens.size() == static_cast<size_t>(step->batch.rows()));
   step_ = std::move(step);
   step_begin_ = std::chrono::steady_clock::now();
+  attention_time_ = {};
   result_ = {};
   result_.step_id = step_->step_id;
   for (KvPool& kv : kv_pools_) {
@@ -235,7 +235,7 @@ void CpuBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Activat
            static_cast<int32_t>(unit % shape.kv_heads), Scratch(pool, item_rows, item_entries, thread));
   });
   MergeRows(pool, o);
-  result_.times.attention_us += MicrosecondsSince(begin);
+  attention_time_ += std::chrono::steady_clock::now() - begin;
 }
 
 void CpuBackend::MergeRows(const KvPool& kv, const Activation& out) {
@@ -339,7 +339,8 @@ void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, in
 
 void CpuBackend::EndStep() {
   ESPALIER_CHECK(step_ != nullptr);
-  result_.times.forward_us = MicrosecondsSince(step_begin_);
+  result_.times.forward_us = Microseconds(std::chrono::steady_clock::now() - step_begin_);
+  result_.times.attention_us = Microseconds(attention_time_);
   done_ = std::move(result_);
   step_ = nullptr;
 }

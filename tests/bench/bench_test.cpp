@@ -214,6 +214,70 @@ TEST_CASE("every mistake is told at once") {
     CHECK(outcome.err.find(flag) != std::string::npos);
 }
 
+namespace {
+
+constexpr const char* kTinyAttention =
+    "attention --heads 4/2 --head-dim 16 --threads 1 --repeats 3 --layers 2 --peak-buffer-bytes 4194304 ";
+
+}  // namespace
+
+TEST_CASE("attention prints a row for each workload and mode, with exact bytes and small errors") {
+  const Json report = RunJson(std::string(kTinyAttention) +
+                              "--tree '1,3;40,5' --tree '2;9' --few-shot 2,4 --prompt-tokens 33 "
+                              "--branch-tokens 7 --token-tree 9 --prefill 20 --modes all");
+  REQUIRE(report.at("rows").size() == 6 * 5);
+  for (const Json& row : report.at("rows")) {
+    CAPTURE(row.dump());
+    CHECK(row.at("max_error_over_ref") < 0.01);
+    CHECK(row.at("time_us").at("runs") == 3);
+    CHECK(row.at("time_us").at("min") <= row.at("time_us").at("median"));
+    CHECK(row.at("time_us").at("median") <= row.at("time_us").at("max"));
+    CHECK(row.at("speedup_over_sequence") > 0.0);
+    CHECK(row.at("speedup_over_masked") > 0.0);
+    CHECK(row.at("achieved_bytes_per_s") > 0.0);
+    CHECK(row.at("mask_bytes").get<int64_t>() >= 0);
+  }
+  const Json& flatten = report.at("rows").at(0);
+  CHECK(flatten.at("workload") == "1,3;40,5");
+  CHECK(flatten.at("mode") == "flatten");
+  CHECK(flatten.at("query_rows") == 3);
+  // 32 of the root's tokens are whole blocks; each branch holds the other 8 and its own 5.
+  CHECK(flatten.at("kv_tokens") == 32 + 3 * (8 + 5));
+  constexpr int64_t kLayerTokenBytes = 2 * 2 * 16 * 2;
+  CHECK(flatten.at("kv_read_bytes_sequence") == 3 * 45 * kLayerTokenBytes);
+  CHECK(flatten.at("flop") == 3 * 45 * 4 * 4 * 16);
+}
+
+TEST_CASE("attention without the other modes has no speed-up over them") {
+  const Json report =
+      RunJson(std::string(kTinyAttention) + "--tree '1,2;20,5' --modes flatten --checked-rows 0");
+  const Json& row = report.at("rows").at(0);
+  for (const char* field : {"speedup_over_sequence", "speedup_over_masked", "max_error_over_ref"})
+    CHECK(row.at(field).is_null());
+}
+
+TEST_CASE("attention names the flag at fault") {
+  const auto [arguments, flag] = GENERATE(table<const char*, const char*>({
+      {"", "--tree"},
+      {"--tree 1,2", "--tree"},
+      {"--tree '1,2;3,4' --heads 3/2", "--heads"},
+      {"--tree '1,2;3,4' --head-dim 7", "--head-dim"},
+      {"--trees /no/such/file", "--trees"},
+      {"--token-tree 0", "--token-tree"},
+      {"--token-tree /no/such/file", "--token-tree"},
+      {"--few-shot 0", "--few-shot"},
+      {"--prefill 99999999", "--prefill"},
+      {"--tree '1,20000;1,1'", "--tree"},
+      {"--tree '1,2;3,4' --backend tpu", "--backend"},
+      {"--tree '1,2;3,4' --layers -1", "--layers"},
+  }));
+  const Outcome outcome = Run(std::string(kTinyAttention) + "--json " + arguments);
+  CAPTURE(arguments, outcome.err);
+  CHECK(outcome.exit_code == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err.find(flag) != std::string::npos);
+}
+
 TEST_CASE("no command is a mistake, help is not") {
   CHECK(Run("").exit_code == 2);
   CHECK(Run("frobnicate").exit_code == 2);

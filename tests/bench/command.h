@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/base/result.h"
 #include "tests/bench/flags.h"
@@ -37,6 +38,10 @@ class Command {
   void Add(const std::string& flag, Value& value, const std::string& help) {
     app_->add_option(flag, value, help)->capture_default_str()->take_last();
   }
+  // A flag that may be given again and again.
+  void AddList(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
+    app_->add_option(flag, values, help)->allow_extra_args(false);
+  }
   // --json and --json-file; call it last, so that they stand at the end of the help.
   void AddOutputFlags();
   bool Given(const std::string& flag) const { return app_->count(flag) > 0; }
@@ -48,6 +53,7 @@ class Command {
 };
 
 // The commands, each in its own pair of files.
+std::unique_ptr<Command> MakeAttentionCommand(CLI::App* program);
 std::unique_ptr<Command> MakeDecodeCommand(CLI::App* program);
 
 }  // namespace espalier::bench

@@ -1,7 +1,6 @@
 #include "tests/bench/decode.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -9,25 +8,12 @@
 #include "engine/scheduler.h"
 #include "model/llama_runner.h"
 #include "tests/bench/decode_run.h"
+#include "tests/bench/progress.h"
 #include "tests/bench/statistics.h"
 
 namespace espalier::bench {
 
 namespace {
-
-constexpr double kQuietLoad = 0.5;  // load average up to which a machine counts as idle
-
-// Elapsed time and what begins now, on standard error.
-class Progress {
- public:
-  void Say(const std::string& what) const {
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin_;
-    std::fprintf(stderr, "[%7.1f s] %s\n", elapsed.count(), what.c_str());
-  }
-
- private:
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
 
 // Elements of the model's matrices: multiply-adds of a row, and what a step reads.
 struct MatrixElements {

@@ -70,6 +70,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Measures what this machine makes of trees of text.", "espalier-bench");
   app.require_subcommand(1);
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeAttentionCommand(&app));
   commands.push_back(MakeDecodeCommand(&app));
   try {
     app.parse(argc, argv);

@@ -19,6 +19,7 @@ std::string Fixed(double value, int decimals) {
 std::string Cell(const Json& row, const Column& column) {
   const Json& value = row.at(Json::json_pointer("/" + column.field));
   if (value.is_string()) return value.get<std::string>();
+  if (value.is_null()) return "-";
   return Fixed(value.get<double>() / column.unit, column.decimals);
 }
 

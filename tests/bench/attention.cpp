@@ -1,0 +1,250 @@
+#include "tests/bench/attention.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "tests/bench/attention_rig.h"
+#include "tests/bench/progress.h"
+#include "tests/bench/statistics.h"
+
+namespace espalier::bench {
+
+namespace {
+
+constexpr int32_t kMostLayers = 64;
+
+// Tokens that some row of the batch sees, each once.
+int64_t VisibleTokens(const TreeBatch& batch) {
+  int64_t tokens = batch.rows();
+  for (const BatchNode& node : batch.nodes) tokens += node.cached_tokens;
+  return tokens;
+}
+
+// Every step of a workload in one mode.
+struct ModeRun {
+  AttentionMode mode = AttentionMode::kFlatten;
+  std::vector<AttentionPlan> plans;  // [steps]
+  PlanAccounting accounting;         // sums over the steps
+  double plan_us = 0.0;              // median of the steps
+  std::vector<double> step_us;       // [repeats] mean over the steps
+  std::optional<double> error;
+};
+
+class WorkloadBench {
+ public:
+  WorkloadBench(const AttentionOptions& options, const AttentionWorkload& workload, const Peak& peak)
+      : options_(options), workload_(workload), peak_(peak), shape_(options.shape) {
+    shape_.layers = 1;
+    for (const TreeShape& step : workload.steps) {
+      batches_.push_back(MakeBatch(step, options.block_tokens));
+      blocks_ = std::max(blocks_, static_cast<int32_t>(batches_.back().blocks.size()));
+    }
+  }
+
+  Result<std::vector<Json>> Run() {
+    if (Status status = MakeRig(); !status) return status.error();
+    for (const AttentionMode mode : options_.modes) runs_.push_back(Plan(mode));
+    // Scratch memory grows and caches fill before anything is measured.
+    for (ModeRun& run : runs_) {
+      if (Status status = RunSteps(&run); !status) return status.error();
+      run.step_us.clear();
+    }
+    for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
+      for (ModeRun& run : runs_) {
+        if (Status status = RunSteps(&run); !status) return status.error();
+      }
+    }
+    std::vector<Json> rows;
+    for (const ModeRun& run : runs_) rows.push_back(Row(run));
+    return rows;
+  }
+
+ private:
+  Status MakeRig() {
+    AttentionShape pool = shape_;
+    const int64_t layer_bytes = int64_t{blocks_} * options_.block_tokens * shape_.KvBytesPerTokenLayer();
+    pool.layers =
+        options_.layers > 0
+            ? options_.layers
+            : static_cast<int32_t>(std::clamp<int64_t>(options_.cold_bytes / layer_bytes, 1, kMostLayers));
+    const auto available = AvailableMemoryBytes();
+    if (available && layer_bytes * pool.layers > *available)
+      return InvalidArgument("layers", workload_.name + ": the KV does not fit into memory");
+    auto rig = AttentionRig::Create(options_.backend, pool, blocks_, options_.block_tokens);
+    if (!rig) return rig.error();
+    rig_ = std::move(*rig);
+    return {};
+  }
+
+  ModeRun Plan(AttentionMode mode) const {
+    PlanOptions plan_options = rig_->info().plan;
+    plan_options.mode = mode;
+    if (options_.processors > 0) plan_options.processors = options_.processors;
+    ModeRun run;
+    run.mode = mode;
+    std::vector<double> plan_us;
+    for (const TreeBatch& batch : batches_) {
+      const auto begin = std::chrono::steady_clock::now();
+      run.plans.push_back(PlanAttention(batch, shape_, plan_options));
+      plan_us.push_back(
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
+      const PlanAccounting& step = run.plans.back().accounting;
+      run.accounting.kv_read_bytes += step.kv_read_bytes;
+      run.accounting.kv_read_bytes_sequence += step.kv_read_bytes_sequence;
+      run.accounting.partial_bytes += step.partial_bytes;
+      run.accounting.mask_bytes += step.mask_bytes;
+      run.accounting.flop += step.flop;
+    }
+    run.plan_us = Median(plan_us);
+    return run;
+  }
+
+  Status RunSteps(ModeRun* run) {
+    double us = 0.0;
+    for (size_t i = 0; i < batches_.size(); ++i) {
+      if (Status status = rig_->Prepare(batches_[i]); !status) return status;
+      const auto step_us = rig_->Attend(batches_[i], run->plans[i]);
+      if (!step_us) return step_us.error();
+      us += *step_us;
+    }
+    run->step_us.push_back(us / static_cast<double>(batches_.size()));
+    if (!run->error && options_.checked_rows > 0)
+      run->error = rig_->LargestError(batches_.back(), options_.checked_rows);
+    return {};
+  }
+
+  // Of the means over the steps.
+  double RooflineOfStepUs() const {
+    const double token_bytes = static_cast<double>(shape_.KvBytesPerTokenLayer());
+    const double row_bytes = static_cast<double>(shape_.query_heads) * shape_.head_dim *
+                             static_cast<double>(sizeof(float) + SizeOf(shape_.kv_dtype));
+    double us = 0.0;
+    for (size_t i = 0; i < batches_.size(); ++i) {
+      const double bytes =
+          static_cast<double>(VisibleTokens(batches_[i])) * token_bytes + batches_[i].rows() * row_bytes;
+      us += RooflineUs(peak_, shape_.kv_dtype == DType::kBFloat16, bytes,
+                       static_cast<double>(runs_.front().plans[i].accounting.flop));
+    }
+    return us / steps();
+  }
+
+  // Median time of `mode` over that of `run`; null where it did not run.
+  Json SpeedupOver(AttentionMode mode, const ModeRun& run) const {
+    for (const ModeRun& other : runs_) {
+      if (other.mode == mode) return Median(other.step_us) / Median(run.step_us);
+    }
+    return nullptr;
+  }
+
+  double steps() const { return static_cast<double>(batches_.size()); }
+
+  Json Row(const ModeRun& run) const {
+    const double time_us = Median(run.step_us);
+    CommonFields common;
+    common.workload = workload_.name;
+    common.backend = rig_->info().name;
+    common.mode = run.mode;
+    common.shape = shape_;
+    common.kv_read_bytes = static_cast<double>(run.accounting.kv_read_bytes) / steps();
+    common.kv_read_bytes_sequence = static_cast<double>(run.accounting.kv_read_bytes_sequence) / steps();
+    common.partial_bytes = static_cast<double>(run.accounting.partial_bytes) / steps();
+    common.mask_bytes = static_cast<double>(run.accounting.mask_bytes) / steps();
+    common.flop = static_cast<double>(run.accounting.flop) / steps();
+    common.roofline_us = RooflineOfStepUs();
+    common.measured_us = time_us;
+    common.plan_us = run.plan_us;
+    Json row = MakeRow(common);
+    double query_rows = 0.0;
+    double kv_tokens = 0.0;
+    for (const TreeBatch& batch : batches_) {
+      query_rows += batch.rows();
+      kv_tokens += static_cast<double>(VisibleTokens(batch));
+    }
+    row["query_rows"] = query_rows / steps();
+    row["kv_tokens"] = kv_tokens / steps();
+    row["time_us"] = {{"median", RoundUs(time_us)},
+                      {"min", RoundUs(*std::min_element(run.step_us.begin(), run.step_us.end()))},
+                      {"max", RoundUs(*std::max_element(run.step_us.begin(), run.step_us.end()))},
+                      {"runs", run.step_us.size()}};
+    row["achieved_bytes_per_s"] = common.kv_read_bytes / (time_us * 1e-6);
+    row["speedup_over_sequence"] = SpeedupOver(AttentionMode::kSequence, run);
+    row["speedup_over_masked"] = SpeedupOver(AttentionMode::kMasked, run);
+    row["max_error_over_ref"] = run.error ? Json(*run.error) : Json(nullptr);
+    row["steps"] = batches_.size();
+    row["trees"] = workload_.trees;
+    row["skipped_trees"] = workload_.skipped_trees;
+    return row;
+  }
+
+  const AttentionOptions& options_;
+  const AttentionWorkload& workload_;
+  const Peak peak_;
+  AttentionShape shape_;  // of one layer: what bytes and operations are counted for
+  std::vector<TreeBatch> batches_;
+  int32_t blocks_ = 0;
+  std::unique_ptr<AttentionRig> rig_;
+  std::vector<ModeRun> runs_;
+};
+
+std::vector<Column> Columns() {
+  return {{"workload", "workload"},
+          {"mode", "mode"},
+          {"rows", "query_rows"},
+          {"KV tokens", "kv_tokens"},
+          {"us", "time_us/median", 1.0, 1},
+          {"min", "time_us/min", 1.0, 1},
+          {"max", "time_us/max", 1.0, 1},
+          {"x sequence", "speedup_over_sequence", 1.0, 2},
+          {"x masked", "speedup_over_masked", 1.0, 2},
+          {"KV MB", "kv_read_bytes", 1e6, 2},
+          {"of sequence", "kv_read_bytes_sequence", 1e6, 2},
+          {"GB/s", "achieved_bytes_per_s", 1e9, 1},
+          {"roofline us", "roofline_us", 1.0, 1},
+          {"of roofline %", "roofline_ratio", 0.01, 1},
+          {"plan us", "plan_us", 1.0, 1},
+          {"error", "max_error_over_ref", 1.0, 6}};
+}
+
+std::string Title(const AttentionOptions& options) {
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "work     one layer of %d/%d heads of %d, %s, blocks of %d tokens, %d repeats",
+                options.shape.query_heads, options.shape.kv_heads, options.shape.head_dim,
+                Name(options.shape.kv_dtype), options.block_tokens, options.repeats);
+  return text;
+}
+
+}  // namespace
+
+Result<Report> RunAttention(const AttentionOptions& options) {
+  const Progress progress;
+  Report report;
+  report.load_average = LoadAverage();
+  if (report.load_average > kQuietLoad)
+    progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
+  {
+    const auto backend = CreateBackend(options.backend);
+    if (!backend) return backend.error();
+    report.backend = (*backend)->info();
+  }
+  progress.Say("measuring the machine");
+  const auto peak = MeasurePeak(options.backend.isa, report.backend.threads, options.peak_buffer_bytes);
+  if (!peak) return peak.error();
+  report.peak = *peak;
+  for (const AttentionWorkload& workload : options.workloads) {
+    progress.Say(workload.name);
+    WorkloadBench bench(options, workload, *peak);
+    auto rows = bench.Run();
+    if (!rows) return rows.error();
+    report.rows.insert(report.rows.end(), rows->begin(), rows->end());
+  }
+  report.title = Title(options);
+  report.columns = Columns();
+  return report;
+}
+
+}  // namespace espalier::bench

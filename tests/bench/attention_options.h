@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/plan/attention_plan.h"
+#include "tests/bench/tree_shape.h"
+
+namespace espalier::bench {
+
+// One row of the report for each mode: steps whose times are added up.
+struct AttentionWorkload {
+  std::string name;
+  std::vector<TreeShape> steps;  // one, but for recorded trees
+  int32_t trees = 1;
+  int32_t skipped_trees = 0;
+};
+
+struct AttentionOptions {
+  std::vector<AttentionWorkload> workloads;
+  AttentionShape shape;  // without layers
+  BackendOptions backend;
+  int32_t layers = 0;  // 0: as many as make `cold_bytes` of KV
+  int64_t cold_bytes = int64_t{512} << 20;
+  int32_t block_tokens = 16;
+  int32_t processors = 0;  // 0: what the backend says
+  std::vector<AttentionMode> modes;
+  int32_t repeats = 5;
+  int32_t checked_rows = 4;
+  int64_t peak_buffer_bytes = int64_t{512} << 20;
+};
+
+}  // namespace espalier::bench
