@@ -19,7 +19,11 @@ void TreeModel::Apply(const v1::GenerateResponse& response) {
     case v1::GenerateResponse::kStarted:
       started_ = response.started();
       break;
+    case v1::GenerateResponse::kProgress:
+      progress_ = response.progress();
+      break;
     case v1::GenerateResponse::kDelta:
+      progress_.Clear();
       Apply(response.delta());
       break;
     case v1::GenerateResponse::kSelected:
@@ -42,6 +46,7 @@ TreeModel::Branch& TreeModel::BranchOf(int32_t number, int32_t parent, const std
     branch.node_id = node_id;
     branch.generated = node_generates_[node_id];
     branches_[parent].children.push_back(number);
+    growing_ += branch.generated ? 1 : 0;
   }
   return branch;
 }
@@ -54,9 +59,9 @@ void TreeModel::Apply(const v1::TreeDelta& delta) {
     branch.has_logprob = branch.has_logprob || !gained.logprobs().empty();
     if (branch.generated) generated_tokens_ += gained.token_ids_size();
     if (gained.finish_reason() == v1::FINISH_REASON_PRUNED) {
-      branch.state = State::kPruned;
+      SetState(branch, State::kPruned);
     } else if (gained.finish_reason() != v1::FINISH_REASON_UNSPECIFIED && branch.state == State::kGrowing) {
-      branch.state = State::kDone;
+      SetState(branch, State::kDone);
     }
   }
 }
@@ -67,7 +72,7 @@ void TreeModel::Apply(const v1::Selected& selected) {
     Branch& branch = branches_[kept ? selected.kept(i) : selected.pruned(i - selected.kept_size())];
     branch.score = selected.scores(i);
     branch.has_score = true;
-    if (!kept) branch.state = State::kPruned;
+    if (!kept) SetState(branch, State::kPruned);
   }
   if (!selected.kept().empty()) winner_ = selected.kept(0);
   MarkWinner();
@@ -79,10 +84,39 @@ void TreeModel::Apply(const v1::Finished& finished) {
   for (const v1::Branch& end : finished.branches()) {
     Branch& branch = BranchOf(end.branch(), end.parent_branch(), end.node_path(end.node_path_size() - 1));
     branch.text = end.text();
-    if (end.finish_reason() == v1::FINISH_REASON_PRUNED) branch.state = State::kPruned;
-    if (branch.state == State::kGrowing) branch.state = State::kDone;
+    if (end.finish_reason() == v1::FINISH_REASON_PRUNED) SetState(branch, State::kPruned);
+    if (branch.state == State::kGrowing) SetState(branch, State::kDone);
   }
   MarkWinner();
+}
+
+void TreeModel::SetState(Branch& branch, State state) {
+  if (branch.generated && branch.state == State::kGrowing && state != State::kGrowing) --growing_;
+  branch.state = state;
+}
+
+int32_t TreeModel::Best() const {
+  struct Step {
+    int32_t branch;
+    double sum_logprob;  // of the path above
+  };
+  std::vector<Step> steps = {{std::max(winner(), 0), 0.0}};
+  int32_t best = -1;
+  double best_sum = 0.0;
+  while (!steps.empty()) {
+    const Step step = steps.back();
+    steps.pop_back();
+    const Branch& branch = branches_.at(step.branch);
+    if (branch.state == State::kPruned) continue;
+    const double sum = step.sum_logprob + branch.sum_logprob;
+    for (const int32_t child : branch.children) steps.push_back({child, sum});
+    if (!branch.children.empty() || branch.number == 0) continue;
+    const bool better = best < 0 || sum > best_sum || (sum == best_sum && branch.number < best);
+    if (!better) continue;
+    best = branch.number;
+    best_sum = sum;
+  }
+  return best;
 }
 
 int32_t TreeModel::winner() const {
