@@ -1,16 +1,21 @@
 #include "server/config.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <tuple>
+
+#include "server/located_json.h"
 
 namespace espalier {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = LocatedJson::Json;
 
 // One setting: its key in a file is `max_batch_rows`, its flag is `--max-batch-rows`.
 struct Setting {
@@ -20,6 +25,8 @@ struct Setting {
   std::string help;
   std::function<std::string(const std::string&)> set;  // returns what is wrong with the value, or nothing
   std::function<Json()> get;
+  std::string place;  // where its value was given: "--flag" or "FILE:LINE:COLUMN: key"; empty where nowhere
+  bool refused = false;  // the value was wrong, which is listed; the default stands
 };
 
 std::string FlagOf(const std::string& key) {
@@ -33,15 +40,17 @@ Setting IntegerSetting(std::string key, Integer& target, int64_t low, int64_t hi
   auto set = [&target, low, high](const std::string& text) -> std::string {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size())
+    if (end != text.data() + text.size() || error == std::errc::invalid_argument) {
       return "must be an integer, got '" + text + "'";
-    if (value < low || value > high) {
+    }
+    if (error == std::errc::result_out_of_range || value < low || value > high) {
       return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
     }
     target = static_cast<Integer>(value);
     return "";
   };
-  return {std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }};
+  return {
+      std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }, ""};
 }
 
 Setting TextSetting(std::string key, std::string& target, std::string help) {
@@ -49,7 +58,7 @@ Setting TextSetting(std::string key, std::string& target, std::string help) {
     target = text;
     return "";
   };
-  return {std::move(key), Setting::Kind::kText, std::move(help), set, [&target] { return Json(target); }};
+  return {std::move(key), Setting::Kind::kText, std::move(help), set, [&target] { return Json(target); }, ""};
 }
 
 // A setting with few named values; `assign` gets the chosen name.
@@ -67,8 +76,12 @@ Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, co
     }
     return "must be one of " + list + ", got '" + text + "'";
   };
-  return {std::move(key), Setting::Kind::kText, help + ": " + list, set,
-          [current] { return Json(current()); }};
+  return {std::move(key),
+          Setting::Kind::kText,
+          help + ": " + list,
+          set,
+          [current] { return Json(current()); },
+          ""};
 }
 
 std::vector<Setting> SettingsOf(ServerConfig& c) {
@@ -124,7 +137,7 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                         c.check_invariants = text == "true";
                         return "";
                       },
-                      [&c] { return Json(c.check_invariants); }});
+                      [&c] { return Json(c.check_invariants); }, ""});
   return settings;
 }
 
@@ -152,60 +165,127 @@ const char* NameOf(Setting::Kind kind) {
   return "";
 }
 
+Setting* Find(std::vector<Setting>& settings, const std::string& key) {
+  for (Setting& setting : settings) {
+    if (setting.key == key) return &setting;
+  }
+  return nullptr;
+}
+
+// "; did you mean x?", or nothing.
+std::string Suggestion(const std::string& word, const std::vector<std::string>& names) {
+  const auto name = ClosestWord(word, names);
+  return name ? "; did you mean " + *name + "?" : "";
+}
+
+// Sets what a member of the file gives; returns what is wrong, with the member's place in `place`.
+std::string ReadMember(const LocatedJson& json, const std::string& key, const Json& value,
+                       std::vector<Setting>& settings, TextPlace& place) {
+  place = json.KeyPlaceOf(key);
+  Setting* setting = Find(settings, key);
+  if (setting == nullptr) {
+    std::vector<std::string> keys;
+    for (const Setting& known : settings) keys.push_back(known.key);
+    return "unknown setting" + Suggestion(key, keys);
+  }
+  place = json.PlaceOf(key);
+  setting->refused = true;
+  if (!HasKind(value, setting->kind)) {
+    const std::string got = value.is_array() ? "an array" : value.is_object() ? "an object" : value.dump();
+    return std::string("must be ") + NameOf(setting->kind) + ", got " + got;
+  }
+  std::string wrong = setting->set(value.is_string() ? value.get<std::string>() : value.dump());
+  setting->refused = !wrong.empty();
+  return wrong;
+}
+
 void ReadFile(const std::string& path, std::vector<Setting>& settings, std::vector<std::string>& problems) {
-  std::ifstream file(path);
-  if (!file) {
-    problems.push_back(path + ": cannot be read");
+  std::error_code failure;
+  std::ifstream file(path, std::ios::binary);
+  if (!file || std::filesystem::is_directory(path, failure)) {
+    problems.push_back("--config: " + path + ": " +
+                       (std::filesystem::exists(path, failure) ? "cannot be read" : "there is no such file"));
     return;
   }
   std::ostringstream content;
   content << file.rdbuf();
-  Json root;
-  try {
-    root = Json::parse(content.str(), nullptr, /*allow_exceptions=*/true, /*ignore_comments=*/true);
-  } catch (const Json::exception& error) {
-    problems.push_back(path + ": not valid JSON: " + error.what());
-    return;
-  }
-  if (!root.is_object()) {
-    problems.push_back(path + ": must hold one JSON object");
-    return;
-  }
-  for (const auto& [key, value] : root.items()) {
-    Setting* setting = nullptr;
-    for (Setting& candidate : settings) {
-      if (candidate.key == key) setting = &candidate;
+  const LocatedJson json(content.str());
+  std::vector<TextFault> faults = json.faults();
+  if (json.value().is_object()) {
+    for (const auto& [key, value] : json.value().items()) {
+      TextPlace place;
+      const std::string wrong = ReadMember(json, key, value, settings, place);
+      if (!wrong.empty()) faults.push_back({place, key + ": " + wrong});
+      if (Setting* setting = Find(settings, key)) setting->place = TextFault{place, key}.In(path);
     }
-    if (setting == nullptr) {
-      problems.push_back(path + ": " + key + ": unknown setting");
-    } else if (!HasKind(value, setting->kind)) {
-      problems.push_back(path + ": " + key + ": must be " + NameOf(setting->kind));
+  } else if (faults.empty()) {
+    faults.push_back({json.PlaceOf(""), "must hold one JSON object, { ... }"});
+  }
+  std::stable_sort(faults.begin(), faults.end(), [](const TextFault& a, const TextFault& b) {
+    return std::tie(a.place.line, a.place.column) < std::tie(b.place.line, b.place.column);
+  });
+  for (const TextFault& fault : faults) problems.push_back(fault.In(path));
+}
+
+bool IsHostAndPort(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  const char* const end = text.data() + text.size();
+  int port = -1;
+  const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
+  return error == std::errc() && stop == end && port >= 0 && port <= 65535;
+}
+
+// What can be told only from several settings, or from the file system.
+void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
+                   std::vector<std::string>& problems) {
+  auto complain = [&](const std::string& key, const std::string& why) {
+    const Setting& setting = *Find(settings, key);
+    if (setting.refused) return;
+    problems.push_back((setting.place.empty() ? FlagOf(key) : setting.place) + ": " + why);
+  };
+  std::error_code failure;
+  if (config.model.empty()) {
+    complain("model", "required: the folder of a model");
+  } else if (!std::filesystem::is_directory(config.model, failure)) {
+    complain("model", "there is no folder " + config.model);
+  }
+  if (!IsHostAndPort(config.listen)) {
+    complain("listen", "must be HOST:PORT with a port in [0, 65535], got '" + config.listen + "'");
+  }
+  const auto port_folder = std::filesystem::absolute(config.port_file, failure).parent_path();
+  if (!config.port_file.empty() && !std::filesystem::is_directory(port_folder, failure)) {
+    complain("port_file", "there is no folder " + port_folder.string());
+  }
+  if (config.isa != "auto" && config.backend != "auto" && config.backend != "cpu") {
+    complain("isa", "only the cpu backend has a choice, and backend is " + config.backend);
+  }
+  const std::string chunk = std::to_string(config.prefill_chunk_tokens);
+  const std::string rows = std::to_string(config.max_batch_rows);
+  if (config.prefill_chunk_tokens > config.max_batch_rows) {
+    if (Find(settings, "prefill_chunk_tokens")->place.empty()) {
+      complain("max_batch_rows", "must be at least prefill_chunk_tokens (" + chunk + "), got " + rows);
     } else {
-      const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-      if (const std::string wrong = setting->set(text); !wrong.empty()) {
-        problems.push_back(path + ": " + key + ": " + wrong);
-      }
+      complain("prefill_chunk_tokens", "must be at most max_batch_rows (" + rows + "), got " + chunk);
     }
   }
 }
 
-void CheckTogether(const ServerConfig& config, std::vector<std::string>& problems) {
-  if (config.model.empty()) problems.emplace_back("--model: required: the folder of a model");
-  const size_t colon = config.listen.rfind(':');
-  int port = -1;
-  if (colon != std::string::npos) {
-    const char* begin = config.listen.data() + colon + 1;
-    const char* end = config.listen.data() + config.listen.size();
-    const auto [stop, error] = std::from_chars(begin, end, port);
-    if (error != std::errc() || stop != end) port = -1;
-  }
-  if (colon == 0 || port < 0 || port > 65535) {
-    problems.push_back("--listen: must be HOST:PORT with a port in [0, 65535], got '" + config.listen + "'");
-  }
-  if (config.prefill_chunk_tokens > config.max_batch_rows) {
-    problems.push_back("--prefill-chunk-tokens: must be at most --max-batch-rows (" +
-                       std::to_string(config.max_batch_rows) + "), got " +
-                       std::to_string(config.prefill_chunk_tokens));
+// What the command line holds beside known flags.
+void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Setting>& settings,
+                 std::vector<std::string>& problems) {
+  std::vector<std::string> flags = {"--config", "--check-config", "--version", "--help"};
+  for (const Setting& setting : settings) flags.push_back(FlagOf(setting.key));
+  bool after_flag = false;  // then it may be that flag's value
+  for (const std::string& argument : arguments) {
+    const bool is_flag = argument.starts_with('-');
+    const std::string name = argument.substr(0, argument.find('='));
+    if (is_flag) {
+      problems.push_back(name + ": unknown flag" + Suggestion(name, flags));
+    } else if (!after_flag) {
+      problems.push_back("'" + argument + "': not understood, every setting is a flag (see --help)");
+    }
+    after_flag = is_flag;
   }
 }
 
@@ -216,18 +296,18 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
   std::vector<Setting> settings = SettingsOf(command.config);
   CLI::App app("Serves trees of text from a Llama-style model over gRPC (package espalier.v1).",
                "espalier-server");
+  app.allow_extras();  // listed below, all of them
   std::string config_file;
   app.add_option("--config", config_file, "Configuration file: JSON in which // comments are accepted");
   std::vector<std::string> values(settings.size());
   std::vector<CLI::Option*> flags(settings.size());
   for (size_t i = 0; i < settings.size(); ++i) {
-    std::string current = settings[i].get().dump();
-    if (current != "\"\"") current = " [" + settings[i].get().dump() + "]";
+    const std::string current = settings[i].get().dump();
     flags[i] = app.add_option(FlagOf(settings[i].key), values[i],
-                              settings[i].help + (current == "\"\"" ? "" : current));
+                              settings[i].help + (current == "\"\"" ? "" : " [" + current + "]"));
   }
   app.add_flag("--check-config", command.check_config,
-               "Check configuration and model folder, print them and exit");
+               "Check configuration and model folder, print the configuration and exit");
   app.add_flag("--version", command.show_version, "Print the version and exit");
   try {
     app.parse(argc, argv);
@@ -240,14 +320,21 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
     return command;
   }
   if (command.show_version) return command;
-  if (!config_file.empty()) ReadFile(config_file, settings, command.problems);
+  if (app.get_option("--config")->count() > 0) ReadFile(config_file, settings, command.problems);
+  for (const Setting& setting : settings) {
+    if (!setting.place.empty()) command.places[FlagOf(setting.key)] = setting.place;
+  }
   for (size_t i = 0; i < settings.size(); ++i) {
     if (flags[i]->count() == 0) continue;
-    if (const std::string wrong = settings[i].set(values[i]); !wrong.empty()) {
-      command.problems.push_back(FlagOf(settings[i].key) + ": " + wrong);
-    }
+    const std::string flag = FlagOf(settings[i].key);
+    settings[i].place = flag;
+    command.places.erase(flag);
+    const std::string wrong = settings[i].set(values[i]);
+    settings[i].refused = !wrong.empty();
+    if (settings[i].refused) command.problems.push_back(flag + ": " + wrong);
   }
-  CheckTogether(command.config, command.problems);
+  ListUnknown(app.remaining(), settings, command.problems);
+  CheckTogether(command.config, settings, command.problems);
   return command;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -37,11 +38,15 @@ struct ServerCommand {
   bool show_help = false;
   bool show_version = false;
   std::string help;  // with show_help
-  std::vector<std::string>
-      problems;  // every mistake, as "FILE or --flag: why"; empty when the command is sound
+  // Every mistake of the file and the flags, as "FILE:LINE:COLUMN: key: why" or "--flag: why"; empty when the
+  // command is sound. One of a file that is not valid JSON goes on over two more lines, which show the place.
+  std::vector<std::string> problems;
+  // For each setting that a file has given, by its flag: "FILE:LINE:COLUMN: key".
+  std::map<std::string, std::string> places;
 };
 
-// Reads the command line and the configuration file that it names. Does not print and does not exit.
+// Reads the command line and the configuration file that it names, and looks whether the folders they name
+// are there. Does not print and does not exit.
 ServerCommand ParseServerCommand(int argc, const char* const* argv);
 
 // The configuration as a JSON object, in the form that a file has.

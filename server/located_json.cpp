@@ -42,16 +42,52 @@ bool IsNumberCharacter(char c) {
   return (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
 }
 
-// "[json.exception.parse_error.101] parse error at line 3, column 5: why" -> "why".
-std::string WithoutPrefix(const std::string& message) {
-  const size_t colon = message.find(": ");
-  return colon == std::string::npos ? message : message.substr(colon + 2);
+bool IsContinuationByte(char c) { return (static_cast<unsigned char>(c) & 0xc0U) == 0x80U; }
+
+// "[json.exception...] parse error at line 1, column 2: syntax error while parsing X - WHY; last read: 'Y';
+// expected Z" becomes "WHY; expected Z".
+std::string WhyOf(std::string what) {
+  if (const size_t dash = what.find(" - "); dash != std::string::npos) {
+    what.erase(0, dash + 3);
+  } else if (const size_t bracket = what.find("] "); bracket != std::string::npos) {
+    what.erase(0, bracket + 2);
+  }
+  if (const size_t read = what.find("; last read: "); read != std::string::npos) {
+    const size_t expected = what.rfind("; expected ");
+    what.erase(read, expected == std::string::npos || expected < read ? std::string::npos : expected - read);
+  }
+  // The parser names the bracket alone where a comma would do too.
+  for (const char* bracket : {"'}'", "']'"}) {
+    if (what.ends_with(std::string("; expected ") + bracket)) what.insert(what.size() - 3, "',' or ");
+  }
+  return what;
+}
+
+// The line that holds `offset`, cut where it is long, and a mark below.
+std::string ExcerptAt(std::string_view text, size_t offset) {
+  constexpr size_t kMostBytes = 100;
+  const size_t newline = offset == 0 ? std::string_view::npos : text.rfind('\n', offset - 1);
+  size_t begin = newline == std::string_view::npos ? 0 : newline + 1;
+  if (offset - begin > kMostBytes * 3 / 4) begin = offset - kMostBytes / 2;
+  while (begin < offset && IsContinuationByte(text[begin])) ++begin;
+  size_t end = std::min({text.find('\n', offset), begin + kMostBytes, text.size()});
+  while (end < text.size() && IsContinuationByte(text[end])) ++end;
+  std::string line(text.substr(begin, end - begin));
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
+  }
+  std::string mark;
+  for (const char c : text.substr(begin, offset - begin)) {
+    if (!IsContinuationByte(c)) mark += ' ';
+  }
+  return "    " + line + "\n    " + mark + "^";
 }
 
 }  // namespace
 
 std::string TextFault::In(const std::string& file) const {
-  return file + ":" + std::to_string(place.line) + ":" + std::to_string(place.column) + ": " + message;
+  return file + ":" + std::to_string(place.line) + ":" + std::to_string(place.column) + ": " + message +
+         (excerpt.empty() ? "" : "\n" + excerpt);
 }
 
 // Receives the parser's events.
@@ -79,8 +115,17 @@ class LocatedJson::Builder {
     key_ = std::move(key);
     return true;
   }
-  bool parse_error(size_t position, const std::string& /*token*/, const Json::exception& error) {
-    Fail(position > 0 ? position - 1 : 0, "not valid JSON: " + WithoutPrefix(error.what()));
+  bool parse_error(size_t position, const std::string& token, const Json::exception& error) {
+    const std::string& text = out_.text_;
+    size_t offset = position - 1;  // of the last byte that was read
+    if (position == 0 || position > text.size()) {
+      offset = text.find_last_not_of(" \t\r\n") + 1;  // the text ends too early: behind what it has
+    } else if (token.size() <= position && text.compare(position - token.size(), token.size(), token) == 0 &&
+               !token.empty()) {
+      offset = position - token.size();
+    }
+    Fail(offset, "not valid JSON: " + WhyOf(error.what()));
+    out_.faults_.back().excerpt = ExcerptAt(text, offset);
     return false;
   }
 
@@ -198,11 +243,10 @@ TextPlace LocatedJson::KeyPlaceOf(const std::string& path) const {
 TextPlace LocatedJson::PlaceAt(size_t offset) const {
   TextPlace place;
   for (size_t i = 0; i < std::min(offset, text_.size()); ++i) {
-    const auto byte = static_cast<unsigned char>(text_[i]);
-    if (byte == '\n') {
+    if (text_[i] == '\n') {
       ++place.line;
       place.column = 1;
-    } else if ((byte & 0xc0U) != 0x80U) {  // the bytes that continue a character do not count
+    } else if (!IsContinuationByte(text_[i])) {
       ++place.column;
     }
   }

@@ -19,8 +19,10 @@ struct TextPlace {
 struct TextFault {
   TextPlace place;
   std::string message;
+  std::string
+      excerpt{};  // where the text is no JSON: the line, and below it a mark at the column; else empty
 
-  // "FILE:LINE:COLUMN: message".
+  // "FILE:LINE:COLUMN: message", and the excerpt on two more lines.
   std::string In(const std::string& file) const;
 };
 

@@ -55,17 +55,20 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
                model.max_positions, Name(config.attention_mode));
 }
 
-int Complain(const Error& error) {
+int Complain(Error error, const ServerCommand& command) {
+  if (const auto place = command.places.find(error.field); place != command.places.end()) {
+    error.field = place->second;  // the line of the file, not a flag that nobody gave
+  }
   std::fprintf(stderr, "error: %s\n", error.ToString().c_str());
   return kExitUsage;
 }
 
-int Check(const ServerConfig& config) {
-  ServerConfig unserved = config;
+int Check(const ServerCommand& command) {
+  ServerConfig unserved = command.config;
   unserved.listen = "127.0.0.1:0";  // a server may run at the configured address
   unserved.port_file.clear();
-  if (const auto server = Server::Start(unserved); !server) return Complain(server.error());
-  std::printf("%s\n", ToJson(config).c_str());
+  if (const auto server = Server::Start(unserved); !server) return Complain(server.error(), command);
+  std::printf("%s\n", ToJson(command.config).c_str());
   return 0;
 }
 
@@ -79,9 +82,10 @@ void ExitOnSecondSignal(const sigset_t& stop_signals) {
   }).detach();
 }
 
-int Run(const ServerConfig& config, const sigset_t& stop_signals) {
+int Run(const ServerCommand& command, const sigset_t& stop_signals) {
+  const ServerConfig& config = command.config;
   auto server = Server::Start(config);
-  if (!server) return Complain(server.error());
+  if (!server) return Complain(server.error(), command);
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
   int signal = 0;
@@ -117,7 +121,7 @@ int Main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   StartLogging(command.config.log_level);
-  return command.check_config ? Check(command.config) : Run(command.config, stop_signals);
+  return command.check_config ? Check(command) : Run(command, stop_signals);
 }
 
 }  // namespace

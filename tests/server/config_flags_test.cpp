@@ -1,11 +1,19 @@
+#include <sys/wait.h>
+
+#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/config.h"
+#include "server/located_json.h"
 #include "tests/support/catch.h"
+#include "tests/support/env.h"
 
 namespace espalier {
 namespace {
@@ -38,10 +46,10 @@ bool Mentions(const std::vector<std::string>& problems, const std::string& text)
 }
 
 TEST_CASE("flags set every kind of setting") {
-  const auto command = Parse({"--model", "m", "--threads", "3", "--dtype", "float32", "--attention-mode",
+  const auto command = Parse({"--model", "/tmp", "--threads", "3", "--dtype", "float32", "--attention-mode",
                               "sequence", "--kv-cache-bytes", "123456789012", "--block-tokens", "32"});
   REQUIRE(command.problems.empty());
-  CHECK(command.config.model == "m");
+  CHECK(command.config.model == "/tmp");
   CHECK(command.config.threads == 3);
   CHECK(command.config.dtype == DType::kFloat32);
   CHECK(command.config.attention_mode == AttentionMode::kSequence);
@@ -50,46 +58,145 @@ TEST_CASE("flags set every kind of setting") {
 }
 
 TEST_CASE("a file may hold comments, and flags win over it") {
-  const ConfigFile file("{\n  // the model\n  \"model\": \"from-file\", \"threads\": 7\n}");
+  const ConfigFile file("{\n  // the model\n  \"model\": \"/tmp\", \"threads\": 7\n}");
   const auto command = Parse({"--config", file.path().c_str(), "--threads", "2"});
   REQUIRE(command.problems.empty());
-  CHECK(command.config.model == "from-file");
+  CHECK(command.config.model == "/tmp");
   CHECK(command.config.threads == 2);
 }
 
-TEST_CASE("all mistakes of a file and of the flags are listed, by name") {
+TEST_CASE("all mistakes of a file and of the flags are listed, in their order, with their places") {
   const ConfigFile file(
-      R"({"model": 3, "thread": 1, "max_branches": 0, "isa": "mmx", "check_invariants": "yes"})");
-  const auto command =
-      Parse({"--config", file.path().c_str(), "--listen", "nowhere", "--max-batch-rows", "many"});
-  CHECK(Mentions(command.problems, "model: must be a string"));
-  CHECK(Mentions(command.problems, "thread: unknown setting"));
-  CHECK(Mentions(command.problems, "max_branches: must be in [1, 65536], got 0"));
-  CHECK(Mentions(command.problems, "isa: must be one of"));
-  CHECK(Mentions(command.problems, "check_invariants: must be true or false"));
-  CHECK(Mentions(command.problems, "--listen: must be HOST:PORT"));
-  CHECK(Mentions(command.problems, "--max-batch-rows: must be an integer"));
-  CHECK(Mentions(command.problems, "--model: required"));
+      "{\n"
+      "  \"model\": 3,\n"
+      "  \"thread\": 1, \"max_branches\": 3,\n"
+      "  \"isa\": \"mmx\",\n"
+      "  \"check_invariants\": \"yes\",  // not true\n"
+      "  \"temperature\": 1,\n"
+      "  \"drain_timeout_ms\": 1.5, \"kv_cache_bytes\": 99999999999999999999,\n"
+      "  \"max_branches\": 0,\n"
+      "  \"listen\": null, \"log_level\": [\"info\"]\n"
+      "}");
+  const auto command = Parse({"--config", file.path().c_str(), "--port-file", "/no/such/folder/port",
+                              "--max-batch-rows", "many", "--thread", "3", "serve"});
+  const std::string path = file.path();
+  const std::vector<std::string> expected = {
+      path + ":2:12: model: must be a string, got 3",
+      path + ":3:3: thread: unknown setting; did you mean threads?",
+      path + ":4:10: isa: must be one of auto, amx, avx512, avx2, portable, got 'mmx'",
+      path + ":5:23: check_invariants: must be true or false, got \"yes\"",
+      path + ":6:3: temperature: unknown setting",
+      path + ":7:23: drain_timeout_ms: must be an integer, got 1.5",
+      path + ":7:46: kv_cache_bytes: must be an integer, got 1e+20",
+      path + ":8:3: max_branches: given twice",
+      path + ":8:19: max_branches: must be in [1, 65536], got 0",
+      path + ":9:13: listen: must be a string, got null",
+      path + ":9:32: log_level: must be a string, got an array",
+      "--max-batch-rows: must be an integer, got 'many'",
+      "--thread: unknown flag; did you mean --threads?",
+      "--port-file: there is no folder /no/such/folder",
+  };
+  CHECK(command.problems == expected);
 }
 
-TEST_CASE("a missing or broken file is one clear line") {
-  CHECK(Mentions(Parse({"--config", "/does/not/exist.json", "--model", "m"}).problems, "cannot be read"));
-  const ConfigFile broken("{\"model\": ");
-  CHECK(Mentions(Parse({"--config", broken.path().c_str()}).problems, "not valid JSON"));
-  const ConfigFile array("[1]");
-  CHECK(Mentions(Parse({"--config", array.path().c_str()}).problems, "must hold one JSON object"));
+TEST_CASE("what holds only together is told where it was given") {
+  auto problems_of = [](const std::string& content, std::vector<const char*> more = {}) {
+    const ConfigFile file(content);
+    const std::string path = file.path();
+    std::vector<const char*> arguments = {"--model", "/tmp", "--config", path.c_str()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    std::vector<std::string> problems = Parse(arguments).problems;
+    for (std::string& problem : problems) {
+      if (problem.starts_with(path)) problem.replace(0, path.size(), "FILE");
+    }
+    return problems;
+  };
+  using Problems = std::vector<std::string>;
+  CHECK(problems_of(R"({"prefill_chunk_tokens": 600})") ==
+        Problems{"FILE:1:26: prefill_chunk_tokens: must be at most max_batch_rows (512), got 600"});
+  CHECK(problems_of(R"({"max_batch_rows": 100})") ==
+        Problems{"FILE:1:20: max_batch_rows: must be at least prefill_chunk_tokens (256), got 100"});
+  CHECK(problems_of(R"({"max_batch_rows": 1000})", {"--prefill-chunk-tokens", "1001"}) ==
+        Problems{"--prefill-chunk-tokens: must be at most max_batch_rows (1000), got 1001"});
+  CHECK(problems_of(R"({"prefill_chunk_tokens": 600})", {"--max-batch-rows", "600"}).empty());
+  CHECK(problems_of(R"({"isa": "avx2", "backend": "ref"})") ==
+        Problems{"FILE:1:9: isa: only the cpu backend has a choice, and backend is ref"});
+  CHECK(problems_of(R"({"isa": "avx2", "backend": "cpu"})").empty());
+  CHECK(problems_of(R"({"listen": "nowhere"})") ==
+        Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], got 'nowhere'"});
+  CHECK(problems_of(R"({"listen": "nowhere"})", {"--listen", "[::1]:65536"}) ==
+        Problems{"--listen: must be HOST:PORT with a port in [0, 65535], got '[::1]:65536'"});
+}
+
+TEST_CASE("a model is required, and its folder must be there") {
+  CHECK(Parse({}).problems == std::vector<std::string>{"--model: required: the folder of a model"});
+  CHECK(Parse({"--model", "/no/such/folder"}).problems ==
+        std::vector<std::string>{"--model: there is no folder /no/such/folder"});
+}
+
+TEST_CASE("a missing or broken file is told, what came before the fault too") {
+  CHECK(Mentions(Parse({"--config", "/does/not/exist.json", "--model", "/tmp"}).problems,
+                 "--config: /does/not/exist.json: there is no such file"));
+  CHECK(Mentions(Parse({"--config", "/tmp", "--model", "/tmp"}).problems, "--config: /tmp: cannot be read"));
+  CHECK(Mentions(Parse({"--config", "", "--model", "/tmp"}).problems, "--config: "));
+  const ConfigFile broken("{\"threads\": -1,\n \"model\": \"/tmp\",\n}\n");
+  CHECK(Parse({"--config", broken.path().c_str()}).problems ==
+        std::vector<std::string>{
+            broken.path() + ":1:13: threads: must be in [0, 1024], got -1",
+            broken.path() + ":3:1: not valid JSON: unexpected '}'; expected string literal\n    }\n    ^"});
 }
 
 TEST_CASE("unknown flags are refused, help is text") {
-  CHECK(Mentions(Parse({"--modle", "m"}).problems, "--modle"));
+  CHECK(Parse({"--model", "/tmp", "--modle=m", "--log-levle", "info", "-x"}).problems ==
+        std::vector<std::string>{"--modle: unknown flag; did you mean --model?",
+                                 "--log-levle: unknown flag; did you mean --log-level?", "-x: unknown flag"});
+  CHECK(Parse({"--model", "/tmp", "here"}).problems ==
+        std::vector<std::string>{"'here': not understood, every setting is a flag (see --help)"});
   const auto help = Parse({"--help"});
   CHECK(help.show_help);
   CHECK(help.help.find("--prefill-chunk-tokens") != std::string::npos);
 }
 
+TEST_CASE("what a file has set is known by its place, what a flag has set is not") {
+  const ConfigFile file("{\"threads\": 2,\n\"isa\": \"avx2\"}");
+  const auto command = Parse({"--model", "/tmp", "--config", file.path().c_str(), "--isa", "auto"});
+  REQUIRE(command.problems.empty());
+  CHECK(command.places == std::map<std::string, std::string>{{"--threads", file.path() + ":1:13: threads"}});
+}
+
+std::string Content(const std::filesystem::path& path) {
+  std::ostringstream content;
+  content << std::ifstream(path).rdbuf();
+  return content.str();
+}
+
+TEST_CASE("configs/server.json names every setting with its default and a comment above") {
+  const std::string text = Content(test::SourceDir() / "configs/server.json");
+  const LocatedJson file(text);
+  ServerConfig defaults;
+  defaults.model = "model/demo";  // the only one without a default
+  CHECK(file.value() == LocatedJson::Json::parse(ToJson(defaults)));
+
+  std::vector<std::string> lines = {""};  // so that line 1 is lines[1]
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  for (const auto& [key, value] : file.value().items()) {
+    INFO(key);
+    CHECK(lines[static_cast<size_t>(file.KeyPlaceOf(key).line) - 1].starts_with("  // "));
+  }
+}
+
+TEST_CASE("the configuration of the container image is sound and reachable from outside") {
+  const std::string file = (test::SourceDir() / "configs/container.json").string();
+  const auto command = Parse({"--config", file.c_str(), "--model", "/tmp"});
+  CHECK(command.problems.empty());
+  CHECK(command.config.listen == "0.0.0.0:50051");
+  CHECK(command.config.drain_timeout_ms + 2000 < 10000);  // docker stop kills after 10 s
+}
+
 TEST_CASE("what is printed can be read back") {
   ServerConfig config;
-  config.model = "m";
+  config.model = "/tmp";
   config.attention_mode = AttentionMode::kNodeChunk;
   config.block_tokens = 32;
   config.kv_cache_bytes = 77;
@@ -97,6 +204,56 @@ TEST_CASE("what is printed can be read back") {
   const auto command = Parse({"--config", file.path().c_str()});
   REQUIRE(command.problems.empty());
   CHECK(ToJson(command.config) == ToJson(config));
+}
+
+// What the program prints, standard output and error together, and its exit code.
+std::pair<std::string, int> RunServer(const std::string& arguments) {
+  const auto program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "espalier-server";
+  FILE* pipe = ::popen((program.string() + " " + arguments + " 2>&1").c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::string output;
+  std::array<char, 4096> buffer;
+  for (size_t read = 0; (read = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
+    output.append(buffer.data(), read);
+  }
+  const int status = ::pclose(pipe);
+  return {output, WIFEXITED(status) ? WEXITSTATUS(status) : -1};
+}
+
+TEST_CASE("--check-config prints the configuration in effect and exits 0") {
+  const std::string demo = (test::SourceDir() / "model/demo").string();
+  const ConfigFile file("{\"threads\": 1, \"kv_cache_bytes\": 1048576, \"model\": \"" + demo + "\"}");
+  const auto [output, code] = RunServer("--check-config --max-branches 7 --config " + file.path());
+  CHECK(code == 0);
+  INFO(output);
+  const LocatedJson settings(output);
+  REQUIRE(settings.faults().empty());
+  CHECK(settings.value()["threads"] == 1);
+  CHECK(settings.value()["max_branches"] == 7);
+  CHECK(settings.value()["max_batch_rows"] == 512);
+}
+
+TEST_CASE("--check-config lists every mistake and exits 2") {
+  const ConfigFile file("{\"threads\": 1,\n\"model\": \"/no/such\", \"max_branches\": 0}");
+  const auto [output, code] = RunServer("--check-config --isa mmx --config " + file.path());
+  CHECK(code == 2);
+  CHECK(output == "error: " + file.path() +
+                      ":2:40: max_branches: must be in [1, 65536], got 0\n"
+                      "error: --isa: must be one of auto, amx, avx512, avx2, portable, got 'mmx'\n"
+                      "error: " +
+                      file.path() + ":2:10: model: there is no folder /no/such\n");
+}
+
+TEST_CASE("a mistake that only the model shows is told with its place in the file") {
+  const std::string demo = (test::SourceDir() / "model/demo").string();
+  const ConfigFile file("{\n  \"kv_cache_bytes\": 1000, \"threads\": 1\n}");
+  const auto [output, code] = RunServer("--check-config --model " + demo + " --config " + file.path());
+  CHECK(code == 2);
+  CHECK(output.starts_with("error: " + file.path() + ":2:21: kv_cache_bytes: "));
+  const auto [by_flag, flag_code] =
+      RunServer("--check-config --threads 1 --kv-cache-bytes 1000 --model " + demo);
+  CHECK(flag_code == 2);
+  CHECK(by_flag.starts_with("error: --kv-cache-bytes: "));
 }
 
 }  // namespace
