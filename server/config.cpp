@@ -25,7 +25,7 @@ struct Setting {
   std::string help;
   std::function<std::string(const std::string&)> set;  // returns what is wrong with the value, or nothing
   std::function<Json()> get;
-  std::string place;  // where its value was given: "--flag" or "FILE:LINE:COLUMN: key"; empty where nowhere
+  std::string place{};  // where its value was given: "--flag" or "FILE:LINE:COLUMN: key"; empty where nowhere
   bool refused = false;  // the value was wrong, which is listed; the default stands
 };
 
@@ -49,8 +49,7 @@ Setting IntegerSetting(std::string key, Integer& target, int64_t low, int64_t hi
     target = static_cast<Integer>(value);
     return "";
   };
-  return {
-      std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }, ""};
+  return {std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }};
 }
 
 Setting TextSetting(std::string key, std::string& target, std::string help) {
@@ -58,7 +57,7 @@ Setting TextSetting(std::string key, std::string& target, std::string help) {
     target = text;
     return "";
   };
-  return {std::move(key), Setting::Kind::kText, std::move(help), set, [&target] { return Json(target); }, ""};
+  return {std::move(key), Setting::Kind::kText, std::move(help), set, [&target] { return Json(target); }};
 }
 
 // A setting with few named values; `assign` gets the chosen name.
@@ -76,12 +75,8 @@ Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, co
     }
     return "must be one of " + list + ", got '" + text + "'";
   };
-  return {std::move(key),
-          Setting::Kind::kText,
-          help + ": " + list,
-          set,
-          [current] { return Json(current()); },
-          ""};
+  return {std::move(key), Setting::Kind::kText, help + ": " + list, set,
+          [current] { return Json(current()); }};
 }
 
 std::vector<Setting> SettingsOf(ServerConfig& c) {
@@ -137,7 +132,7 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                         c.check_invariants = text == "true";
                         return "";
                       },
-                      [&c] { return Json(c.check_invariants); }, ""});
+                      [&c] { return Json(c.check_invariants); }});
   return settings;
 }
 

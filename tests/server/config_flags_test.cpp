@@ -94,6 +94,7 @@ TEST_CASE("all mistakes of a file and of the flags are listed, in their order, w
       path + ":9:32: log_level: must be a string, got an array",
       "--max-batch-rows: must be an integer, got 'many'",
       "--thread: unknown flag; did you mean --threads?",
+      "'serve': not understood, every setting is a flag (see --help)",
       "--port-file: there is no folder /no/such/folder",
   };
   CHECK(command.problems == expected);
