@@ -115,17 +115,11 @@ class LocatedJson::Builder {
     key_ = std::move(key);
     return true;
   }
-  bool parse_error(size_t position, const std::string& token, const Json::exception& error) {
-    const std::string& text = out_.text_;
-    size_t offset = position - 1;  // of the last byte that was read
-    if (position == 0 || position > text.size()) {
-      offset = text.find_last_not_of(" \t\r\n") + 1;  // the text ends too early: behind what it has
-    } else if (token.size() <= position && text.compare(position - token.size(), token.size(), token) == 0 &&
-               !token.empty()) {
-      offset = position - token.size();
-    }
-    Fail(offset, "not valid JSON: " + WhyOf(error.what()));
-    out_.faults_.back().excerpt = ExcerptAt(text, offset);
+  bool parse_error(size_t position, const std::string& /*token*/, const Json::exception& error) {
+    const std::string why = WhyOf(error.what());
+    const size_t offset = FaultBegin(position, why);
+    Fail(offset, "not valid JSON: " + why);
+    out_.faults_.back().excerpt = ExcerptAt(out_.text_, offset);
     return false;
   }
 
@@ -152,6 +146,18 @@ class LocatedJson::Builder {
       if (backslashes % 2 == 0) return at;
     }
     return 0;
+  }
+
+  // Where a mark helps most: the beginning of a token that is out of place, else the last byte that was read.
+  size_t FaultBegin(size_t bytes_read, const std::string& why) const {
+    const std::string& text = out_.text_;
+    if (bytes_read > text.size()) return text.find_last_not_of(" \t\r\n") + 1;  // behind what there is
+    if (why.starts_with("unexpected string")) return StringBegin();
+    if (why.starts_with("unexpected number") || why.starts_with("number overflow")) return NumberBegin();
+    size_t at = bytes_read == 0 ? 0 : bytes_read - 1;
+    const bool is_word = why.starts_with("unexpected") && why.find(" literal") < why.find(';');
+    while (is_word && at > 0 && text[at - 1] >= 'a' && text[at - 1] <= 'z') --at;  // true, false, null
+    return at;
   }
 
   void Fail(size_t offset, std::string message) {

@@ -239,7 +239,7 @@ TEST_CASE("--check-config lists every mistake and exits 2") {
   const auto [output, code] = RunServer("--check-config --isa mmx --config " + file.path());
   CHECK(code == 2);
   CHECK(output == "error: " + file.path() +
-                      ":2:40: max_branches: must be in [1, 65536], got 0\n"
+                      ":2:38: max_branches: must be in [1, 65536], got 0\n"
                       "error: --isa: must be one of auto, amx, avx512, avx2, portable, got 'mmx'\n"
                       "error: " +
                       file.path() + ":2:10: model: there is no folder /no/such\n");

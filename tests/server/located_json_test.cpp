@@ -61,6 +61,14 @@ TEST_CASE("a text that is no JSON is told with the place, the line and a mark be
        "1:8: not valid JSON: unexpected end of input; expected ',' or '}'\n    {\"a\": 1\n           ^"},
       {"{\"a\": 1e999}",
        "1:7: not valid JSON: number overflow parsing '1e999'\n    {\"a\": 1e999}\n          ^"},
+      {"{\"a\": 1 false}",
+       "1:9: not valid JSON: unexpected false literal; expected ',' or '}'\n"
+       "    {\"a\": 1 false}\n"
+       "            ^"},
+      {"{\"a\": \"b\", true: 1}",
+       "1:12: not valid JSON: unexpected true literal; expected string literal\n"
+       "    {\"a\": \"b\", true: 1}\n"
+       "               ^"},
       {"{} {}", "1:4: not valid JSON: unexpected '{'; expected end of input\n    {} {}\n       ^"},
       {"", "1:1: not valid JSON: unexpected end of input; expected '[', '{', or a literal\n    \n    ^"},
   };
