@@ -114,7 +114,7 @@ class EngineThread final : public Engine {
 
   std::unique_ptr<ModelRunner> runner_;
   Scheduler scheduler_;
-  EngineStats stats_;  // times of steps
+  EngineStats stats_;  // times
   std::unordered_map<uint64_t, Client> clients_;
   std::deque<int64_t> step_begin_us_;  // of steps in flight
   bool failed_ = false;
@@ -249,7 +249,11 @@ bool EngineThread::TakeCommands() {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     const bool busy = !scheduler_.idle() || !step_begin_us_.empty();
-    if (!busy) wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+    if (!busy) {
+      const int64_t begin_us = NowUs();
+      wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+      stats_.idle_us += NowUs() - begin_us;
+    }
     commands = std::exchange(commands_, {});
     stop = stopping_;
     thread_ended_ = stop;  // commands taken here are the last ones
@@ -296,7 +300,11 @@ void EngineThread::Fail(Error error) {
 // Who has seen an event finds its effects in Stats().
 void EngineThread::PublishAndDeliver() {
   Publish();
-  for (RequestEvent& event : scheduler_.TakeEvents()) Deliver(std::move(event));
+  std::vector<RequestEvent> events = scheduler_.TakeEvents();
+  if (events.empty()) return;
+  const int64_t begin_us = NowUs();
+  for (RequestEvent& event : events) Deliver(std::move(event));
+  stats_.deliver_us += NowUs() - begin_us;
 }
 
 void EngineThread::Publish() {
@@ -304,6 +312,8 @@ void EngineThread::Publish() {
   stats.step_us = stats_.step_us;
   stats.forward_us = stats_.forward_us;
   stats.attention_us = stats_.attention_us;
+  stats.deliver_us = stats_.deliver_us;
+  stats.idle_us = stats_.idle_us;
   const std::lock_guard<std::mutex> lock(mutex_);
   published_ = stats;
 }

@@ -50,6 +50,9 @@ struct EngineStats {
   int64_t plan_us = 0;       // thereof batch and attention plan
   int64_t forward_us = 0;    // the forward pass
   int64_t attention_us = 0;  // thereof tree attention
+  // The thread's time beside its steps.
+  int64_t deliver_us = 0;  // handing out events
+  int64_t idle_us = 0;     // waiting for requests
 };
 
 // A node of the KV tree as it stands, for inspection.

@@ -76,7 +76,7 @@ class Scheduler {
 
   int32_t steps_in_flight() const;
   bool idle() const;  // no request
-  // All but step_us, forward_us and attention_us.
+  // All but step_us, forward_us, attention_us, deliver_us and idle_us.
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;
   int32_t FlushCache();  // freed blocks

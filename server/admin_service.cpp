@@ -38,6 +38,8 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
   response->set_plan_us(stats.plan_us);
   response->set_forward_us(stats.forward_us);
   response->set_attention_us(stats.attention_us);
+  response->set_deliver_us(stats.deliver_us);
+  response->set_idle_us(stats.idle_us);
   return AnswerOk(context);
 }
 

@@ -41,6 +41,8 @@ class Command {
   // A flag that may be given again and again.
   void AddList(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
     app_->add_option(flag, values, help)->allow_extra_args(false);
+  void AddFlag(const std::string& flag, bool& value, const std::string& help) {
+    app_->add_flag(flag, value, help);
   }
   // --json and --json-file; call it last, so that they stand at the end of the help.
   void AddOutputFlags();
@@ -55,5 +57,6 @@ class Command {
 // The commands, each in its own pair of files.
 std::unique_ptr<Command> MakeAttentionCommand(CLI::App* program);
 std::unique_ptr<Command> MakeDecodeCommand(CLI::App* program);
+std::unique_ptr<Command> MakeServeCommand(CLI::App* program);
 
 }  // namespace espalier::bench

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <sstream>
 
 namespace espalier::bench {
 
@@ -25,6 +26,14 @@ std::vector<std::string> Split(const std::string& text, char separator) {
 
 std::optional<int64_t> Integer(const std::string& text) {
   int64_t value = 0;
+  const char* last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), last, value);
+  if (error != std::errc() || end != last) return std::nullopt;
+  return value;
+}
+
+std::optional<double> Number(const std::string& text) {
+  double value = 0.0;
   const char* last = text.data() + text.size();
   const auto [end, error] = std::from_chars(text.data(), last, value);
   if (error != std::errc() || end != last) return std::nullopt;
@@ -64,6 +73,33 @@ std::vector<int32_t> FlagReader::Integers(std::string_view flag, const std::stri
     values.push_back(static_cast<int32_t>(*value));
   }
   return values;
+}
+
+std::vector<double> FlagReader::Numbers(std::string_view flag, const std::string& text, double low,
+                                        double high) {
+  std::vector<double> values;
+  for (const std::string& part : Split(text, ',')) {
+    const auto value = Number(part);
+    if (!value || !(*value >= low && *value <= high)) {
+      std::ostringstream range;
+      range << "[" << low << ", " << high << "]";
+      Fail(flag, "must be numbers in " + range.str() + " with commas between them, got '" + text + "'");
+      return {};
+    }
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::vector<std::string> FlagReader::Names(std::string_view flag, const std::string& text,
+                                           const std::vector<std::string>& known) {
+  std::vector<std::string> names = Split(text, ',');
+  for (const std::string& name : names) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    Fail(flag, "must be some of " + List(known) + " with commas between them, got '" + text + "'");
+    return {};
+  }
+  return names;
 }
 
 std::pair<int32_t, int32_t> FlagReader::Heads(std::string_view flag, const std::string& text) {

@@ -21,6 +21,11 @@ class FlagReader {
   void CheckRange(std::string_view flag, int64_t value, int64_t low, int64_t high);
   // "1,20,50", each in [low, high].
   std::vector<int32_t> Integers(std::string_view flag, const std::string& text, int64_t low, int64_t high);
+  // "0.5,20", each in [low, high].
+  std::vector<double> Numbers(std::string_view flag, const std::string& text, double low, double high);
+  // Some of `known`, with commas between them.
+  std::vector<std::string> Names(std::string_view flag, const std::string& text,
+                                 const std::vector<std::string>& known);
   // "32/8": query heads, KV heads.
   std::pair<int32_t, int32_t> Heads(std::string_view flag, const std::string& text);
   // "flatten,sequence", or "all".
