@@ -1,15 +1,12 @@
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 
+#include "tests/bench/program.h"
 #include "tests/support/catch.h"
 
 // Runs the program as a user does, on shapes so small that no time means anything; what is exact is checked
@@ -18,45 +15,13 @@
 namespace {
 
 using Json = nlohmann::json;
+using espalier::bench::test::Outcome;
+using espalier::bench::test::Run;
+using espalier::bench::test::RunJson;
 
 constexpr const char* kTiny =
     "decode --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 64 --prompt-tokens 70 "
     "--new-tokens 4 --threads 1 --prefill-chunk-tokens 32 --repeats 2 --peak-buffer-bytes 4194304 ";
-
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-Outcome Run(const std::string& arguments) {
-  const auto errors =
-      std::filesystem::temp_directory_path() / ("espalier_bench_test_" + std::to_string(getpid()));
-  const std::string command =
-      std::string("'") + ESPALIER_BENCH_PROGRAM + "' " + arguments + " 2>'" + errors.string() + "'";
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::array<char, 4096> buffer{};
-  for (size_t got = 0; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    outcome.out.append(buffer.data(), got);
-  const int status = pclose(pipe);
-  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  std::ostringstream text;
-  text << std::ifstream(errors).rdbuf();
-  outcome.err = text.str();
-  std::filesystem::remove(errors);
-  return outcome;
-}
-
-Json RunJson(const std::string& arguments) {
-  const Outcome outcome = Run(arguments + " --json");
-  INFO(outcome.err);
-  REQUIRE(outcome.exit_code == 0);
-  REQUIRE(std::count(outcome.out.begin(), outcome.out.end(), '\n') == 1);
-  REQUIRE(outcome.out.back() == '\n');
-  return Json::parse(outcome.out);
-}
 
 // K and V of a token, all layers, bf16: 2 layers, 2 KV heads of 16.
 constexpr int64_t kTokenBytes = 2 * 2 * 2 * 16 * 2;
