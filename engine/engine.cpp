@@ -119,8 +119,9 @@ class EngineThread final : public Engine {
   std::deque<int64_t> step_begin_us_;  // of steps in flight
   bool failed_ = false;
 
-  EngineStats published_;  // under mutex_
-  std::thread thread_;     // last: runs when everything else is there
+  EngineStats published_;      // under mutex_
+  int64_t idle_since_us_ = 0;  // under mutex_; 0: not waiting
+  std::thread thread_;         // last: runs when everything else is there
 };
 
 Status CheckStopStrings(const TreeRequest& request) {
@@ -175,7 +176,9 @@ void EngineThread::Cancel(uint64_t request_id) {
 
 EngineStats EngineThread::Stats() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return published_;
+  EngineStats stats = published_;
+  if (idle_since_us_ != 0) stats.idle_us += NowUs() - idle_since_us_;
+  return stats;
 }
 
 bool EngineThread::RunBetweenSteps(const std::function<void()>& action) const {
@@ -250,9 +253,9 @@ bool EngineThread::TakeCommands() {
     std::unique_lock<std::mutex> lock(mutex_);
     const bool busy = !scheduler_.idle() || !step_begin_us_.empty();
     if (!busy) {
-      const int64_t begin_us = NowUs();
+      idle_since_us_ = NowUs();
       wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
-      stats_.idle_us += NowUs() - begin_us;
+      published_.idle_us += NowUs() - std::exchange(idle_since_us_, 0);
     }
     commands = std::exchange(commands_, {});
     stop = stopping_;
@@ -313,8 +316,8 @@ void EngineThread::Publish() {
   stats.forward_us = stats_.forward_us;
   stats.attention_us = stats_.attention_us;
   stats.deliver_us = stats_.deliver_us;
-  stats.idle_us = stats_.idle_us;
   const std::lock_guard<std::mutex> lock(mutex_);
+  stats.idle_us = published_.idle_us;
   published_ = stats;
 }
 

@@ -41,6 +41,7 @@ class Command {
   // A flag that may be given again and again.
   void AddList(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
     app_->add_option(flag, values, help)->allow_extra_args(false);
+  }
   void AddFlag(const std::string& flag, bool& value, const std::string& help) {
     app_->add_flag(flag, value, help);
   }

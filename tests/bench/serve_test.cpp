@@ -136,7 +136,6 @@ TEST_CASE("a senseless value of serve ends with code 2 and names its flag") {
       {"--branches 0", "--branches"},
       {"--branches 65", "--branches"},
       {"--new-tokens 0", "--new-tokens"},
-      {"--seed -1", "--seed"},
       {"--frobnicate", "--frobnicate"},
   }));
   const Outcome outcome = Run(Serve(server, arguments));
