@@ -77,7 +77,7 @@ build_image() {
   case "$ENGINE" in *podman) build_options+=(--format docker) ;; esac
   stage "building $image"
   engine build "${more_build_options[@]}" "${secret[@]}" "${build_options[@]}" -t "$image" . 2>&1 |
-    grep -E '^(\[.*STEP|STEP|#[0-9]+ \[|\[ *[0-9]+ s\])' || fail "the build failed"
+    grep --line-buffered -E '^(\[.*STEP|STEP|#[0-9]+ \[|\[ *[0-9]+ s\])' || fail "the build failed"
 }
 
 # start [options of run ...] [-- arguments of the server ...]: sets $port; returns when the health check of the image
