@@ -149,6 +149,8 @@ class KvTree {
 
   // Every invariant, in full. Linear in nodes and blocks.
   Status Check() const;
+  // The sums alone: free + retiring + owned = total, and nothing live where `idle`. Constant time.
+  Status CheckSums(bool idle) const;
 
  private:
   struct Space {

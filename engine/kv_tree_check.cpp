@@ -44,6 +44,14 @@ Status CheckNodeItself(const KvNode& node, int32_t id, int32_t block_tokens) {
 
 }  // namespace
 
+Status KvTree::CheckSums(bool idle) const {
+  if (owned_blocks_ + allocator_->free_blocks() + allocator_->retiring_blocks() != allocator_->total_blocks())
+    return InternalError("blocks lost: free, retiring, indexed and live do not add up to the total");
+  if (idle && live_blocks_ != 0)
+    return InternalError(std::to_string(live_blocks_) + " blocks live, and no branch that uses them");
+  return {};
+}
+
 Status KvTree::Check() const {
   std::vector<int32_t> children(nodes_.size(), 0);
   std::vector<int32_t> pins(nodes_.size(), 0);
@@ -103,8 +111,7 @@ Status KvTree::Check() const {
       return InternalError("retiring block " + std::to_string(block) + " has an owner");
   }
   if (owned != owned_blocks_ || live != live_blocks_) return InternalError("blocks miscounted by use");
-  if (owned + allocator_->free_blocks() + allocator_->retiring_blocks() != allocator_->total_blocks())
-    return InternalError("blocks lost: free, retiring, indexed and live do not add up to the total");
+  if (Status sums = CheckSums(/*idle=*/false); !sums.ok()) return sums;
   if (indexed_nodes != index_.size()) return InternalError("index edges and indexed nodes differ in number");
   if (evictable != evictable_.size()) return InternalError("eviction list holds nodes that are gone");
   for (const auto& [space, entry] : spaces_) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/scheduler_impl.h"
+#include "engine/tree_cost.h"
 
 namespace espalier {
 
@@ -46,6 +47,7 @@ void Scheduler::Impl::Submit(uint64_t id, TreeRequest request) {
       content.cache_bypass ? tree_.AcquirePrivateSpace() : tree_.AcquireSpace(content.cache_namespace);
   const auto& root = std::get<GivenSpec>(content.nodes[0].content);
   submitted->wanted_blocks = static_cast<int32_t>(root.token_ids.size()) / options_.engine.block_tokens + 2;
+  submitted->first_rows = FirstBranches(content);
   requests_.emplace(id, std::move(submitted));
 }
 

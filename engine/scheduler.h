@@ -37,7 +37,8 @@ struct RequestEvent {
 // Decides what runs: a pure state machine without clock, thread or device.
 //
 // The life of a request:
-//  1. Submit queues it. Next admits it when its blocks fit: TreeStarted; branch 0 and all given nodes that
+//  1. Submit queues it. Next admits it when its blocks fit and steps have rows to spare: TreeStarted; branch
+//  0 and all given nodes that
 //     follow from it become branches.
 //  2. A branch that must run gets a leaf: OpenPath finds what is cached; branches of a generated parent fork
 //     the parent's leaf (the last of them takes it over).

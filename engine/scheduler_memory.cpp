@@ -8,12 +8,13 @@
 
 namespace espalier {
 
-// Requests are admitted in the order of their age, and nobody overtakes. A preempted request waits until the
-// blocks that it had are there again.
+// Requests are admitted in the order of their age, and nobody overtakes, as long as there are rows to spare.
+// A preempted request waits until the blocks that it had are there again.
 void Scheduler::Impl::AdmitRequests() {
   bool others = false;
   for (auto& [id, request] : requests_) {
     if (!request->admitted) {
+      if (!HasRowsToSpare()) return;
       if (others && AvailableBlocks() < request->wanted_blocks + running_) return;
       StartRequest(request.get());
     }
@@ -21,8 +22,20 @@ void Scheduler::Impl::AdmitRequests() {
   }
 }
 
+// Where steps are full, one more request makes all others slower, finishes no earlier itself, and cuts what
+// each gains in a step into slivers. A quarter more than a step holds: some prefill while others decode, and
+// some end. A few requests always run side by side, whatever they want, so that small ones do not wait for
+// the end of large ones.
+bool Scheduler::Impl::HasRowsToSpare() const {
+  constexpr int32_t kSideBySide = 32;
+  const int64_t rows = options_.engine.max_batch_rows;
+  return admitted_ < kSideBySide || rows_wanted_ < rows + rows / 4;
+}
+
 void Scheduler::Impl::StartRequest(Request* request) {
   request->admitted = true;
+  ++admitted_;
+  rows_wanted_ += request->first_rows;
   if (request->started) return;
   request->started = true;
   const TreeRequest& content = request->tree.request();

@@ -80,6 +80,8 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
 
 // Branches with rows to issue: by age of the request, then by number.
 void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
+  admitted_ = 0;
+  rows_wanted_ = 0;
   for (auto& [id, owner] : requests_) {
     Request& request = *owner;
     if (!request.admitted) continue;
@@ -90,6 +92,10 @@ void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vec
     });
     if (!request.work_sorted) std::sort(request.work.begin(), request.work.end());
     request.work_sorted = true;
+    const int64_t wanted = static_cast<int64_t>(request.work.size());
+    rows_wanted_ +=
+        request.usage.generated_tokens > 0 ? wanted : std::max<int64_t>(wanted, request.first_rows);
+    ++admitted_;
     request.running = 0;
     request.no_room = false;
     for (const int32_t number : request.work) {

@@ -1,6 +1,7 @@
 #include "engine/tree_cost.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace espalier {
 namespace {
@@ -90,6 +91,19 @@ class Coster {
 
 TreeCost CostOf(const TreeRequest& request, int32_t block_tokens) {
   return Coster(request, block_tokens).Run();
+}
+
+int32_t FirstBranches(const TreeRequest& request) {
+  std::vector<bool> known(request.nodes.size());  // nothing on the path is generated
+  int64_t branches = 0;
+  for (size_t i = 0; i < known.size(); ++i) {
+    const TreeNodeSpec& spec = request.nodes[i];
+    const bool parent_known = i == 0 || known[static_cast<size_t>(spec.parent)];
+    known[i] = parent_known && std::holds_alternative<GivenSpec>(spec.content);
+    const auto* generate = std::get_if<GenerateSpec>(&spec.content);
+    if (parent_known && generate != nullptr) branches = Sum(branches, generate->branches);
+  }
+  return static_cast<int32_t>(std::clamp<int64_t>(branches, 1, std::numeric_limits<int32_t>::max()));
 }
 
 }  // namespace espalier

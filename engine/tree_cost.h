@@ -29,4 +29,8 @@ struct TreeCost {
 // Precondition: the topology is valid (parents before children, the root given, no counts below 1).
 TreeCost CostOf(const TreeRequest& request, int32_t block_tokens);
 
+// Branches that are generated first: those below given nodes only. At least 1, for the prompt's own rows.
+// Same precondition.
+int32_t FirstBranches(const TreeRequest& request);
+
 }  // namespace espalier

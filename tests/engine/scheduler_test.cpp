@@ -67,6 +67,38 @@ TEST_CASE("two equal prompts of 1000 tokens in flight compute at most 1000 token
   CHECK(harness.Compare(second).empty());
 }
 
+TEST_CASE("where steps are full, requests wait instead of sharing their rows in slivers") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 32;
+  SchedulerHarness harness(options);
+  std::vector<uint64_t> ids;
+  for (int32_t i = 0; i < 100; ++i) ids.push_back(harness.Submit(FewShot(8, 4, 6, i)));
+  harness.Step();
+  int32_t most_active = 0;
+  while (!harness.scheduler().idle()) {
+    const EngineStats stats = harness.scheduler().Stats();
+    most_active = std::max(most_active, stats.requests_active - stats.requests_queued);
+    REQUIRE(harness.Step());
+  }
+  REQUIRE(harness.problem().empty());
+  CHECK(most_active == 32);  // of 4 branches: more than the rows of a step
+  for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
+}
+
+TEST_CASE("where steps have rows to spare, every request runs") {
+  HarnessOptions options = LargePool();
+  options.runner.max_rows = 400;
+  options.max_batch_rows = 400;
+  SchedulerHarness harness(options);
+  std::vector<uint64_t> ids;
+  for (int32_t i = 0; i < 100; ++i) ids.push_back(harness.Submit(FewShot(8, 4, 6, i)));
+  harness.Step();
+  CHECK(harness.scheduler().Stats().requests_queued == 0);
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
+}
+
 TEST_CASE("a shared prefill goes on when the request that began it is cancelled") {
   SchedulerHarness harness(LargePool());
   const uint64_t first = harness.Submit(FewShot(200, 1, 2));
