@@ -145,9 +145,9 @@ for file in /new /tmp/new /models/demo/new /etc/espalier/server.json; do
 done
 engine logs "$container" 2>&1 | sed -E 's/^[^ ]+ info +/         /'
 stage "a search, by the client in the container"
-engine exec "$container" espalier generate --tree /usr/share/espalier/trees/countdown.json | tail -n 4
+engine exec "$container" espalier generate --tree /usr/share/espalier/trees/tree_of_thoughts.json | tail -n 4
 stage "the same tree from outside, through port $port, and from a file of the host"
-client generate --tree - <configs/trees/countdown.json | tail -n 1
+client generate --tree - <configs/trees/tree_of_thoughts.json | tail -n 2
 
 stage "=== load: 8 clients, 25 requests each"
 started=$(now_ms)

@@ -49,9 +49,9 @@ stage "the same request again: its prompt is in the cache now"
 python3 scripts/quickstart_check.py cache "$work/cold.jsonl" "$work/warm.jsonl"
 
 stage "a multi-step tree: propose steps, let the model judge each, keep the best, go on"
-"$bin/espalier" generate --tree configs/trees/countdown.json --record "$work/search.jsonl"
-"$bin/espalier" generate --tree configs/trees/countdown_greedy.json --record "$work/greedy.jsonl" >"$work/greedy.txt"
-python3 scripts/quickstart_check.py search configs/trees/countdown.json "$work/search.jsonl" "$work/greedy.jsonl"
+"$bin/espalier" generate --tree configs/trees/tree_of_thoughts.json --record "$work/search.jsonl"
+"$bin/espalier" generate --tree configs/trees/greedy.json --record "$work/greedy.jsonl" >"$work/greedy.txt"
+python3 scripts/quickstart_check.py search configs/trees/tree_of_thoughts.json "$work/search.jsonl" "$work/greedy.jsonl"
 
 "$bin/espalier" stats --json >"$work/stats.json"
 python3 scripts/quickstart_check.py stats "$work/stats.json"
@@ -61,6 +61,6 @@ cat <<'NEXT'
 
 Try next:
   build/release/bin/espalier-server --model model/demo                     # serves at 127.0.0.1:50051
-  build/release/bin/espalier generate --tree configs/trees/countdown.json  # in another terminal; edit the file
+  build/release/bin/espalier generate --tree configs/trees/tree_of_thoughts.json  # in another terminal; edit the file
   build/release/bin/espalier generate --prompt $'list 5 8 18 37 gives' --branches 8 --max-new-tokens 12
 NEXT

@@ -22,8 +22,6 @@ void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run);
 void AddModel(CLI::App& app, const CommonOptions& common, Run& run);
 void AddStats(CLI::App& app, const CommonOptions& common, Run& run);
 void AddHealth(CLI::App& app, const CommonOptions& common, Run& run);
-
-// A comma-separated list of token ids. Throws CLI::ValidationError naming the flag.
-std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text);
+void AddCompletion(CLI::App& app, Run& run);
 
 }  // namespace espalier::cli

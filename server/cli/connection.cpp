@@ -9,14 +9,18 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
+
+#include "server/cli/terminal.h"
 
 namespace espalier::cli {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
 
-std::mutex call_mutex;
-grpc::ClientContext* call_under_way = nullptr;  // under call_mutex
+std::mutex signal_mutex;
+std::function<void()> on_signal;  // under signal_mutex
+int signal_received = 0;          // under signal_mutex
 
 const char* NameOf(grpc::StatusCode code) {
   switch (code) {
@@ -57,16 +61,41 @@ const char* NameOf(grpc::StatusCode code) {
   }
 }
 
-// The server's messages read "field: why" where a field is at fault; a field holds no spaces.
-size_t LengthOfField(const std::string& message) {
-  const size_t colon = message.find(": ");
-  if (colon == std::string::npos) return 0;
-  const auto is_field_char = [](unsigned char c) {
-    return std::islower(c) != 0 || std::isdigit(c) != 0 || c == '_' || c == '.' || c == '[' || c == ']';
-  };
-  return std::all_of(message.begin(), message.begin() + static_cast<std::ptrdiff_t>(colon), is_field_char)
-             ? colon
-             : 0;
+// What a reader does about it.
+std::string AdviceOn(const grpc::Status& status) {
+  const std::string& message = status.error_message();
+  const auto mentions = [&](const char* words) { return message.find(words) != std::string::npos; };
+  switch (status.error_code()) {
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      if (mentions("larger than max")) return "Ask for fewer branches or tokens in one request.";
+      return mentions("queue") ? "Try again in a moment; `espalier stats --watch` shows what the server does."
+                               : "`espalier stats` shows what the KV cache holds, `espalier model` its size.";
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return mentions("longest path") || mentions("max_path") || mentions("vocab")
+                 ? "`espalier model` shows the model's limits."
+                 : "";
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return "This may be another server, or an older one: `espalier model` shows its version.";
+    default:
+      return "";
+  }
+}
+
+// gRPC's text on why there is no connection, without its wrapping.
+std::string WhyUnreachable(const std::string& message) {
+  for (const char* reason : {"Connection refused", "No route to host", "Network is unreachable",
+                             "Connection reset", "Domain name not found", "timed out", "Socket closed"}) {
+    if (message.find(reason) != std::string::npos) return reason;
+  }
+  return message;
+}
+
+void ReportUnreachable(const std::string& message, const std::string& server) {
+  std::fprintf(stderr,
+               "error: no server answers at %s (%s)\n"
+               "Start one:        espalier-server --model model/demo --listen %s\n"
+               "or name another:  --server HOST:PORT, or the environment variable ESPALIER_SERVER\n",
+               server.c_str(), WhyUnreachable(message).c_str(), server.c_str());
 }
 
 }  // namespace
@@ -77,57 +106,85 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
 
+std::string FieldOf(const std::string& message) {
+  const size_t colon = message.find(": ");
+  if (colon == std::string::npos) return "";
+  // A field holds no spaces.
+  const auto is_field_char = [](unsigned char c) {
+    return std::islower(c) != 0 || std::isdigit(c) != 0 || c == '_' || c == '.' || c == '[' || c == ']';
+  };
+  const auto end = message.begin() + static_cast<std::ptrdiff_t>(colon);
+  return std::all_of(message.begin(), end, is_field_char) ? message.substr(0, colon) : "";
+}
+
 int Report(const grpc::Status& status, const std::string& server, bool as_json) {
   if (status.ok()) return kExitDone;
   const std::string message = status.error_message();
+  const char* const code = NameOf(status.error_code());
   if (as_json) {
-    const size_t field = LengthOfField(message);
-    const nlohmann::ordered_json line = {{"event", "error"},
-                                         {"code", NameOf(status.error_code())},
-                                         {"field", message.substr(0, field)},
-                                         {"message", field == 0 ? message : message.substr(field + 2)}};
+    const std::string field = FieldOf(message);
+    const nlohmann::ordered_json line = {
+        {"event", "error"},
+        {"code", code},
+        {"field", field},
+        {"message", field.empty() ? message : message.substr(field.size() + 2)}};
     std::printf("%s\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     std::fflush(stdout);
   }
-  const bool unreachable = status.error_code() == grpc::StatusCode::UNAVAILABLE;
-  std::fprintf(stderr, "error: %s: %s\n", NameOf(status.error_code()), message.c_str());
-  if (message.rfind("failed to connect", 0) == 0 || message.rfind("DNS resolution failed", 0) == 0) {
-    std::fprintf(
-        stderr,
-        "No server answers at %s. Start one with `espalier-server --model DIR --listen %s`, or name another "
-        "with --server.\n",
-        server.c_str(), server.c_str());
+  if (const int signal = SignalReceived(); signal != 0) {
+    std::fprintf(stderr, "interrupted: the request was cancelled on the server\n");
+    return kExitSignal + signal;
   }
-  return unreachable ? kExitUnreachable : kExitFailed;
+  if (message.rfind("failed to connect", 0) == 0 || message.rfind("DNS resolution failed", 0) == 0) {
+    ReportUnreachable(message, server);
+    return kExitUnreachable;
+  }
+  std::fprintf(stderr, "error: %s: %s\n", code, message.c_str());
+  if (const std::string advice = AdviceOn(status); !advice.empty()) {
+    std::fprintf(stderr, "%s\n", advice.c_str());
+  }
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE ? kExitUnreachable : kExitFailed;
 }
 
 void WatchSignals() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
+  for (const int signal : {SIGINT, SIGTERM, SIGTSTP}) sigaddset(&signals, signal);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::thread([signals] {
-    constexpr int kExitInterrupted = 130;
     while (true) {
       int signal = 0;
       sigwait(&signals, &signal);
-      const std::lock_guard lock(call_mutex);
-      if (call_under_way == nullptr) _exit(kExitInterrupted);
-      call_under_way->TryCancel();
-      call_under_way = nullptr;  // a second signal does not wait for the server
+      if (signal == SIGTSTP) {
+        Screen::Leave();
+        kill(getpid(), SIGSTOP);
+        Screen::Return();
+        continue;
+      }
+      const std::lock_guard lock(signal_mutex);
+      signal_received = signal;
+      if (on_signal == nullptr) {
+        Screen::Leave();
+        _exit(kExitSignal + signal);
+      }
+      std::exchange(on_signal, nullptr)();  // a second signal does not wait for the server
     }
   }).detach();
 }
 
-CancelOnSignal::CancelOnSignal(grpc::ClientContext& context) {
-  const std::lock_guard lock(call_mutex);
-  call_under_way = &context;
+int SignalReceived() {
+  const std::lock_guard lock(signal_mutex);
+  return signal_received;
 }
 
-CancelOnSignal::~CancelOnSignal() {
-  const std::lock_guard lock(call_mutex);
-  call_under_way = nullptr;
+OnSignal::OnSignal(std::function<void()> end) {
+  const std::lock_guard lock(signal_mutex);
+  on_signal = std::move(end);
+}
+
+OnSignal::~OnSignal() {
+  const std::lock_guard lock(signal_mutex);
+  on_signal = nullptr;
 }
 
 }  // namespace espalier::cli

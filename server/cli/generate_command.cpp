@@ -1,19 +1,24 @@
-#include <google/protobuf/util/json_util.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <mutex>
 #include <sstream>
 
 #include "espalier/v1/tree.grpc.pb.h"
-#include "kernels/base/result.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
+#include "server/cli/flags.h"
 #include "server/cli/json_lines.h"
+#include "server/cli/live_view.h"
+#include "server/cli/manual.h"
+#include "server/cli/terminal.h"
+#include "server/cli/tree_file.h"
 #include "server/cli/tree_model.h"
 #include "server/cli/tree_view.h"
 
@@ -22,62 +27,65 @@ namespace {
 
 struct GenerateOptions {
   std::string tree_file;
+  std::vector<std::string> set;
   std::string prompt;
   std::string prompt_ids;
-  int32_t branches = 1;
-  int32_t max_new_tokens = 64;
+  std::optional<int32_t> branches;
+  std::optional<int32_t> max_new_tokens;
   std::optional<float> temperature;
-  int32_t top_k = 0;
+  std::optional<int32_t> top_k;
   std::optional<float> top_p;
-  float min_p = 0.0F;
+  std::optional<float> min_p;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  int32_t top_logprobs = 0;
+  std::optional<int32_t> top_logprobs;
   bool cache_bypass = false;
   std::string colour = "auto";
-  int prompt_lines = 4;
+  std::optional<int32_t> width;
+  std::optional<int32_t> prompt_lines;
+  bool watch = true;
+  bool full = false;
+  bool best = false;
   std::string record;
 };
 
-int ComplainOf(const std::string& file, const std::string& problem) {
-  std::fprintf(stderr, "error: %s: %s\n", file == "-" ? "standard input" : file.c_str(), problem.c_str());
+int Complain(const std::string& problem) {
+  std::fprintf(stderr, "error: %s\n", problem.c_str());
   return kExitUsage;
 }
 
-// The JSON text without its comments. Writing JSON is recursive in the library: what no request could mean is
-// refused before.
-Result<std::string> WithoutComments(const std::string& text) {
-  constexpr int kMaxDepth = 64;
-  bool too_deep = false;
-  const auto measure = [&](int depth, Json::parse_event_t /*event*/, Json& /*parsed*/) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  try {
-    const Json json = Json::parse(text, measure, /*allow_exceptions=*/true, /*ignore_comments=*/true);
-    if (too_deep) return InvalidArgument("", "not a tree request: nested too deeply");
-    return json.dump();
-  } catch (const Json::exception& error) {
-    return InvalidArgument("", std::string("not valid JSON: ") + error.what());
-  }
-}
-
-// The file is a GenerateRequest in protobuf's JSON form; // comments are accepted.
-int ReadTreeFile(const std::string& path, v1::GenerateRequest& request) {
+// The text of a tree file; "-" is standard input. Returns what is wrong, or nothing.
+std::string ReadText(const std::string& path, std::string& text) {
   std::stringstream content;
   if (path == "-") {
     content << std::cin.rdbuf();
   } else {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored)) return "is a folder";
     std::ifstream file(path);
-    if (!file) return ComplainOf(path, "cannot be read");
+    if (!file) return std::string("cannot be read: ") + std::strerror(errno);
     content << file.rdbuf();
   }
-  const Result<std::string> plain = WithoutComments(content.str());
-  if (!plain) return ComplainOf(path, plain.error().message);
-  const auto status = google::protobuf::util::JsonStringToMessage(*plain, &request);
-  if (status.ok()) return kExitDone;
-  return ComplainOf(path, "not a tree request: " + std::string(status.message()));
+  text = content.str();
+  return "";
+}
+
+int ReadTreeFile(const GenerateOptions& options, v1::GenerateRequest& request,
+                 std::optional<TreeFile>& tree_file) {
+  const std::string name = options.tree_file == "-" ? "standard input" : options.tree_file;
+  std::string text;
+  if (const std::string fault = ReadText(options.tree_file, text); !fault.empty()) {
+    return Complain(name + ": " + fault);
+  }
+  tree_file.emplace(name, std::move(text));
+  for (const std::string& assignment : options.set) {
+    if (const std::string fault = tree_file->Set(assignment); !fault.empty())
+      return Complain("--set: " + fault);
+  }
+  const std::vector<std::string> problems = tree_file->Read(request);
+  for (const std::string& problem : problems) Complain(problem);
+  return problems.empty() ? kExitDone : kExitUsage;
 }
 
 void MakeRequest(const GenerateOptions& options, v1::GenerateRequest& request) {
@@ -93,86 +101,88 @@ void MakeRequest(const GenerateOptions& options, v1::GenerateRequest& request) {
   answer.set_id("answer");
   answer.set_parent_id("prompt");
   v1::Generate& generate = *answer.mutable_generate();
-  generate.set_branches(options.branches);
-  generate.set_max_new_tokens(options.max_new_tokens);
+  generate.set_branches(options.branches.value_or(1));
+  generate.set_max_new_tokens(options.max_new_tokens.value_or(64));
   for (const std::string& stop : options.stop) generate.add_stop_strings(stop);
   generate.set_ignore_eos(options.ignore_eos);
-  generate.set_top_logprobs(options.top_logprobs);
+  generate.set_top_logprobs(options.top_logprobs.value_or(0));
   v1::Sampling& sampling = *generate.mutable_sampling();
   if (options.temperature) sampling.set_temperature(*options.temperature);
-  sampling.set_top_k(options.top_k);
+  sampling.set_top_k(options.top_k.value_or(0));
   if (options.top_p) sampling.set_top_p(*options.top_p);
-  sampling.set_min_p(options.min_p);
+  sampling.set_min_p(options.min_p.value_or(0.0F));
 }
 
-// Draws the tree in place while it grows.
-class Screen {
- public:
-  Screen(const TreeModel& tree, const GenerateOptions& options) : tree_(tree), options_(options) {
-    is_terminal_ = isatty(STDOUT_FILENO) == 1;
-    const char* no_colour = std::getenv("NO_COLOR");
-    const bool wanted = is_terminal_ && (no_colour == nullptr || *no_colour == '\0');
-    colour_ = options.colour == "always" || (options.colour == "auto" && wanted);
-  }
-
-  void Update() {
-    if (!is_terminal_) return;
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_draw_ < std::chrono::milliseconds(50)) return;
-    last_draw_ = now;
-    const winsize size = Size();
-    std::vector<std::string> lines = Lines(size.ws_col);
-    const size_t room = size.ws_row > 2 ? size.ws_row - 2U : 1U;
-    if (lines.size() > room) {
-      const size_t hidden = lines.size() - room + 1;
-      lines.resize(room - 1);
-      lines.push_back("… " + std::to_string(hidden) + " more lines …");
-    }
-    Erase();
-    Print(lines);
-    drawn_lines_ = lines.size();
-  }
-
-  void Finish() {
-    Erase();
-    Print(Lines(Size().ws_col));
-    if (tree_.finished()) std::printf("%s\n", DescribeUsage(tree_).c_str());
-  }
-
- private:
-  static winsize Size() {
-    winsize size{};
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) {
-      size.ws_col = 120;
-      size.ws_row = 50;
-    }
-    return size;
-  }
-  std::vector<std::string> Lines(int width) const {
-    return DrawTree(tree_, {.width = width, .colour = colour_, .prompt_lines = options_.prompt_lines});
-  }
-  void Erase() {
-    if (drawn_lines_ > 0) std::printf("\x1b[%zuA\x1b[J", drawn_lines_);
-    drawn_lines_ = 0;
-  }
-  static void Print(const std::vector<std::string>& lines) {
-    for (const std::string& line : lines) std::printf("%s\n", line.c_str());
-    std::fflush(stdout);
-  }
-
-  const TreeModel& tree_;
-  const GenerateOptions& options_;
-  bool is_terminal_ = false;
-  bool colour_ = false;
-  size_t drawn_lines_ = 0;
-  std::chrono::steady_clock::time_point last_draw_;
+// A tree that one thread feeds and another draws.
+struct GrowingTree {
+  explicit GrowingTree(const v1::GenerateRequest& request) : model(request) {}
+  std::mutex mutex;
+  TreeModel model;  // under mutex
 };
+
+ViewOptions ViewOf(const GenerateOptions& options, int width) {
+  return {.width = options.width.value_or(width),
+          .colour = UseColour(options.colour, STDOUT_FILENO),
+          .prompt_lines = options.prompt_lines.value_or(4),
+          .full = options.full};
+}
+
+// The tree on the whole screen, where it is to be watched; else, where someone looks, a line on what it does.
+std::unique_ptr<LiveView> StartView(const GenerateOptions& options, bool as_json, GrowingTree& tree) {
+  using std::chrono::milliseconds;
+  if (as_json) return nullptr;
+  if (options.watch && !options.best && IsTerminal(STDOUT_FILENO)) {
+    const auto draw = [&options, &tree](TerminalSize size, double seconds) {
+      // In the last column some terminals erase what has just been written.
+      ViewOptions view = ViewOf(options, size.columns - 1);
+      view.full = false;  // what grows is shown at its end
+      const std::lock_guard lock(tree.mutex);
+      std::vector<std::string> lines = FitRows(DrawTree(tree.model, view), std::max(3, size.rows - 1), view);
+      lines.resize(std::min(lines.size(), static_cast<size_t>(std::max(0, size.rows - 1))));
+      lines.push_back(DescribeProgress(tree.model, seconds, size.columns - 1));
+      return lines;
+    };
+    return LiveView::OnScreen(STDOUT_FILENO, milliseconds(150), draw);
+  }
+  if (!IsTerminal(STDERR_FILENO)) return nullptr;
+  const auto draw = [&tree](TerminalSize size, double seconds) {
+    const std::lock_guard lock(tree.mutex);
+    return std::vector<std::string>{DescribeProgress(tree.model, seconds, size.columns - 1)};
+  };
+  return LiveView::OnLine(STDERR_FILENO, milliseconds(500), draw);
+}
+
+// Returns the exit code.
+int PrintTree(const GenerateOptions& options, const TreeModel& tree) {
+  if (options.best) {
+    if (!tree.finished()) return kExitDone;  // the reason is reported
+    const int32_t best = tree.Best();
+    if (best < 0) {
+      std::fprintf(stderr, "error: --best: the tree has no branch\n");
+      return kExitFailed;
+    }
+    std::string text = tree.PathText(best);
+    if (text.empty() || text.back() != '\n') text += '\n';
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return kExitDone;
+  }
+  if (tree.started().request_id() == 0) return kExitDone;
+  const ViewOptions view = ViewOf(options, SizeOf(STDOUT_FILENO).columns);
+  std::vector<std::string> lines;
+  for (DrawnLine& line : DrawTree(tree, view)) lines.push_back(std::move(line.text));
+  if (tree.finished()) {
+    for (std::string& line : DescribeUsage(tree, view.width)) lines.push_back(std::move(line));
+  }
+  PrintLines(lines, STDOUT_FILENO);
+  return kExitDone;
+}
 
 int Generate(const GenerateOptions& options, const CommonOptions& common) {
   v1::GenerateRequest request;
+  std::optional<TreeFile> tree_file;
   if (options.tree_file.empty()) {
     MakeRequest(options, request);
-  } else if (const int code = ReadTreeFile(options.tree_file, request); code != kExitDone) {
+  } else if (const int code = ReadTreeFile(options, request, tree_file); code != kExitDone) {
     return code;
   }
   if (options.seed) request.set_seed(*options.seed);
@@ -181,17 +191,14 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   std::ofstream record;
   if (!options.record.empty()) {
     record.open(options.record, std::ios::trunc);
-    if (!record) {
-      std::fprintf(stderr, "error: --record: cannot write %s\n", options.record.c_str());
-      return kExitUsage;
-    }
+    if (!record) return Complain("--record: cannot write " + options.record + ": " + std::strerror(errno));
   }
 
   const auto stub = v1::TreeService::NewStub(Connect(common.server));
   grpc::ClientContext context;
   const CancelOnSignal cancel(context);
-  TreeModel tree(request);
-  Screen screen(tree, options);
+  GrowingTree tree(request);
+  auto view = StartView(options, common.json, tree);
   const auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;
   while (reader->Read(&response)) {
@@ -200,58 +207,170 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
       PrintLine(ToJson(response));
       continue;
     }
-    tree.Apply(response);
-    screen.Update();
+    const std::lock_guard lock(tree.mutex);
+    tree.model.Apply(response);
   }
   const grpc::Status status = reader->Finish();
-  if (!common.json && tree.started().request_id() != 0) screen.Finish();
-  return Report(status, common.server, common.json);
+  view.reset();
+  const int printed = common.json ? kExitDone : PrintTree(options, tree.model);
+  const int code = Report(status, common.server, common.json);
+  if (const std::string field = FieldOf(status.error_message()); tree_file && !field.empty()) {
+    std::fprintf(stderr, "It stands at %s\n", tree_file->PlaceOf(field).c_str());
+  }
+  if (record.is_open() && !record.flush()) {
+    std::fprintf(stderr, "error: --record: could not write all of %s\n", options.record.c_str());
+    return code == kExitDone ? kExitFailed : code;
+  }
+  return code == kExitDone ? printed : code;
+}
+
+void AddSource(CLI::App& command, GenerateOptions& options) {
+  constexpr const char* kGroup = "What to grow (one of the first three)";
+  command
+      .add_option("--tree", options.tree_file,
+                  "Tree file: a GenerateRequest as JSON, // comments accepted; - reads standard input")
+      ->type_name("FILE")
+      ->group(kGroup);
+  command.add_option("--prompt", options.prompt, "Text of the root")->type_name("TEXT")->group(kGroup);
+  command.add_option("--prompt-ids", options.prompt_ids, "Token ids of the root, as 1,2,3")
+      ->type_name("IDS")
+      ->group(kGroup);
+  command
+      .add_option("--set", options.set,
+                  "Set a field of a node of the tree file, e.g. problem.text=TEXT or step.branches=4; may be "
+                  "given several times")
+      ->type_name("NODE.FIELD=VALUE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(kGroup);
+}
+
+constexpr const char* kShapeGroup = "How to grow a prompt (a tree file says this itself)";
+
+void AddShape(CLI::App& command, GenerateOptions& options) {
+  AddInteger(command, "--branches", options.branches, 1, INT32_MAX, "Branches to grow from the prompt [1]")
+      ->group(kShapeGroup);
+  AddInteger(command, "--max-new-tokens", options.max_new_tokens, 1, INT32_MAX,
+             "Tokens after which a branch ends [64]")
+      ->group(kShapeGroup);
+  AddReal(command, "--temperature", options.temperature, {0.0, 100.0},
+          "0: always the most likely token; (0, 100] scales the distribution [1]")
+      ->group(kShapeGroup);
+  AddInteger(command, "--top-k", options.top_k, 0, INT32_MAX,
+             "Draw from the N most likely tokens; 0: from all [0]")
+      ->group(kShapeGroup);
+  AddReal(command, "--top-p", options.top_p, {0.0, 1.0, /*without_least=*/true},
+          "Draw from the fewest most likely tokens whose probabilities add up to this, in (0, 1] [1]")
+      ->group(kShapeGroup);
+  AddReal(command, "--min-p", options.min_p, {0.0, 1.0},
+          "Draw from tokens at least this likely relative to the most likely one, in [0, 1] [0]")
+      ->group(kShapeGroup);
+  command.add_option("--stop", options.stop, "A branch ends before this text; may be given several times")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(kShapeGroup);
+  command.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")
+      ->group(kShapeGroup);
+  AddInteger(command, "--top-logprobs", options.top_logprobs, 0, 20,
+             "With --json, report the N most likely tokens at each position, in [0, 20] [0]")
+      ->group(kShapeGroup);
+}
+
+void AddRun(CLI::App& command, GenerateOptions& options) {
+  constexpr const char* kGroup = "The run";
+  AddUnsigned(command, "--seed", options.seed,
+              "Seed of all draws, in [0, 2^64): same server, request and seed, same tree [the tree file's, "
+              "else drawn by the server]")
+      ->group(kGroup);
+  command.add_flag("--cache-bypass", options.cache_bypass, "Neither use nor fill the server's prefix cache")
+      ->group(kGroup);
+  command
+      .add_option("--record", options.record,
+                  "Write the events to this file too, as --json prints them, one JSON object a line")
+      ->type_name("FILE")
+      ->group(kGroup);
+}
+
+void AddDrawing(CLI::App& command, GenerateOptions& options) {
+  constexpr const char* kGroup = "The drawing";
+  command
+      .add_flag("--watch,!--no-watch", options.watch,
+                "Show the tree on the whole screen while it grows, at most 15 times a second, then print it "
+                "[on, where standard output is a terminal]")
+      ->group(kGroup);
+  command
+      .add_flag(
+          "--best", options.best,
+          "Print nothing but the text of the best path: the one that the last selection put first, else "
+          "the most likely one (sum of the log-probabilities of generated and scored tokens)")
+      ->group(kGroup);
+  command.add_flag("--full", options.full, "Print long texts over several lines instead of cutting them")
+      ->group(kGroup);
+  command
+      .add_option(
+          "--color", options.colour,
+          "auto, always or never; auto heeds NO_COLOR and CLICOLOR_FORCE, and colours terminals [auto]")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->type_name("WHEN")
+      ->group(kGroup);
+  AddInteger(command, "--width", options.width, 20, 10000,
+             "Columns of a line [the terminal's; else $COLUMNS, else 120]")
+      ->group(kGroup);
+  AddInteger(command, "--prompt-lines", options.prompt_lines, 2, INT32_MAX,
+             "Lines of the prompt to show, at least 2 [4]")
+      ->group(kGroup);
+}
+
+void CheckTogether(const CLI::App& command, const CommonOptions& common) {
+  const auto count = [&](const char* flag) { return command.get_option(flag)->count(); };
+  const bool tree = count("--tree") > 0;
+  const size_t sources = count("--tree") + count("--prompt") + count("--prompt-ids");
+  if (sources != 1) {
+    throw CLI::ValidationError("generate", sources == 0
+                                               ? "needs --tree, --prompt or --prompt-ids"
+                                               : "takes only one of --tree, --prompt and --prompt-ids");
+  }
+  if (!tree && count("--set") > 0) throw CLI::ValidationError("--set", "needs --tree");
+  if (count("--best") > 0 && common.json) throw CLI::ValidationError("--best", "excludes --json");
+  for (const CLI::Option* flag : command.get_options()) {
+    if (tree && flag->get_group() == kShapeGroup && flag->count() > 0) {
+      throw CLI::ValidationError(flag->get_name(), "a tree file says this itself; see --set");
+    }
+  }
 }
 
 }  // namespace
 
 void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Grow a tree of text and watch it");
-  auto* source = command->add_option_group("source", "What to grow");
-  CLI::Option* tree = source->add_option(
-      "--tree", options->tree_file,
-      "Tree file: a GenerateRequest of proto/espalier/v1/tree.proto as JSON, // comments accepted; - is "
-      "standard input");
-  source->add_option("--prompt", options->prompt, "Text of the root");
-  CLI::Option* ids =
-      source->add_option("--prompt-ids", options->prompt_ids, "Token ids of the root, as 1,2,3");
-  source->require_option(1);
-  auto* shape = command->add_option_group("shape", "How to grow a prompt (a tree file says this itself)");
-  shape->add_option("--branches", options->branches, "Branches to grow from the prompt [1]");
-  shape->add_option("--max-new-tokens", options->max_new_tokens, "Tokens after which a branch ends [64]");
-  shape->add_option("--temperature", options->temperature, "0: the most likely token always [1]");
-  shape->add_option("--top-k", options->top_k, "Draw from the K most likely tokens; 0: all [0]");
-  shape->add_option("--top-p", options->top_p, "Draw from the most likely tokens that add up to this [1]");
-  shape->add_option("--min-p", options->min_p,
-                    "Draw from tokens at least this likely relative to the best [0]");
-  shape->add_option("--stop", options->stop, "A branch ends before this text; may be given several times")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  shape->add_flag("--ignore-eos", options->ignore_eos, "Go on after the model's end-of-sequence token");
-  shape->add_option("--top-logprobs", options->top_logprobs,
-                    "Report the N most likely tokens with --json [0]");
-  command->add_option("--seed", options->seed, "Seed of all draws; same seed, same tree");
-  command->add_flag("--cache-bypass", options->cache_bypass, "Neither use nor fill the prefix cache");
-  command->add_option("--color", options->colour, "Colours: auto, always, never [auto]")
-      ->check(CLI::IsMember({"auto", "always", "never"}));
-  command->add_option("--record", options->record,
-                      "Write the events to this file too, as --json prints them");
-  command->add_option("--prompt-lines", options->prompt_lines, "Lines of the prompt to show [4]");
-  command->callback([options, tree, ids, shape, &common, &run] {
-    if (tree->count() > 0 && options->tree_file.empty()) {
+  CLI::App* command = app.add_subcommand("generate", "Grow a tree of text and draw it");
+  AddSource(*command, *options);
+  AddShape(*command, *options);
+  AddRun(*command, *options);
+  AddDrawing(*command, *options);
+  Describe(
+      *command,
+      {.usage = "(--tree FILE | --prompt TEXT | --prompt-ids IDS) [options]",
+       .more = "The tree is drawn with the trunk that all branches share once, a branch a line. Scores stand "
+               "behind what they weigh, as natural logarithms; ✗ was pruned by a selection, ★ is the best "
+               "path, ×3 stands for three equal pruned branches, ▌ is where a branch grows. Ctrl-C cancels "
+               "on the server and prints what was received.",
+       .examples =
+           {{"Eight answers to one prompt:",
+             "espalier generate --prompt 'list 5 8 18 37 gives' --branches 8 \\\n--max-new-tokens 12"},
+            {"A search that checks itself:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
+            {"The same search on another problem, for a script:",
+             "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"
+             "--set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
+       .see = "A tree file is a GenerateRequest; every field is described in proto/espalier/v1/tree.proto. "
+              "Examples: configs/trees."});
+  command->callback([options, command, &common, &run] {
+    CheckTogether(*command, common);
+    if (command->get_option("--tree")->count() > 0 && options->tree_file.empty()) {
       throw CLI::ValidationError("--tree", "must name a file, or - for standard input");
     }
-    for (const CLI::Option* flag : shape->get_options()) {
-      if (tree->count() == 0 || flag->count() == 0) continue;
-      throw CLI::ValidationError(flag->get_name(), "a tree file says this itself");
-    }
-    if (ids->count() > 0) ParseIds("--prompt-ids", options->prompt_ids);
+    if (command->get_option("--prompt-ids")->count() > 0) ParseIds("--prompt-ids", options->prompt_ids);
     run = [options, &common] { return Generate(*options, common); };
   });
 }

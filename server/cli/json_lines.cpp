@@ -1,5 +1,7 @@
 #include "server/cli/json_lines.h"
 
+#include <google/protobuf/descriptor.h>
+
 #include <cstdio>
 
 namespace espalier::cli {
@@ -134,6 +136,47 @@ Json ToJson(const v1::ContinuationScore& score, int index) {
           {"sum_logprob", score.sum_logprob()},
           {"mean_logprob", score.mean_logprob()},
           {"top_logprobs", TopLogprobsToJson(score.top_logprobs())}};
+}
+
+Json MessageToJson(const google::protobuf::Message& message) {
+  using google::protobuf::FieldDescriptor;
+  const auto* reflection = message.GetReflection();
+  Json object = Json::object();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor* field = message.GetDescriptor()->field(i);
+    Json& value = object[field->name()];
+    if (field->is_repeated()) {
+      value = Json::array();
+      for (int k = 0; k < reflection->FieldSize(message, field); ++k) {
+        value.push_back(reflection->GetRepeatedInt32(message, field, k));
+      }
+      continue;
+    }
+    switch (field->cpp_type()) {
+      case FieldDescriptor::CPPTYPE_INT32:
+        value = reflection->GetInt32(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_INT64:
+        value = reflection->GetInt64(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_STRING:
+        value = reflection->GetString(message, field);
+        break;
+      default:
+        value = nullptr;
+        break;
+    }
+  }
+  return object;
+}
+
+void PrintMessage(const google::protobuf::Message& message, bool as_json) {
+  const Json object = MessageToJson(message);
+  if (as_json) return PrintLine(object);
+  for (const auto& [name, value] : object.items()) {
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    std::printf("%-24s %s\n", name.c_str(), text.c_str());
+  }
 }
 
 void PrintLine(const Json& object) {

@@ -14,6 +14,12 @@ using Json = nlohmann::ordered_json;
 Json ToJson(const v1::GenerateResponse& response);
 Json ToJson(const v1::ContinuationScore& score, int index);
 
+// A message of numbers, texts and arrays of int32, field by field under the proto's own names, all of them.
+Json MessageToJson(const google::protobuf::Message& message);
+
+// The same printed: as JSON, or a field a line.
+void PrintMessage(const google::protobuf::Message& message, bool as_json);
+
 // Prints one object on a line of its own.
 void PrintLine(const Json& object);
 

@@ -8,26 +8,13 @@
 #include <exception>
 
 #include "server/cli/commands.h"
+#include "server/cli/completion.h"
 #include "server/cli/connection.h"
+#include "server/cli/manual.h"
+#include "server/located_json.h"
 #include "server/version.h"
 
 namespace espalier::cli {
-
-std::vector<int32_t> ParseIds(const std::string& flag, const std::string& text) {
-  std::vector<int32_t> ids;
-  const char* at = text.data();
-  const char* const end = text.data() + text.size();
-  while (true) {
-    int32_t id = 0;
-    const auto [stop, error] = std::from_chars(at, end, id);
-    if (error != std::errc() || (stop != end && *stop != ',')) {
-      throw CLI::ValidationError(flag, "must be token ids such as 1,2,3, got '" + text + "'");
-    }
-    ids.push_back(id);
-    if (stop == end) return ids;
-    at = stop + 1;
-  }
-}
 
 namespace {
 
@@ -41,9 +28,45 @@ bool IsHostAndPort(const std::string& server) {
   return error == std::errc() && stop == end && port > 0 && port <= 65535;
 }
 
-int Complain(const std::string& problem) {
-  std::fprintf(stderr, "error: %s\nRun with --help for more information.\n", problem.c_str());
+int Complain(const std::string& problem, const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
+  std::fprintf(stderr, "error: %s\n`espalier%s --help` tells more.\n", problem.c_str(), command.c_str());
   return kExitUsage;
+}
+
+// What the words that nothing understood were probably meant to be.
+std::string NotUnderstood(const std::string& word, const CLI::App& app) {
+  std::vector<std::string> known;
+  const auto chosen = app.get_subcommands();
+  const bool is_command = chosen.empty() && word.front() != '-';
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (is_command) known.push_back(command->get_name());
+  }
+  for (const CLI::App* of : {&app, chosen.empty() ? nullptr : static_cast<const CLI::App*>(chosen.front())}) {
+    if (of == nullptr || is_command) continue;
+    for (const CLI::Option* option : of->get_options()) {
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    }
+  }
+  const auto closest = ClosestWord(word, known);
+  return word + ": not understood" + (closest ? "; did you mean " + *closest + "?" : "");
+}
+
+void DescribeProgram(CLI::App& app) {
+  Describe(
+      app,
+      {.usage = "COMMAND [options]",
+       .more = "`espalier COMMAND --help` tells more of a command. Options may stand before or behind it.",
+       .examples =
+           {{"A server with the demo model, in another terminal:", "espalier-server --model model/demo"},
+            {"Eight answers to one prompt:",
+             "espalier generate --prompt 'list 5 8 18 37 gives' --branches 8 \\\n--max-new-tokens 12"},
+            {"A tree file:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
+            {"What the server does:", "espalier stats --watch"}},
+       .exit_codes = {},
+       .see = "Environment: ESPALIER_SERVER stands for --server; NO_COLOR, CLICOLOR_FORCE and COLUMNS "
+              "are heeded as usual. The interface: proto/espalier/v1. Tree files: configs/trees."});
 }
 
 int Main(int argc, char** argv) {
@@ -53,14 +76,17 @@ int Main(int argc, char** argv) {
   gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
   google::protobuf::SetLogHandler(nullptr);
 
-  CLI::App app("Grows, scores and inspects trees of text on an Espalier server.", "espalier");
-  app.set_version_flag("--version", std::string("espalier ") + kVersion);
+  CLI::App app("Grows, scores and inspects trees of text on an Espalier server", "espalier");
+  DescribeProgram(app);
+  app.set_version_flag("--version", std::string("espalier ") + kVersion, "Print the version and exit");
+  app.set_help_flag("-h,--help", "Print this help and exit");
   CommonOptions common;
   if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr) common.server = server;
-  app.add_option("--server", common.server,
-                 "HOST:PORT of the server; default $ESPALIER_SERVER or 127.0.0.1:50051");
+  app.add_option("--server", common.server, "Address of the server [$ESPALIER_SERVER, else 127.0.0.1:50051]")
+      ->type_name("HOST:PORT");
   app.add_flag("--json", common.json, "Print JSON only, one object a line");
   app.require_subcommand(1);
+
   app.fallthrough();  // --server and --json may stand behind the command too
   Run run;
   AddGenerate(app, common, run);
@@ -70,16 +96,18 @@ int Main(int argc, char** argv) {
   AddModel(app, common, run);
   AddStats(app, common, run);
   AddHealth(app, common, run);
+  AddCompletion(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answered) {  // --help, --version
     return app.exit(answered);
   } catch (const CLI::ParseError& error) {
     const std::vector<std::string> unknown = app.remaining(true);
-    return Complain(unknown.empty() ? error.what() : unknown.front() + ": not understood");
+    return Complain(unknown.empty() ? error.what() : NotUnderstood(unknown.front(), app), app);
   }
   if (!IsHostAndPort(common.server)) {
-    return Complain("--server: must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'");
+    return Complain("--server: must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",
+                    app);
   }
   return run();
 }

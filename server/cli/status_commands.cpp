@@ -1,75 +1,25 @@
-#include <google/protobuf/descriptor.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <chrono>
 #include <cstdio>
 #include <string>
 
-#include "espalier/v1/admin.grpc.pb.h"
 #include "espalier/v1/model.grpc.pb.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/json_lines.h"
+#include "server/cli/manual.h"
 
 namespace espalier::cli {
 namespace {
 
-// A flat message, field by field under the proto's own names, all of them.
-Json ToJson(const google::protobuf::Message& message) {
-  using google::protobuf::FieldDescriptor;
-  const auto* reflection = message.GetReflection();
-  Json object = Json::object();
-  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-    const FieldDescriptor* field = message.GetDescriptor()->field(i);
-    Json& value = object[field->name()];
-    if (field->is_repeated()) {
-      value = Json::array();
-      for (int k = 0; k < reflection->FieldSize(message, field); ++k) {
-        value.push_back(reflection->GetRepeatedInt32(message, field, k));
-      }
-      continue;
-    }
-    switch (field->cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32:
-        value = reflection->GetInt32(message, field);
-        break;
-      case FieldDescriptor::CPPTYPE_INT64:
-        value = reflection->GetInt64(message, field);
-        break;
-      case FieldDescriptor::CPPTYPE_STRING:
-        value = reflection->GetString(message, field);
-        break;
-      default:
-        value = nullptr;
-        break;
-    }
-  }
-  return object;
-}
-
-void Print(const google::protobuf::Message& message, bool as_json) {
-  const Json object = ToJson(message);
-  if (as_json) return PrintLine(object);
-  for (const auto& [name, value] : object.items()) {
-    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    std::printf("%-24s %s\n", name.c_str(), text.c_str());
-  }
-}
-
 int Model(const CommonOptions& common) {
   const auto stub = v1::ModelService::NewStub(Connect(common.server));
   grpc::ClientContext context;
+  const CancelOnSignal cancel(context);
   v1::GetModelResponse response;
   const grpc::Status status = stub->GetModel(&context, {}, &response);
-  if (status.ok()) Print(response, common.json);
-  return Report(status, common.server, common.json);
-}
-
-int Stats(const CommonOptions& common) {
-  const auto stub = v1::AdminService::NewStub(Connect(common.server));
-  grpc::ClientContext context;
-  v1::GetStatsResponse response;
-  const grpc::Status status = stub->GetStats(&context, {}, &response);
-  if (status.ok()) Print(response, common.json);
+  if (status.ok()) PrintMessage(response, common.json);
   return Report(status, common.server, common.json);
 }
 
@@ -78,8 +28,11 @@ int Stats(const CommonOptions& common) {
 int Health(const CommonOptions& common) {
   constexpr char kStatusTag = 0x08;
   constexpr char kServing = 1;
+  constexpr std::chrono::seconds kDeadline(5);
   grpc::GenericStub stub(Connect(common.server));
   grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kDeadline);
+  const CancelOnSignal cancel(context);
   grpc::CompletionQueue queue;
   const grpc::ByteBuffer request(nullptr, 0);
   const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
@@ -109,20 +62,28 @@ int Health(const CommonOptions& common) {
 }  // namespace
 
 void AddModel(CLI::App& app, const CommonOptions& common, Run& run) {
-  app.add_subcommand("model", "The loaded model and what runs it")->callback([&common, &run] {
-    run = [&common] { return Model(common); };
-  });
-}
-
-void AddStats(CLI::App& app, const CommonOptions& common, Run& run) {
-  app.add_subcommand("stats", "Blocks, requests and times of the server")->callback([&common, &run] {
-    run = [&common] { return Stats(common); };
-  });
+  CLI::App* command = app.add_subcommand("model", "The loaded model, its limits, and what runs it");
+  Describe(*command,
+           {.usage = "[--json]",
+            .more = "max_path_tokens is the longest path of a tree in tokens, max_branches the most "
+                    "branches alive in one request.",
+            .examples = {{"", "espalier model"}},
+            .exit_codes = {},
+            .see = {}});
+  command->callback([&common, &run] { run = [&common] { return Model(common); }; });
 }
 
 void AddHealth(CLI::App& app, const CommonOptions& common, Run& run) {
-  app.add_subcommand("health", "Whether the server serves: exit code 0, 1 or 3 (not reachable)")
-      ->callback([&common, &run] { run = [&common] { return Health(common); }; });
+  CLI::App* command = app.add_subcommand("health", "Whether the server serves");
+  Describe(*command,
+           {.usage = "[--json]",
+            .more = "Asks grpc.health.v1.Health/Check and waits at most 5 seconds. Made for the health "
+                    "checks of containers and services.",
+            .examples = {{"", "espalier health && echo up"}},
+            .exit_codes = "0 it serves; 1 it does not serve now, or does not answer in time; 2 wrong "
+                          "usage; 3 it cannot be reached.",
+            .see = {}});
+  command->callback([&common, &run] { run = [&common] { return Health(common); }; });
 }
 
 }  // namespace espalier::cli

@@ -5,7 +5,9 @@
 #include "model/tokenizer/tokenizer.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
+#include "server/cli/flags.h"
 #include "server/cli/json_lines.h"
+#include "server/cli/manual.h"
 
 namespace espalier::cli {
 namespace {
@@ -59,6 +61,7 @@ class Source {
     request.set_add_bos(options_.add_bos);
     request.set_parse_special(options_.parse_special);
     grpc::ClientContext context;
+    const CancelOnSignal cancel(context);
     v1::TokenizeResponse response;
     const grpc::Status status = stub_->Tokenize(&context, request, &response);
     tokens.ids = {response.token_ids().begin(), response.token_ids().end()};
@@ -82,8 +85,10 @@ class Source {
     v1::DetokenizeRequest request;
     request.mutable_token_ids()->Add(ids.begin(), ids.end());
     grpc::ClientContext context;
+    const CancelOnSignal cancel(context);
     v1::DetokenizeResponse response;
     const grpc::Status status = stub_->Detokenize(&context, request, &response);
+    tokens.pieces = {response.pieces().begin(), response.pieces().end()};
     tokens.text = response.text();
     return Report(status, common_.server, common_.json);
   }
@@ -150,8 +155,10 @@ int ForEach(const TokenizerOptions& options, const Value& single, const Work& wo
 
 CLI::App* AddCommand(CLI::App& app, const char* name, const char* help, TokenizerOptions& options) {
   CLI::App* command = app.add_subcommand(name, help);
-  command->add_option("--tokenizer", options.tokenizer,
-                      "Use this model folder or tokenizer file here, without a server");
+  command
+      ->add_option("--tokenizer", options.tokenizer,
+                   "Use this model folder or tokenizer file here, without a server")
+      ->type_name("PATH");
   command->add_flag("--jsonl", options.jsonl, "Read one JSON value a line from standard input");
   return command;
 }
@@ -162,9 +169,19 @@ void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run) {
   auto options = std::make_shared<TokenizerOptions>();
   CLI::App* command = AddCommand(app, "tokenize", "Text to token ids", *options);
   CLI::Option* text =
-      command->add_option("--text", options->text, "The text; or --jsonl: strings on standard input");
+      command->add_option("--text", options->text, "The text; or --jsonl: strings on standard input")
+          ->type_name("TEXT");
   command->add_flag("--bos", options->add_bos, "Put the beginning-of-sequence token first");
-  command->add_flag("--parse-special", options->parse_special, "Recognise special tokens in the text");
+  command->add_flag("--parse-special", options->parse_special,
+                    "Recognise special tokens, such as </s>, in the text");
+  Describe(*command,
+           {.usage = "(--text TEXT | --jsonl) [options]",
+            .more = {},
+            .examples = {{"", "espalier tokenize --text 'numbers 5 8 12 12 target 24'"},
+                         {"Without a server:",
+                          "espalier tokenize --tokenizer model/demo --text 'list 5 8 18 37 gives'"}},
+            .exit_codes = {},
+            .see = {}});
   command->callback([options, text, &common, &run] {
     if (options->jsonl == (text->count() > 0))
       throw CLI::ValidationError("tokenize", "needs --text or --jsonl");
@@ -185,7 +202,13 @@ void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run) {
   auto options = std::make_shared<TokenizerOptions>();
   CLI::App* command = AddCommand(app, "detokenize", "Token ids to text", *options);
   CLI::Option* ids =
-      command->add_option("--ids", options->ids, "Token ids, as 1,2,3; or --jsonl: arrays on standard input");
+      command->add_option("--ids", options->ids, "Token ids, as 1,2,3; or --jsonl: arrays on standard input")
+          ->type_name("IDS");
+  Describe(*command, {.usage = "(--ids IDS | --jsonl) [options]",
+                      .more = {},
+                      .examples = {{"", "espalier detokenize --ids 20,30,40"}},
+                      .exit_codes = {},
+                      .see = {}});
   command->callback([options, ids, &common, &run] {
     if (options->jsonl == (ids->count() > 0))
       throw CLI::ValidationError("detokenize", "needs --ids or --jsonl");

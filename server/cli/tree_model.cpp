@@ -38,15 +38,15 @@ void TreeModel::Apply(const v1::GenerateResponse& response) {
 }
 
 TreeModel::Branch& TreeModel::BranchOf(int32_t number, int32_t parent, const std::string& node_id) {
-  const auto [place, is_new] = branches_.try_emplace(number);
-  Branch& branch = place->second;
-  if (is_new) {
+  Branch& branch = branches_[number];
+  // A selection may have told of the branch before.
+  if (number != 0 && branch.parent < 0) {
     branch.number = number;
     branch.parent = parent;
     branch.node_id = node_id;
     branch.generated = node_generates_[node_id];
     branches_[parent].children.push_back(number);
-    growing_ += branch.generated ? 1 : 0;
+    growing_ += branch.generated && branch.state == State::kGrowing ? 1 : 0;
   }
   return branch;
 }

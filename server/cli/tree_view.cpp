@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cwchar>
+#include <numeric>
 #include <utility>
+
+#include "server/cli/text.h"
 
 namespace espalier::cli {
 namespace {
@@ -15,61 +17,10 @@ constexpr const char* kBold = "\x1b[1m";
 constexpr const char* kGreen = "\x1b[32m";
 constexpr const char* kCyan = "\x1b[36m";
 
-// Bytes and columns of the character at `text[at]`.
-std::pair<size_t, int> CharacterAt(const std::string& text, size_t at) {
-  std::mbstate_t state{};
-  wchar_t wide = 0;
-  const size_t length = std::mbrtowc(&wide, text.data() + at, text.size() - at, &state);
-  if (length == 0 || length > text.size()) return {1, 1};
-  return {length, std::max(0, ::wcwidth(wide))};
-}
+constexpr int kMinWidth = 20;
 
-// Newlines and other control characters (C0, DEL and C1) made visible, so that a branch stays on its line and
-// no model writes escape codes to the terminal.
-std::string Printable(const std::string& text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool is_c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    if (byte == '\n') {
-      out += "⏎";
-    } else if (byte == '\t') {
-      out += "⇥";
-    } else if (byte < 0x20 || byte == 0x7f || is_c1) {
-      out += "�";
-      i += is_c1 ? 1 : 0;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
-// The longest start of the text within `columns`, with an ellipsis where something was cut.
-std::string Fit(const std::string& text, int columns) {
-  if (DisplayWidth(text) <= columns) return text;
-  size_t at = 0;
-  int used = 0;
-  while (at < text.size()) {
-    const auto [bytes, width] = CharacterAt(text, at);
-    if (used + width > columns - 1) break;
-    at += bytes;
-    used += width;
-  }
-  return text.substr(0, at) + "…";
-}
-
-// The end of the text within `columns`: what is growing.
-std::string FitEnd(const std::string& text, int columns) {
-  int excess = DisplayWidth(text) - columns + 1;
-  if (excess <= 1) return text;
-  size_t at = 0;
-  while (at < text.size() && excess > 0) {
-    const auto [bytes, width] = CharacterAt(text, at);
-    at += bytes;
-    excess -= width;
-  }
-  return "…" + text.substr(at);
+std::string Paint(bool colour, const char* code, const std::string& text) {
+  return colour && !text.empty() ? code + text + kReset : text;
 }
 
 std::string FormatScore(double score) {
@@ -78,47 +29,61 @@ std::string FormatScore(double score) {
   return text.data();
 }
 
+// What stands left of a branch: for each level above whether a line goes on there. Of deep trees on narrow
+// terminals only the levels nearest to the branch are shown.
+class Indent {
+ public:
+  Indent Below(bool goes_on) const {
+    Indent below = *this;
+    below.levels_ += goes_on ? '|' : ' ';
+    ++below.depth_;
+    if (below.levels_.size() > kKept) below.levels_.erase(0, 1);
+    return below;
+  }
+
+  std::string Draw(int width) const {
+    const bool narrow = width < 60;
+    const auto room = static_cast<size_t>(std::max(2, width / 2 / (narrow ? 2 : 3)));
+    const size_t shown = depth_ > room ? room - 1 : depth_;
+    std::string text;
+    if (shown < depth_) text = narrow ? "⋯ " : "⋯  ";
+    for (const char level : levels_.substr(levels_.size() - std::min(shown, levels_.size()))) {
+      text += level == '|' ? "│" : " ";
+      text += narrow ? " " : "  ";
+    }
+    return text;
+  }
+
+  static std::string Branch(bool last, int width) {
+    const std::string corner = last ? "└" : "├";
+    return corner + (width < 60 ? " " : "─ ");
+  }
+
+ private:
+  static constexpr size_t kKept = 200;
+  std::string levels_;  // the last kKept
+  size_t depth_ = 0;
+};
+
 class Painter {
  public:
-  Painter(const TreeModel& tree, const ViewOptions& options) : tree_(tree), options_(options) {}
+  Painter(const TreeModel& tree, const ViewOptions& options)
+      : tree_(tree), options_(options), width_(std::max(options.width, kMinWidth)) {}
 
-  std::vector<std::string> Draw() {
+  std::vector<DrawnLine> Draw() {
     DrawRoot();
-    DrawChildren(tree_.branches().at(0), "");
+    PushChildren(tree_.branches().at(0), Indent(), 0);
+    while (!pending_.empty()) {
+      const Pending next = std::move(pending_.back());
+      pending_.pop_back();
+      const int line = static_cast<int>(lines_.size());
+      DrawChain(next);
+      PushChildren(*next.chain.end, next.indent.Below(!next.last), line);
+    }
     return std::move(lines_);
   }
 
  private:
-  std::string Paint(const char* code, const std::string& text) const {
-    return options_.colour && !text.empty() ? code + text + kReset : text;
-  }
-
-  void DrawRoot() {
-    const TreeModel::Branch& root = tree_.branches().at(0);
-    std::string title = "● " + Printable(root.node_id);
-    if (tree_.started().prompt_tokens() > 0) {
-      title += "  " + std::to_string(tree_.started().prompt_tokens()) + " tokens";
-      title += ", " + std::to_string(tree_.started().cached_tokens()) + " from the cache";
-    }
-    lines_.push_back(Paint(kCyan, title));
-    std::vector<std::string> text;
-    std::string rest = root.text;
-    while (!rest.empty()) {
-      const size_t newline = rest.find('\n');
-      text.push_back(Printable(rest.substr(0, newline)));
-      rest = newline == std::string::npos ? "" : rest.substr(newline + 1);
-    }
-    const auto shown = static_cast<size_t>(std::max(2, options_.prompt_lines));
-    if (text.size() > shown) {
-      const size_t hidden = text.size() - (shown - 1);
-      text.erase(text.begin() + static_cast<std::ptrdiff_t>(shown / 2),
-                 text.begin() + static_cast<std::ptrdiff_t>(shown / 2 + hidden));
-      text.insert(text.begin() + static_cast<std::ptrdiff_t>(shown / 2),
-                  "… " + std::to_string(hidden) + " more lines …");
-    }
-    for (const std::string& line : text) lines_.push_back("│ " + Fit(line, options_.width - 2));
-  }
-
   // A branch and what alone continues it: a line of the drawing.
   struct Chain {
     std::string text;
@@ -133,27 +98,73 @@ class Painter {
              text == other.text && score == other.score;
     }
   };
+  struct Pending {
+    Chain chain;
+    Indent indent;
+    bool last = false;
+    int parent = 0;  // line
+  };
+
+  void Add(std::string text, int parent, bool growing = false) {
+    lines_.push_back({std::move(text), parent, growing});
+  }
+
+  void DrawRoot() {
+    const TreeModel::Branch& root = tree_.branches().at(0);
+    std::string title = "● " + Printable(root.node_id);
+    if (tree_.started().prompt_tokens() > 0) {
+      title += "  " + std::to_string(tree_.started().prompt_tokens()) + " tokens";
+      title += ", " + std::to_string(tree_.started().cached_tokens()) + " from the cache";
+    }
+    Add(Paint(options_.colour, kCyan, Fit(title, width_)), -1);
+    std::vector<std::string> text = LinesOfRoot(root.text);
+    const auto shown = static_cast<size_t>(std::max(2, options_.prompt_lines));
+    if (text.size() > shown && !options_.full) {
+      const size_t hidden = text.size() - (shown - 1);
+      const auto middle = text.begin() + static_cast<std::ptrdiff_t>(shown / 2);
+      text.erase(middle, middle + static_cast<std::ptrdiff_t>(hidden));
+      text.insert(text.begin() + static_cast<std::ptrdiff_t>(shown / 2),
+                  "… " + std::to_string(hidden) + " more lines …");
+    }
+    for (const std::string& line : text) Add("│ " + Fit(line, width_ - 2), 0);
+  }
+
+  std::vector<std::string> LinesOfRoot(std::string_view text) const {
+    if (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+    if (text.empty()) return {};
+    if (options_.full) return Wrap(text, width_ - 2);
+    std::vector<std::string> lines;
+    while (true) {
+      const size_t newline = text.find('\n');
+      lines.push_back(Printable(text.substr(0, newline)));
+      if (newline == std::string_view::npos) return lines;
+      text.remove_prefix(newline + 1);
+    }
+  }
 
   Chain ChainFrom(int32_t number) const {
     Chain chain;
-    std::string text;
     for (const TreeModel::Branch* branch = &tree_.branches().at(number);;
          branch = &tree_.branches().at(branch->children.front())) {
-      text += branch->text;
-      if (branch->has_score) chain.score = FormatScore(branch->score);
+      chain.text += branch->text;
+      if (branch->has_score) {
+        chain.score = FormatScore(branch->score);
+      } else if (!branch->generated && branch->has_logprob) {
+        chain.score = FormatScore(branch->sum_logprob);
+      }
       chain.pruned = chain.pruned || branch->state == TreeModel::State::kPruned;
       chain.growing = branch->generated && branch->state == TreeModel::State::kGrowing;
       chain.end = branch;
       if (branch->children.size() != 1) break;
     }
     // Line breaks at the ends would only repeat what the drawing shows.
-    const size_t first = text.find_first_not_of('\n');
-    const size_t last = text.find_last_not_of('\n');
-    chain.text = first == std::string::npos ? "" : Printable(text.substr(first, last - first + 1));
+    const size_t first = chain.text.find_first_not_of('\n');
+    const size_t last = chain.text.find_last_not_of('\n');
+    chain.text = first == std::string::npos ? "" : chain.text.substr(first, last - first + 1);
     return chain;
   }
 
-  void DrawChildren(const TreeModel::Branch& branch, const std::string& indent) {
+  void PushChildren(const TreeModel::Branch& branch, const Indent& indent, int parent) {
     std::vector<Chain> chains;
     for (const int32_t child : branch.children) {
       Chain chain = ChainFrom(child);
@@ -165,79 +176,190 @@ class Painter {
         chains.push_back(std::move(chain));
       }
     }
-    for (size_t i = 0; i < chains.size(); ++i) {
-      const bool last = i + 1 == chains.size();
-      DrawChain(chains[i], indent + (last ? "└─ " : "├─ "));
-      DrawChildren(*chains[i].end, indent + (last ? "   " : "│  "));
+    for (size_t i = chains.size(); i > 0; --i) {  // the first one is drawn next
+      pending_.push_back({std::move(chains[i - 1]), indent, i == chains.size(), parent});
     }
   }
 
-  void DrawChain(const Chain& chain, const std::string& lead) {
+  void DrawChain(const Pending& item) {
+    const Chain& chain = item.chain;
     const bool winner = chain.end->winner;
-    std::string note = chain.score.empty() ? "" : "  " + chain.score;
-    if (chain.times > 1) note += " ×" + std::to_string(chain.times);
-    if (chain.pruned) note += " ✗";
-    if (winner && chain.end->children.empty() && tree_.finished()) note += " ★";
-    const int room = std::max(8, options_.width - DisplayWidth(lead) - DisplayWidth(note) - 1);
-    std::string text = chain.growing ? FitEnd(chain.text, room) + "▌" : Fit(chain.text, room);
-    if (chain.pruned) {
-      lines_.push_back(lead + Paint(kDim, text + note));
-    } else {
-      lines_.push_back(lead + (winner ? Paint(kBold, text) : text) + Paint(kGreen, note));
-    }
+    const std::string lead = item.indent.Draw(width_) + Indent::Branch(item.last, width_);
+    std::string marks;
+    if (chain.times > 1) marks += " ×" + std::to_string(chain.times);
+    if (chain.pruned) marks += " ✗";
+    if (winner && chain.end->children.empty() && tree_.finished()) marks += " ★";
+    std::string note = (chain.score.empty() ? "" : "  " + chain.score) + marks;
+    constexpr int kMinText = 8;
+    const int behind_lead = width_ - DisplayWidth(lead);
+    if (behind_lead - DisplayWidth(note) < kMinText) note = marks;
+    const int room = std::max(1, behind_lead - DisplayWidth(note));
+    if (options_.full && !chain.growing) return DrawFull(item, lead, note, room);
+    const std::string shown = Printable(chain.text);
+    const std::string text = chain.growing ? FitEnd(shown, std::max(1, room - 1)) + "▌" : Fit(shown, room);
+    AddPainted(item, lead, text, note, item.parent);
+  }
+
+  void AddPainted(const Pending& item, const std::string& lead, const std::string& text,
+                  const std::string& note, int parent) {
+    const Chain& chain = item.chain;
+    const bool colour = options_.colour;
+    if (chain.pruned) return Add(lead + Paint(colour, kDim, text + note), parent, chain.growing);
+    const std::string body = chain.end->winner ? Paint(colour, kBold, text) : text;
+    Add(lead + body + Paint(colour, kGreen, note), parent, chain.growing);
+  }
+
+  // The whole text, below itself; the note stands at its first line.
+  void DrawFull(const Pending& item, const std::string& lead, const std::string& note, int room) {
+    const std::vector<std::string> texts = Wrap(item.chain.text, std::max(2, room));
+    const int first = static_cast<int>(lines_.size());
+    AddPainted(item, lead, texts.front(), note, item.parent);
+    const bool has_children = !item.chain.end->children.empty();
+    const std::string below = item.indent.Below(!item.last).Draw(width_) + (has_children ? "│ " : "  ");
+    for (size_t i = 1; i < texts.size(); ++i) AddPainted(item, below, texts[i], "", first);
   }
 
   const TreeModel& tree_;
   const ViewOptions& options_;
-  std::vector<std::string> lines_;
+  const int width_;
+  std::vector<DrawnLine> lines_;
+  std::vector<Pending> pending_;  // the next one last
 };
 
-std::string Bytes(int64_t bytes) {
-  constexpr std::array<const char*, 4> kUnits = {"B", "KB", "MB", "GB"};
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1000.0 && unit + 1 < kUnits.size()) {
-    value /= 1000.0;
-    ++unit;
+// Which lines are shown: the first `growing` of those that grow, with all that they hang from.
+std::vector<bool> ShowGrowing(const std::vector<DrawnLine>& lines, int growing) {
+  std::vector<bool> shown(lines.size(), false);
+  if (!lines.empty()) shown[0] = true;
+  for (size_t i = 0; i < lines.size() && growing > 0; ++i) {
+    if (!lines[i].growing) continue;
+    --growing;
+    for (int at = static_cast<int>(i); at >= 0 && !shown[static_cast<size_t>(at)];
+         at = lines[static_cast<size_t>(at)].parent) {
+      shown[static_cast<size_t>(at)] = true;
+    }
   }
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
-  return text.data();
+  return shown;
+}
+
+struct Fold {
+  size_t begin = 0;
+  size_t size = 0;
+};
+
+std::vector<Fold> FoldsOf(const std::vector<bool>& shown) {
+  std::vector<Fold> folds;
+  for (size_t i = 0; i < shown.size(); ++i) {
+    if (shown[i]) continue;
+    if (i == 0 || shown[i - 1]) folds.push_back({i, 0});
+    ++folds.back().size;
+  }
+  return folds;
+}
+
+int RowsOf(const std::vector<bool>& shown) {
+  return static_cast<int>(std::count(shown.begin(), shown.end(), true) +
+                          static_cast<std::ptrdiff_t>(FoldsOf(shown).size()));
+}
+
+// Opens folds while there is room, the shortest first: one of a single line costs nothing.
+void OpenFolds(int rows, std::vector<bool>& shown) {
+  std::vector<Fold> folds = FoldsOf(shown);
+  std::stable_sort(folds.begin(), folds.end(), [](const Fold& a, const Fold& b) { return a.size < b.size; });
+  int room = rows - RowsOf(shown);
+  for (const Fold& fold : folds) {
+    const int cost = static_cast<int>(fold.size) - 1;
+    const bool whole = cost <= room;
+    const size_t opened = whole ? fold.size : static_cast<size_t>(std::max(room, 0));
+    // Of a fold that does not fit, the end: it is the newest.
+    for (size_t i = 0; i < opened; ++i) shown[fold.begin + fold.size - 1 - i] = true;
+    room -= whole ? cost : static_cast<int>(opened);
+  }
 }
 
 }  // namespace
 
-int DisplayWidth(const std::string& text) {
-  int columns = 0;
-  for (size_t at = 0; at < text.size();) {
-    const auto [bytes, width] = CharacterAt(text, at);
-    at += bytes;
-    columns += width;
-  }
-  return columns;
-}
-
-std::vector<std::string> DrawTree(const TreeModel& tree, const ViewOptions& options) {
+std::vector<DrawnLine> DrawTree(const TreeModel& tree, const ViewOptions& options) {
   return Painter(tree, options).Draw();
 }
 
-std::string DescribeUsage(const TreeModel& tree) {
+std::vector<std::string> FitRows(const std::vector<DrawnLine>& lines, int rows, const ViewOptions& options) {
+  std::vector<bool> shown(lines.size(), true);
+  if (static_cast<int>(lines.size()) > rows) {
+    int low = 0;  // so many growing lines fit
+    int high = static_cast<int>(
+        std::count_if(lines.begin(), lines.end(), [](const DrawnLine& line) { return line.growing; }));
+    while (low < high) {
+      const int middle = std::midpoint(low, high + 1);
+      if (RowsOf(ShowGrowing(lines, middle)) <= rows) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    shown = ShowGrowing(lines, low);
+    OpenFolds(rows, shown);
+  }
+  std::vector<std::string> out;
+  const std::vector<Fold> folds = FoldsOf(shown);
+  auto fold = folds.begin();
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (shown[i]) {
+      out.push_back(lines[i].text);
+    } else if (fold != folds.end() && fold->begin == i) {
+      const std::string text = "⋯ " + std::to_string(fold->size) + " lines";
+      out.push_back(Paint(options.colour, kDim, Fit(text, std::max(options.width, kMinWidth))));
+      ++fold;
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> DescribeUsage(const TreeModel& tree, int width) {
   const v1::Usage& usage = tree.usage();
   std::array<char, 320> text{};
   const double seconds = static_cast<double>(usage.total_us()) * 1e-6;
-  const double saved = usage.kv_read_bytes_sequence() == 0
-                           ? 0.0
-                           : 100.0 * (1.0 - static_cast<double>(usage.kv_read_bytes()) /
-                                                static_cast<double>(usage.kv_read_bytes_sequence()));
-  std::snprintf(text.data(), text.size(),
-                "%lld/%lld given tokens cached, first token %.1f ms, %lld tokens in %.2f s (%.0f tokens/s), "
-                "KV bytes read: %s of %s per branch (-%.0f %%)",
-                static_cast<long long>(usage.cached_tokens()), static_cast<long long>(usage.prompt_tokens()),
-                static_cast<double>(usage.first_token_us()) * 1e-3,
-                static_cast<long long>(usage.generated_tokens()), seconds,
-                seconds > 0 ? static_cast<double>(usage.generated_tokens()) / seconds : 0.0,
-                Bytes(usage.kv_read_bytes()).c_str(), Bytes(usage.kv_read_bytes_sequence()).c_str(), saved);
-  return text.data();
+  const auto generated = static_cast<long long>(usage.generated_tokens());
+  int length = std::snprintf(text.data(), text.size(), "%lld/%lld given tokens cached",
+                             static_cast<long long>(usage.cached_tokens()),
+                             static_cast<long long>(usage.prompt_tokens()));
+  const auto append = [&](const char* format, auto... values) {
+    length +=
+        std::snprintf(text.data() + length, text.size() - static_cast<size_t>(length), format, values...);
+  };
+  if (generated > 0) {
+    append(", first token %.1f ms, %lld tokens in %.2f s (%.0f tokens/s)",
+           static_cast<double>(usage.first_token_us()) * 1e-3, generated, seconds,
+           seconds > 0 ? static_cast<double>(generated) / seconds : 0.0);
+  } else {
+    append(", nothing generated, %.1f ms", seconds * 1e3);
+  }
+  if (usage.kv_read_bytes_sequence() > 0) {
+    const auto read = static_cast<double>(usage.kv_read_bytes());
+    const auto alone = static_cast<double>(usage.kv_read_bytes_sequence());
+    append("\nKV bytes read: %s instead of %s path by path (-%.0f %%)", Bytes(read).c_str(),
+           Bytes(alone).c_str(), 100.0 * (1.0 - read / alone));
+  }
+  return Wrap(text.data(), std::max(width, kMinWidth));
+}
+
+std::string DescribeProgress(const TreeModel& tree, double seconds, int width) {
+  std::array<char, 160> text{};
+  if (tree.started().request_id() == 0) {
+    std::snprintf(text.data(), text.size(), "%.1f s  waiting for the server", seconds);
+    return Fit(text.data(), width);
+  }
+  if (const v1::Progress& prefill = tree.progress(); prefill.total_tokens() > 0) {
+    const int bar = std::clamp(width - 40, 4, 40);
+    std::snprintf(text.data(), text.size(), "%.1f s  prefill ", seconds);
+    std::string line = text.data() + Bar(prefill.computed_tokens(), prefill.total_tokens(), bar);
+    line += " " + std::to_string(prefill.computed_tokens()) + "/" + std::to_string(prefill.total_tokens());
+    return Fit(line + " tokens", width);
+  }
+  const double rate = seconds > 0 ? static_cast<double>(tree.generated_tokens()) / seconds : 0.0;
+  std::snprintf(text.data(), text.size(), "%.1f s  %d of %zu branches growing, %lld tokens (%s/s)", seconds,
+                tree.growing(), tree.branches().size() - 1, static_cast<long long>(tree.generated_tokens()),
+                Count(rate).c_str());
+  return Fit(text.data(), width);
 }
 
 }  // namespace espalier::cli
