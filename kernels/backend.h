@@ -64,6 +64,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual const BackendInfo& info() const = 0;
+  // Bytes that a KV pool may take when all else has been added; 0 where the backend does not know.
+  virtual int64_t FreeKvBytes() { return 0; }
 
   // Set-up. Rows of the parts are stacked: {q, k, v} become one [sum of rows, cols] matrix. The host memory
   // is not used after the call.

@@ -7,7 +7,7 @@ namespace espalier {
 
 // exp(x) for x <= 0 in fp32, relative error under 3e-7; 0 for x <= -87, -infinity and NaN. Plain arithmetic
 // without branches or calls, so that loops over it are vectorised.
-inline float ExpNonPositive(float x) {
+constexpr float ExpNonPositive(float x) {
   constexpr float kLog2E = 1.44269504F;
   constexpr float kLn2High = 0.693359375F;  // 9 bits: n * kLn2High is exact
   constexpr float kLn2Low = -2.12194440e-4F;

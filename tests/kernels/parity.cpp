@@ -6,6 +6,9 @@
 #include <utility>
 
 #include "tests/support/env.h"
+#ifdef ESPALIER_PARITY_TWIN
+#include "kernels/cuda/twin_device.h"
+#endif
 
 namespace espalier::test {
 
@@ -15,6 +18,18 @@ constexpr int32_t kMaxPositions = 4096;
 
 HostTensor View(const std::vector<float>& values, int64_t rows) {
   return {values.data(), DType::kFloat32, rows, static_cast<int64_t>(values.size()) / rows};
+}
+
+Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
+#ifdef ESPALIER_PARITY_TWIN
+  // The threads of a block in one order or another: bodies that race show.
+  cuda::TwinOptions twin;
+  twin.order =
+      options.dtype == DType::kFloat32 ? cuda::ThreadOrder::kAscending : cuda::ThreadOrder::kDescending;
+  return cuda::CreateTwinBackend(options, twin);
+#else
+  return CreateBackend(options);
+#endif
 }
 
 }  // namespace
@@ -33,7 +48,7 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows) {
       options.dtype = dtype;
       options.threads = 2;
       options.max_rows = max_rows;
-      Result<std::unique_ptr<Backend>> backend = CreateBackend(options);
+      Result<std::unique_ptr<Backend>> backend = MakeBackend(options);
       if (!backend) continue;
       candidates.push_back({options.name + " " + isa + " " + Name(dtype), dtype, std::move(*backend)});
     }

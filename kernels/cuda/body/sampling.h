@@ -1,0 +1,322 @@
+#pragma once
+
+#include <bit>
+
+#include "kernels/base/fast_exp.h"
+#include "kernels/cuda/body/rows.h"
+
+// Logits to tokens: what kernels/sampling.h does on the host, with the same arithmetic for each token. Sums
+// over the vocabulary are taken in fixed point, where they do not depend on the order of additions. Compiled
+// without fused multiply-adds, so that weights have the host's bits.
+namespace espalier::cuda {
+
+// NaN counts as -infinity.
+ESPALIER_DEVICE float LogitOf(float value) { return value == value ? value : -INFINITY; }
+
+// Whether (logit a, token i) comes before (b, j): likelier, ties to the lower id. No token (-1) comes last.
+ESPALIER_DEVICE bool ComesBefore(float a, int32_t i, float b, int32_t j) {
+  if (i < 0 || j < 0) return i >= 0;
+  return a != b ? a > b : i < j;
+}
+
+// Each thread's best (value, token) to the best of all, at index 0.
+template <typename Block>
+ESPALIER_DEVICE void BestOfThreads(Block& block, float* values, int32_t* tokens) {
+  for (int32_t half = kThreads / 2; half > 0; half /= 2) {
+    block.ForThreads([&](int32_t thread) {
+      if (thread >= half) return;
+      if (!ComesBefore(values[thread + half], tokens[thread + half], values[thread], tokens[thread])) return;
+      values[thread] = values[thread + half];
+      tokens[thread] = tokens[thread + half];
+    });
+  }
+}
+
+template <typename Block>
+ESPALIER_DEVICE void Run(Block& block, const SummarizeArgs& args) {
+  const auto row = static_cast<int32_t>(args.logits.first_row + block.index());
+  const float* logits = args.logits.Row(row);
+  double* sums = block.template Shared<double>();
+  auto* values = reinterpret_cast<float*>(sums + kThreads);
+  auto* tokens = reinterpret_cast<int32_t*>(values + kThreads);
+  block.ForThreads([&](int32_t thread) {
+    values[thread] = -INFINITY;
+    tokens[thread] = -1;
+    for (int32_t i = thread; i < args.logits.vocab; i += kThreads) {
+      if (!ComesBefore(LogitOf(logits[i]), i, values[thread], tokens[thread])) continue;
+      values[thread] = LogitOf(logits[i]);
+      tokens[thread] = i;
+    }
+  });
+  BestOfThreads(block, values, tokens);
+  block.ForThreads([&](int32_t thread) {
+    double sum = 0.0;
+    for (int32_t i = thread; i < args.logits.vocab; i += kThreads)
+      sum += ExpNonPositive(logits[i] - values[0]);
+    sums[thread] = sum;
+  });
+  SumThreads(block, sums);
+  block.ForThreads([&](int32_t thread) {
+    if (thread != 0) return;
+    const bool finite = values[0] > -INFINITY && values[0] < INFINITY;
+    args.summaries[row] = {finite ? sums[0] : 1.0, values[0], tokens[0]};
+  });
+}
+
+template <typename Block>
+ESPALIER_DEVICE void Run(Block& block, const ScoreArgs& args) {
+  const BlobScore* scores = ArrayOf(args.blob, HeaderOf(args.blob).score);
+  block.ForThreads([&](int32_t thread) {
+    const int64_t i = block.index() * kThreads + thread;
+    if (i >= args.count) return;
+    const BlobScore score = scores[args.first + i];
+    args.scored[args.first + i] = args.logits.Row(score.logit_row)[score.token_id];
+  });
+}
+
+// One pass over the row for each token that is asked for: the best of those that come after the last one.
+template <typename Block>
+ESPALIER_DEVICE void Run(Block& block, const TopTokensArgs& args) {
+  const auto row = static_cast<int32_t>(args.logits.first_row + block.index());
+  const int32_t count = ArrayOf(args.blob, HeaderOf(args.blob).top_count)[row];
+  const float* logits = args.logits.Row(row);
+  auto* values = block.template Shared<float>();
+  auto* tokens = reinterpret_cast<int32_t*>(values + kThreads);
+  DrawnToken* top = args.top + int64_t{row} * args.stride;
+  for (int32_t rank = 0; rank < count; ++rank) {
+    block.ForThreads([&](int32_t thread) {
+      const DrawnToken last = rank == 0 ? DrawnToken{-1, 0.0F} : top[rank - 1];
+      float value = 0.0F;
+      int32_t token = -1;
+      for (int32_t i = thread; i < args.logits.vocab && (rank == 0 || last.token_id >= 0); i += kThreads) {
+        const float logit = logits[i];
+        const bool open = logit == logit && (rank == 0 || ComesBefore(last.logit, last.token_id, logit, i));
+        if (!open || !ComesBefore(logit, i, value, token)) continue;
+        value = logit;
+        token = i;
+      }
+      values[thread] = value;
+      tokens[thread] = token;
+    });
+    BestOfThreads(block, values, tokens);
+    block.ForThreads([&](int32_t thread) {
+      if (thread == 0) top[rank] = {tokens[0], values[0]};
+    });
+  }
+}
+
+// A draw: one token for one request. `values` are the logits after bias and penalties, then weights.
+struct Draw {
+  const BlobSample& sample;
+  int32_t vocab;
+  float* values;  // [vocab]
+  SampleShared& shared;
+
+  // The tokens of a thread where their order counts: [begin(thread), begin(thread + 1)).
+  ESPALIER_DEVICE int32_t Begin(int32_t thread) const {
+    const int32_t per_thread = (vocab + kThreads - 1) / kThreads;
+    return MinOf(thread * per_thread, vocab);
+  }
+};
+
+// Order-preserving map of floats to unsigned numbers; 0 for NaN, and one number for both zeros.
+ESPALIER_DEVICE uint32_t KeyOf(float value) {
+  if (value != value) return 0;
+  const auto bits = std::bit_cast<uint32_t>(value == 0.0F ? 0.0F : value);
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+}
+
+// Weights lie in [0, 1]: those from 2^-20 on are exact, and a vocabulary of 2^19 tokens does not overflow.
+ESPALIER_DEVICE uint64_t FixedPoint(float weight) { return static_cast<uint64_t>(weight * 0x1p44F); }
+
+// Bias, then penalties, each token's by one thread. Repetition: Keskar et al., "CTRL", 2019, section 4.1.
+ESPALIER_DEVICE void Penalise(const BlobSample& sample, int32_t count, float* logit) {
+  *logit = *logit > 0.0F ? *logit / sample.repetition_penalty : *logit * sample.repetition_penalty;
+  if (count > 0) *logit -= sample.presence_penalty + sample.frequency_penalty * static_cast<float>(count);
+}
+
+template <typename Block>
+ESPALIER_DEVICE void Adjust(Block& block, const Draw& draw, const SampleArgs& args, const float* logits) {
+  const BlobHeader& header = HeaderOf(args.blob);
+  const BlobSample& sample = draw.sample;
+  const BlobBias* biases = ArrayOf(args.blob, header.bias) + sample.first_bias;
+  const BlobCount* counts = ArrayOf(args.blob, header.count) + sample.first_count;
+  const int32_t last = sample.counts_last != 0 ? args.last_token[sample.slot] : -1;
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < draw.vocab; i += kThreads) draw.values[i] = logits[i];
+    if (thread == 0) draw.shared.found = 0;
+  });
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < sample.biases; i += kThreads)
+      draw.values[biases[i].token_id] += biases[i].bias;
+  });
+  if (sample.uses_history == 0) return;
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < sample.counts; i += kThreads) {
+      const bool is_last = counts[i].token_id == last;
+      Penalise(sample, counts[i].count + (is_last ? 1 : 0), &draw.values[counts[i].token_id]);
+      if (is_last) draw.shared.found = 1;
+    }
+  });
+  block.ForThreads([&](int32_t thread) {
+    if (thread == 0 && last >= 0 && draw.shared.found == 0) Penalise(sample, 1, &draw.values[last]);
+  });
+}
+
+template <typename Block>
+ESPALIER_DEVICE void FindLargest(Block& block, const Draw& draw) {
+  SampleShared& shared = draw.shared;
+  block.ForThreads([&](int32_t thread) {
+    float value = -INFINITY;
+    int32_t token = -1;
+    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
+      if (!ComesBefore(LogitOf(draw.values[i]), i, value, token)) continue;
+      value = LogitOf(draw.values[i]);
+      token = i;
+    }
+    shared.range_max[thread] = value;
+    shared.range_argmax[thread] = token;
+  });
+  BestOfThreads(block, shared.range_max, shared.range_argmax);
+  block.ForThreads([&](int32_t thread) {
+    if (thread != 0) return;
+    shared.max = shared.range_max[0];
+    shared.argmax = shared.range_argmax[0];
+    shared.token = shared.argmax;
+  });
+}
+
+// Keeps the tokens of the largest keys until `measure` of them add up to shared.needed, ties to the lower id;
+// the others become `excluded`. Finds the smallest key that is kept, byte by byte.
+template <typename Block, typename Measure>
+ESPALIER_DEVICE void KeepLargest(Block& block, const Draw& draw, float excluded, Measure measure) {
+  SampleShared& shared = draw.shared;
+  block.ForThreads([&](int32_t thread) {
+    if (thread == 0) shared.threshold = 0;
+  });
+  for (int32_t shift = 24; shift >= 0; shift -= 8) {
+    block.ForThreads([&](int32_t thread) { shared.histogram[thread] = 0; });
+    block.ForThreads([&](int32_t thread) {
+      const uint32_t above = shift == 24 ? 0 : ~uint32_t{0} << (shift + 8);
+      for (int32_t i = thread; i < draw.vocab; i += kThreads) {
+        const uint32_t key = KeyOf(draw.values[i]);
+        if ((key & above) == shared.threshold)
+          block.Add(&shared.histogram[key >> shift & 255U], measure(draw.values[i]));
+      }
+    });
+    // Of the keys that begin like the threshold: the byte at which those above it no longer suffice.
+    block.ForThreads([&](int32_t thread) {
+      if (thread != 0) return;
+      int32_t byte = 255;
+      while (byte > 0 && shared.histogram[byte] < shared.needed) shared.needed -= shared.histogram[byte--];
+      shared.threshold |= static_cast<uint32_t>(byte) << shift;
+    });
+  }
+  block.ForThreads([&](int32_t thread) {
+    int32_t ties = 0;
+    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) {
+      ties += KeyOf(draw.values[i]) == shared.threshold ? 1 : 0;
+    }
+    shared.range_count[thread] = ties;
+  });
+  block.ForThreads([&](int32_t thread) {
+    int32_t rank = 0;
+    for (int32_t before = 0; before < thread; ++before) rank += shared.range_count[before];
+    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) {
+      const uint32_t key = KeyOf(draw.values[i]);
+      // Equal keys have equal measures: the first `rank` of them do not yet suffice.
+      const bool kept =
+          key > shared.threshold || (key == shared.threshold &&
+                                     static_cast<uint64_t>(rank++) * measure(draw.values[i]) < shared.needed);
+      if (!kept) draw.values[i] = excluded;
+    }
+  });
+}
+
+// The whole weight, to shared.total.
+template <typename Block>
+ESPALIER_DEVICE void SumWeights(Block& block, const Draw& draw) {
+  block.ForThreads([&](int32_t thread) {
+    uint64_t sum = 0;
+    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) sum += FixedPoint(draw.values[i]);
+    draw.shared.range_mass[thread] = sum;
+  });
+  block.ForThreads([&](int32_t thread) {
+    if (thread != 0) return;
+    draw.shared.total = 0;
+    for (int32_t i = 0; i < kThreads; ++i) draw.shared.total += draw.shared.range_mass[i];
+  });
+}
+
+// The first token in ascending id whose cumulated weight is above uniform * total.
+template <typename Block>
+ESPALIER_DEVICE void Invert(Block& block, const Draw& draw) {
+  SampleShared& shared = draw.shared;
+  block.ForThreads([&](int32_t thread) {
+    if (thread != 0) return;
+    const double target = draw.sample.uniform * static_cast<double>(shared.total);
+    uint64_t sum = 0;
+    int32_t range = 0;
+    while (range < kThreads && static_cast<double>(sum + shared.range_mass[range]) <= target) {
+      sum += shared.range_mass[range++];
+    }
+    // Where rounding leaves the whole sum at the target, the likeliest token stays.
+    for (int32_t i = draw.Begin(range); i < draw.Begin(range + 1); ++i) {
+      const uint64_t weight = FixedPoint(draw.values[i]);
+      if (weight == 0) continue;
+      sum += weight;
+      shared.token = i;
+      if (static_cast<double>(sum) > target) return;
+    }
+  });
+}
+
+template <typename Block>
+ESPALIER_DEVICE void DrawByWeight(Block& block, const Draw& draw) {
+  SampleShared& shared = draw.shared;
+  const BlobSample& sample = draw.sample;
+  if (sample.top_k > 0 && sample.top_k < draw.vocab) {
+    block.ForThreads([&](int32_t thread) {
+      if (thread == 0) shared.needed = static_cast<uint64_t>(sample.top_k);
+    });
+    KeepLargest(block, draw, -INFINITY, [](float logit) { return uint64_t{logit == logit ? 1U : 0U}; });
+  }
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
+      const float weight = ExpNonPositive((draw.values[i] - shared.max) * sample.inverse_temperature);
+      draw.values[i] = weight < sample.min_p ? 0.0F : weight;
+    }
+  });
+  SumWeights(block, draw);
+  if (sample.top_p < 1.0) {
+    block.ForThreads([&](int32_t thread) {
+      if (thread == 0)
+        shared.needed = static_cast<uint64_t>(ceil(sample.top_p * static_cast<double>(shared.total)));
+    });
+    KeepLargest(block, draw, 0.0F, [](float weight) { return FixedPoint(weight); });
+    SumWeights(block, draw);
+  }
+  Invert(block, draw);
+}
+
+template <typename Block>
+ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
+  SampleShared& shared = *block.template Shared<SampleShared>();
+  const BlobSample* samples = ArrayOf(args.blob, HeaderOf(args.blob).sample);
+  for (int64_t i = args.first + block.index(); i < args.first + args.count; i += block.blocks()) {
+    const BlobSample sample = samples[i];
+    const float* logits = args.logits.Row(sample.logit_row);
+    const Draw draw = {sample, args.logits.vocab, args.scratch + block.index() * args.logits.vocab, shared};
+    Adjust(block, draw, args, logits);
+    FindLargest(block, draw);
+    const float max = block.Broadcast(&shared.max);
+    if (sample.inverse_temperature > 0.0F && max > -INFINITY && max < INFINITY) DrawByWeight(block, draw);
+    block.ForThreads([&](int32_t thread) {
+      if (thread != 0) return;
+      args.last_token[sample.slot] = shared.token;
+      args.drawn[i] = {shared.token, logits[shared.token]};
+    });
+  }
+}
+
+}  // namespace espalier::cuda

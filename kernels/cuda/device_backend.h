@@ -1,0 +1,157 @@
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/history_store.h"
+#include "kernels/cuda/lower_step.h"
+
+namespace espalier::cuda {
+
+// Rows that a product of `rows` rows is computed on; the rows behind hold garbage. Few sizes mean few choices
+// of an algorithm, and rows of one bucket have the same bits. At most the rows that every activation has.
+int32_t RowBucket(int32_t rows, int32_t max_rows);
+
+// The backend over a device, real or twin. Plain host code: set-up lies in device_setup.cpp, the operations
+// of a step in device_step.cpp.
+class DeviceBackend final : public Backend {
+ public:
+  // Errors: no memory for its own buffers.
+  static Result<std::unique_ptr<Backend>> Create(const BackendOptions& options,
+                                                 std::unique_ptr<Device> device);
+  ~DeviceBackend() override;
+
+  const BackendInfo& info() const override { return info_; }
+  int64_t FreeKvBytes() override;
+
+  Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override;
+  Result<VectorId> AddVector(std::span<const HostTensor> parts) override;
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
+  Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
+  Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) override;
+
+  void BeginStep(std::shared_ptr<const StepInput> step) override;
+  void Embed(MatrixId table, ActivationId out) override;
+  void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
+  void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
+  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override;
+  void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
+  void SwiGlu(ActivationId in, ActivationId out) override;
+  void GatherLogitRows(ActivationId in, ActivationId out) override;
+  void Sample(ActivationId in, MatrixId head) override;
+  void EndStep() override;
+  Result<StepResult> Wait() override;
+
+  void WriteActivation(ActivationId activation, std::span<const float> values) override;
+  std::vector<float> ReadActivation(ActivationId activation) override;
+
+ private:
+  static constexpr int32_t kStepsInFlight = 2;
+  static constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
+  // [rows, cols] of the compute type, both padded to multiples of 16 by zeros.
+  struct Matrix {
+    DeviceMemory values;
+    int32_t rows = 0;
+    int32_t cols = 0;
+    int32_t padded_rows = 0;
+    int32_t padded_cols = 0;
+  };
+  struct Vector {
+    DeviceMemory values;  // fp32
+    int32_t cols = 0;
+  };
+  struct Rotary {
+    DeviceMemory angles;  // [max_positions][2][half]: cosines, then sines
+    int32_t max_positions = 0;
+    int32_t half = 0;
+  };
+  struct KvPool {
+    DeviceMemory values;
+    AttentionShape shape;
+    KvLayout layout;
+    bool bf16() const { return shape.kv_dtype == DType::kBFloat16; }
+  };
+  // [padded max_rows, stride]; the padding of a kOperand is zero in every column behind the last.
+  struct Activation {
+    DeviceMemory values;
+    ActivationKind kind = ActivationKind::kResidual;
+    int32_t cols = 0;
+    int64_t stride = 0;  // elements
+    int32_t rows = 0;
+    bool bf16 = false;
+  };
+  // The host's and the device's halves of a step in flight.
+  struct StepSlot {
+    DeviceMemory host_blob;
+    DeviceMemory blob;
+    DeviceMemory host_results;
+    DeviceMemory results;
+    std::shared_ptr<const StepInput> step;
+    std::unique_ptr<LoweredStep> lowered;
+    std::vector<float> logits;
+    int32_t attention_calls = 0;
+    bool sampled = false;
+    int32_t first_event = 0;
+  };
+  // Where a step's answers lie in StepSlot::results.
+  struct ResultLayout {
+    int64_t fault, summaries, drawn, scored, top, bytes;
+    explicit ResultLayout(const LoweredStep& lowered);
+  };
+
+  DeviceBackend(const BackendOptions& options, std::unique_ptr<Device> device);
+  Status AllocateOwn();
+  DType compute_dtype() const { return info_.dtype; }
+  bool bf16() const { return info_.dtype == DType::kBFloat16; }
+  int64_t element_bytes() const { return static_cast<int64_t>(SizeOf(info_.dtype)); }
+
+  // Uploads [rows, cols] as rows of `padded_cols` of the compute type, through the pinned staging memory.
+  Status UploadRows(const HostTensor& part, int64_t padded_cols, std::byte* to);
+  Result<DeviceMemory> UploadFloats(std::span<const float> values);
+
+  StepSlot& current() { return slots_[static_cast<size_t>(issued_ % kStepsInFlight)]; }
+  // Grows memory to at least `bytes`; false, with the device failed, where there is none.
+  bool Reserve(DeviceMemory* memory, int64_t bytes, const char* what);
+  bool ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what);
+  bool PrepareSlot(StepSlot* slot);
+  bool ReserveTokens(int32_t slots);
+  void MoveBlocks(const StepSlot& slot);
+  Activation& Output(ActivationId id, int32_t rows, int64_t cols);
+  RowsView ViewOf(const Activation& activation) const;
+  Activation& CheckedQkv(const KvPool& pool, ActivationId qkv);
+  void SampleRows(StepSlot* slot, const LogitsView& logits);
+  StepResult ReadResult(const StepSlot& slot);
+
+  std::unique_ptr<Device> device_;  // first: memory is given back to it
+  BackendInfo info_;
+  int32_t max_rows_;
+  int32_t padded_max_rows_;
+
+  std::vector<Matrix> matrices_;
+  std::vector<Vector> vectors_;
+  std::vector<Rotary> rotaries_;
+  std::vector<KvPool> kv_pools_;
+  std::vector<Activation> activations_;
+  DeviceMemory staging_;  // pinned, two halves
+  int64_t staged_ = 0;    // halves used so far
+  DeviceMemory last_token_;
+  DeviceMemory partials_;
+  DeviceMemory logits_;
+  DeviceMemory sample_scratch_;
+  HistoryStore histories_;
+  int64_t kv_token_bytes_ = 0;
+
+  std::array<StepSlot, kStepsInFlight> slots_;
+  int64_t issued_ = 0;  // steps
+  int64_t waited_ = 0;
+  bool in_step_ = false;
+};
+
+}  // namespace espalier::cuda

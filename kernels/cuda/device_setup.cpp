@@ -1,0 +1,277 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "kernels/base/convert.h"
+#include "kernels/cuda/device_backend.h"
+#include "kernels/cuda/shared_layouts.h"
+
+namespace espalier::cuda {
+
+namespace {
+
+constexpr int64_t kPadding = 16;
+constexpr int32_t kMostRows = 1 << 20;
+constexpr int32_t kFirstSlots = 1 << 14;  // branch slots that need no more memory
+// Left free by a KV pool that takes what there is: partial results of attention, logits, growing step blobs,
+// and the libraries' own needs.
+constexpr int64_t kHeadroomBytes = int64_t{768} << 20;
+constexpr int32_t kHighestTile = 32;  // packed rows
+
+template <typename Id, typename T>
+Id Append(std::vector<T>* objects, T object) {
+  objects->push_back(std::move(object));
+  return static_cast<Id>(objects->size() - 1);
+}
+
+}  // namespace
+
+int32_t RowBucket(int32_t rows, int32_t max_rows) {
+  const int64_t step = rows <= 128 ? 16 : 64;
+  return static_cast<int32_t>(std::min(RoundUpTo(rows, step), RoundUpTo(max_rows, kPadding)));
+}
+
+Result<DeviceMemory> DeviceMemory::Allocate(Device* device, int64_t bytes, const char* field,
+                                            const char* what) {
+  Result<std::byte*> memory = device->Allocate(std::max<int64_t>(bytes, 16));
+  if (memory) return DeviceMemory(device, *memory, bytes, false);
+  Error error = memory.error();
+  error.field = field;
+  error.message =
+      std::string(what) + " needs " + std::to_string(bytes) + " bytes of device memory: " + error.message;
+  return error;
+}
+
+Result<DeviceMemory> DeviceMemory::AllocateHost(Device* device, int64_t bytes, const char* what) {
+  Result<std::byte*> memory = device->AllocateHost(std::max<int64_t>(bytes, 16));
+  if (memory) return DeviceMemory(device, *memory, bytes, true);
+  Error error = memory.error();
+  error.message =
+      std::string(what) + " needs " + std::to_string(bytes) + " bytes of pinned memory: " + error.message;
+  return error;
+}
+
+Result<std::unique_ptr<Backend>> DeviceBackend::Create(const BackendOptions& options,
+                                                       std::unique_ptr<Device> device) {
+  if (options.dtype != DType::kBFloat16 && options.dtype != DType::kFloat32) {
+    return Error{ErrorCode::kUnimplemented, "dtype", "the cuda backend computes in bfloat16 or float32"};
+  }
+  if (options.max_rows <= 0 || options.max_rows > kMostRows) {
+    return InvalidArgument("max_rows", "must lie in [1, " + std::to_string(kMostRows) + "]");
+  }
+  std::unique_ptr<DeviceBackend> backend(new DeviceBackend(options, std::move(device)));
+  if (Status status = backend->AllocateOwn(); !status.ok()) return status.error();
+  return std::unique_ptr<Backend>(std::move(backend));
+}
+
+DeviceBackend::DeviceBackend(const BackendOptions& options, std::unique_ptr<Device> device)
+    : device_(std::move(device)),
+      max_rows_(options.max_rows),
+      padded_max_rows_(static_cast<int32_t>(RoundUpTo(options.max_rows, kPadding))) {
+  info_.name = "cuda";
+  info_.device = device_->info().name;
+  info_.isa = device_->info().architecture;
+  info_.dtype = options.dtype;
+  info_.steps_in_flight = kStepsInFlight;
+  info_.plan.max_tile_rows = kHighestTile;
+  info_.plan.processors = device_->info().processors;
+}
+
+DeviceBackend::~DeviceBackend() { device_->Synchronize(); }
+
+Status DeviceBackend::AllocateOwn() {
+  Result<DeviceMemory> staging =
+      DeviceMemory::AllocateHost(device_.get(), 2 * kStagingBytes, "staging of weights");
+  if (!staging) return staging.error();
+  staging_ = std::move(*staging);
+  if (!ReserveTokens(kFirstSlots)) return device_->status();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    slots_[i].first_event = static_cast<int32_t>(i) * (Device::kEvents / (kStepsInFlight + 1));
+  }
+  return device_->status();
+}
+
+int64_t DeviceBackend::FreeKvBytes() {
+  const int64_t free_bytes = device_->FreeBytes();
+  return std::max<int64_t>(0, std::min(free_bytes - kHeadroomBytes, free_bytes / 100 * 95));
+}
+
+Status DeviceBackend::UploadRows(const HostTensor& part, int64_t padded_cols, std::byte* to) {
+  const int64_t row_bytes = padded_cols * element_bytes();
+  const int64_t rows_at_once = kStagingBytes / row_bytes;
+  if (rows_at_once == 0) {
+    return Error{ErrorCode::kUnimplemented, "model",
+                 "the cuda backend takes matrices of at most " +
+                     std::to_string(kStagingBytes / element_bytes()) + " columns"};
+  }
+  // The last events are those of the two halves.
+  constexpr int32_t kStagingEvent = Device::kEvents - 2;
+  std::vector<float> wide(static_cast<size_t>(part.cols));
+  const auto source_bytes = part.cols * static_cast<int64_t>(SizeOf(part.dtype));
+  for (int64_t first = 0; first < part.rows; first += rows_at_once) {
+    const auto half = static_cast<int32_t>(staged_ % 2);
+    std::byte* host = staging_.data() + half * kStagingBytes;
+    if (staged_ >= 2) device_->WaitFor(kStagingEvent + half);
+    const int64_t rows = std::min(rows_at_once, part.rows - first);
+    for (int64_t row = 0; row < rows; ++row) {
+      const std::byte* from = static_cast<const std::byte*>(part.data) + (first + row) * source_bytes;
+      std::byte* target = host + row * row_bytes;
+      std::memset(target, 0, static_cast<size_t>(row_bytes));
+      if (part.dtype == info_.dtype) {
+        std::memcpy(target, from, static_cast<size_t>(source_bytes));
+      } else if (bf16()) {
+        ConvertToFloat(from, part.dtype, part.cols, wide.data());
+        std::transform(wide.begin(), wide.end(), reinterpret_cast<bf16_t*>(target), ToBFloat16);
+      } else {
+        ConvertToFloat(from, part.dtype, part.cols, reinterpret_cast<float*>(target));
+      }
+    }
+    device_->Upload(to + first * row_bytes, host, rows * row_bytes);
+    device_->Record(kStagingEvent + half);
+    ++staged_;
+  }
+  return device_->status();
+}
+
+Result<MatrixId> DeviceBackend::AddMatrix(std::span<const HostTensor> parts) {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  for (const HostTensor& part : parts) {
+    if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
+    if (cols != 0 && part.cols != cols) return InvalidArgument("", "stacked matrices differ in columns");
+    cols = part.cols;
+    rows += part.rows;
+  }
+  if (rows == 0) return InvalidArgument("", "a matrix without parts");
+  if (std::max(rows, cols) > std::numeric_limits<int32_t>::max() - kPadding) {
+    return Error{ErrorCode::kUnimplemented, "model",
+                 "the cuda backend takes matrices of less than 2^31 rows and columns"};
+  }
+  Matrix matrix;
+  matrix.rows = static_cast<int32_t>(rows);
+  matrix.cols = static_cast<int32_t>(cols);
+  matrix.padded_rows = static_cast<int32_t>(RoundUpTo(rows, kPadding));
+  matrix.padded_cols = static_cast<int32_t>(RoundUpTo(cols, kPadding));
+  const int64_t row_bytes = matrix.padded_cols * element_bytes();
+  Result<DeviceMemory> memory =
+      DeviceMemory::Allocate(device_.get(), matrix.padded_rows * row_bytes, "model", "a matrix of weights");
+  if (!memory) return memory.error();
+  matrix.values = std::move(*memory);
+  std::byte* to = matrix.values.data();
+  for (const HostTensor& part : parts) {
+    if (Status status = UploadRows(part, matrix.padded_cols, to); !status.ok()) return status.error();
+    to += part.rows * row_bytes;
+  }
+  device_->Fill(to, 0, (matrix.padded_rows - rows) * row_bytes);
+  if (!device_->status().ok()) return device_->status().error();
+  return Append<MatrixId>(&matrices_, std::move(matrix));
+}
+
+Result<DeviceMemory> DeviceBackend::UploadFloats(std::span<const float> values) {
+  const auto bytes = static_cast<int64_t>(values.size_bytes());
+  Result<DeviceMemory> memory = DeviceMemory::Allocate(device_.get(), bytes, "model", "a table of the model");
+  if (!memory) return memory.error();
+  device_->Upload(memory->data(), values.data(), bytes);
+  device_->Synchronize();
+  if (!device_->status().ok()) return device_->status().error();
+  return memory;
+}
+
+Result<VectorId> DeviceBackend::AddVector(std::span<const HostTensor> parts) {
+  std::vector<float> values;
+  for (const HostTensor& part : parts) {
+    if (part.rows != 1) return InvalidArgument("", "a vector has one row");
+    values.resize(values.size() + static_cast<size_t>(part.cols));
+    ConvertToFloat(part.data, part.dtype, part.cols, values.data() + values.size() - part.cols);
+  }
+  Result<DeviceMemory> memory = UploadFloats(values);
+  if (!memory) return memory.error();
+  return Append<VectorId>(&vectors_, Vector{std::move(*memory), static_cast<int32_t>(values.size())});
+}
+
+Result<RotaryId> DeviceBackend::AddRotary(std::span<const float> inv_freq, float scale,
+                                          int32_t max_positions) {
+  if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
+  const size_t half = inv_freq.size();
+  std::vector<float> angles(static_cast<size_t>(max_positions) * 2 * half);
+  for (int32_t position = 0; position < max_positions; ++position) {
+    float* out = angles.data() + static_cast<size_t>(position) * 2 * half;
+    for (size_t i = 0; i < half; ++i) {
+      // The angle is rounded to fp32 before the sine, as PyTorch's models do.
+      const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[i]);
+      out[i] = static_cast<float>(std::cos(angle)) * scale;
+      out[half + i] = static_cast<float>(std::sin(angle)) * scale;
+    }
+  }
+  Result<DeviceMemory> memory = UploadFloats(angles);
+  if (!memory) return memory.error();
+  return Append<RotaryId>(&rotaries_, Rotary{std::move(*memory), max_positions, static_cast<int32_t>(half)});
+}
+
+Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
+  if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
+    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
+  }
+  if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.query_heads <= 0 ||
+      shape.query_heads % shape.kv_heads != 0 || blocks < 0) {
+    return InvalidArgument("", "impossible attention shape");
+  }
+  if (shape.head_dim <= 0 || shape.head_dim % kKeyChunk != 0 || shape.head_dim > 512) {
+    return Error{ErrorCode::kUnimplemented, "head_dim",
+                 "the cuda backend needs a multiple of 8 up to 512, not " + std::to_string(shape.head_dim)};
+  }
+  if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
+    return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cuda backend keeps KV in bfloat16 or float32"};
+  }
+  const int32_t heads = std::min(shape.group(), kMostHeadsPerTile);
+  int32_t packed_rows = kHighestTile;
+  while (packed_rows > 8 &&
+         AttentionSharedBytes(packed_rows, shape.head_dim) > device_->info().shared_bytes) {
+    packed_rows /= 2;
+  }
+  if (packed_rows < heads ||
+      AttentionSharedBytes(packed_rows, shape.head_dim) > device_->info().shared_bytes) {
+    return Error{ErrorCode::kUnimplemented, "head_dim",
+                 "this device has too little shared memory for " + std::to_string(heads) +
+                     " query heads of " + std::to_string(shape.head_dim) + " to a KV head"};
+  }
+  KvPool pool;
+  pool.shape = shape;
+  pool.layout = {shape.layers, shape.kv_heads, blocks, block_tokens, shape.head_dim};
+  const double bytes = 1.0 * shape.layers * shape.kv_heads * blocks *
+                       static_cast<double>(pool.layout.BlockElements()) *
+                       static_cast<double>(SizeOf(shape.kv_dtype));
+  if (bytes > 1e17) return InvalidArgument("kv-cache-bytes", "a KV pool beyond any memory");
+  Result<DeviceMemory> memory =
+      DeviceMemory::Allocate(device_.get(), static_cast<int64_t>(bytes), "kv-cache-bytes", "the KV pool");
+  if (!memory) return memory.error();
+  pool.values = std::move(*memory);
+  device_->Fill(pool.values.data(), 0, pool.values.bytes());
+  if (!device_->status().ok()) return device_->status().error();
+  info_.plan.max_tile_rows = std::clamp(packed_rows / heads, 1, info_.plan.max_tile_rows);
+  return Append<KvId>(&kv_pools_, std::move(pool));
+}
+
+Result<ActivationId> DeviceBackend::AddActivation(ActivationKind kind, int64_t cols) {
+  if (cols <= 0 || cols > std::numeric_limits<int32_t>::max() - kPadding) {
+    return InvalidArgument("", "an activation needs columns, fewer than 2^31");
+  }
+  Activation activation;
+  activation.kind = kind;
+  activation.bf16 = kind == ActivationKind::kOperand && bf16();
+  activation.cols = static_cast<int32_t>(cols);
+  activation.stride = RoundUpTo(cols, kPadding);
+  const int64_t bytes = padded_max_rows_ * activation.stride * (activation.bf16 ? 2 : 4);
+  Result<DeviceMemory> memory =
+      DeviceMemory::Allocate(device_.get(), bytes, "max_rows", "a buffer of activations");
+  if (!memory) return memory.error();
+  activation.values = std::move(*memory);
+  device_->Fill(activation.values.data(), 0, bytes);
+  if (!device_->status().ok()) return device_->status().error();
+  return Append<ActivationId>(&activations_, std::move(activation));
+}
+
+}  // namespace espalier::cuda

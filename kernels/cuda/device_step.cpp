@@ -1,0 +1,443 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kernels/cuda/device_backend.h"
+#include "kernels/cuda/shared_layouts.h"
+#include "kernels/sampling.h"
+
+namespace espalier::cuda {
+
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634;
+constexpr int64_t kAlignment = 256;
+// Events of a step: its begin and end, then two for each attention call.
+constexpr int32_t kBegin = 0;
+constexpr int32_t kEnd = 1;
+constexpr int32_t kFirstAttention = 2;
+constexpr int32_t kMostTimedCalls = 512;
+
+template <typename T, typename Id>
+T& At(std::vector<T>& objects, Id id) {
+  const auto index = static_cast<size_t>(id);
+  ESPALIER_CHECK(index < objects.size());
+  return objects[index];
+}
+
+}  // namespace
+
+DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
+  const BlobHeader& header = lowered.header();
+  const auto place = [this](int64_t count, size_t size) {
+    return std::exchange(bytes, RoundUpTo(bytes + count * static_cast<int64_t>(size), kAlignment));
+  };
+  bytes = 0;
+  fault = place(1, sizeof(int32_t));
+  summaries = place(header.logit_row.count, sizeof(RowSummary));
+  drawn = place(header.sample.count, sizeof(DrawnToken));
+  scored = place(header.score.count, sizeof(float));
+  top = place(int64_t{header.logit_row.count} * lowered.top_stride(), sizeof(DrawnToken));
+}
+
+bool DeviceBackend::Reserve(DeviceMemory* memory, int64_t bytes, const char* what) {
+  if (!device_->status().ok()) return false;
+  if (memory->data() != nullptr && memory->bytes() >= bytes) return true;
+  *memory = DeviceMemory();
+  Result<DeviceMemory> grown = DeviceMemory::Allocate(device_.get(), bytes + bytes / 2, "", what);
+  if (!grown) {
+    device_->Fail(grown.error());
+    return false;
+  }
+  *memory = std::move(*grown);
+  return true;
+}
+
+bool DeviceBackend::ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what) {
+  if (!device_->status().ok()) return false;
+  if (memory->data() != nullptr && memory->bytes() >= bytes) return true;
+  *memory = DeviceMemory();
+  Result<DeviceMemory> grown = DeviceMemory::AllocateHost(device_.get(), bytes + bytes / 2, what);
+  if (!grown) {
+    device_->Fail(grown.error());
+    return false;
+  }
+  *memory = std::move(*grown);
+  return true;
+}
+
+// Last drawn tokens of at least `slots` branch slots; those drawn so far are kept.
+bool DeviceBackend::ReserveTokens(int32_t slots) {
+  const int64_t bytes = int64_t{slots} * static_cast<int64_t>(sizeof(int32_t));
+  if (last_token_.data() != nullptr && last_token_.bytes() >= bytes) return true;
+  DeviceMemory before = std::move(last_token_);
+  if (!Reserve(&last_token_, bytes, "the branch slots")) return false;
+  device_->Fill(last_token_.data(), 0xff, last_token_.bytes());
+  if (before.data() != nullptr) device_->Copy(last_token_.data(), before.data(), before.bytes());
+  return device_->status().ok();
+}
+
+bool DeviceBackend::PrepareSlot(StepSlot* slot) {
+  const int64_t blob_bytes = slot->lowered->bytes();
+  const ResultLayout results(*slot->lowered);
+  return ReserveHost(&slot->host_blob, blob_bytes, "a step's plan") &&
+         Reserve(&slot->blob, blob_bytes, "a step's plan") &&
+         ReserveHost(&slot->host_results, results.bytes, "a step's results") &&
+         Reserve(&slot->results, results.bytes, "a step's results") &&
+         ReserveTokens(slot->lowered->max_slot() + 1);
+}
+
+void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
+  ESPALIER_CHECK(!in_step_ && issued_ - waited_ < kStepsInFlight && step->batch.rows() <= max_rows_);
+  in_step_ = true;
+  StepSlot& slot = current();
+  slot.lowered = std::make_unique<LoweredStep>(*step, &histories_);
+  slot.step = std::move(step);
+  slot.logits.clear();
+  slot.attention_calls = 0;
+  slot.sampled = false;
+  if (!PrepareSlot(&slot)) return;
+  slot.lowered->Write(slot.host_blob.data());
+  device_->Record(slot.first_event + kBegin);
+  device_->Upload(slot.blob.data(), slot.host_blob.data(), slot.lowered->bytes());
+  device_->Fill(slot.results.data(), 0, static_cast<int64_t>(sizeof(int32_t)));
+  MoveBlocks(slot);
+}
+
+void DeviceBackend::MoveBlocks(const StepSlot& slot) {
+  for (const KvPool& pool : kv_pools_) {
+    for (const int32_t block : slot.step->zero_blocks) ESPALIER_CHECK(block < pool.layout.blocks);
+    for (const BlockCopy& copy : slot.step->copies) {
+      ESPALIER_CHECK(std::max(copy.source, copy.destination) < pool.layout.blocks &&
+                     copy.tokens <= pool.layout.block_tokens);
+    }
+    const BlobHeader& header = slot.lowered->header();
+    device_->Run(ZeroBlocksArgs{slot.blob.data(), pool.values.data(), pool.layout, header.zero_block.count,
+                                pool.bf16()});
+    device_->Run(
+        CopyBlocksArgs{slot.blob.data(), pool.values.data(), pool.layout, header.copy.count, pool.bf16()});
+  }
+}
+
+DeviceBackend::Activation& DeviceBackend::Output(ActivationId id, int32_t rows, int64_t cols) {
+  Activation& out = At(activations_, id);
+  ESPALIER_CHECK(in_step_ && out.cols == cols && rows <= max_rows_);
+  out.rows = rows;
+  return out;
+}
+
+RowsView DeviceBackend::ViewOf(const Activation& activation) const {
+  return {activation.values.data(), activation.stride, activation.rows, activation.cols, activation.bf16};
+}
+
+void DeviceBackend::Embed(MatrixId table, ActivationId out) {
+  const StepSlot& slot = current();
+  const Matrix& t = At(matrices_, table);
+  const Activation& o = Output(out, slot.step->batch.rows(), t.cols);
+  ESPALIER_CHECK(!o.bf16);
+  EmbedArgs args;
+  args.blob = slot.blob.data();
+  args.last_token = last_token_.as<int32_t>();
+  args.table = t.values.data();
+  args.table_stride = t.padded_cols;
+  args.vocab = t.rows;
+  args.bf16_table = bf16();
+  args.out = ViewOf(o);
+  args.fault = slot.results.as<int32_t>();
+  device_->Run(args);
+}
+
+void DeviceBackend::RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) {
+  const Activation& i = At(activations_, in);
+  const Vector& w = At(vectors_, weight);
+  const Activation& o = Output(out, i.rows, w.cols);
+  ESPALIER_CHECK(!i.bf16 && i.cols == o.cols);
+  device_->Run(RmsNormArgs{ViewOf(i), w.values.as<float>(), epsilon, ViewOf(o)});
+}
+
+void DeviceBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) {
+  const Activation& i = At(activations_, in);
+  const Matrix& m = At(matrices_, w);
+  const Activation& o = Output(out, i.rows, m.rows);
+  ESPALIER_CHECK(i.kind == ActivationKind::kOperand && i.cols == m.cols && !o.bf16);
+  if (i.rows == 0) return;
+  ProductArgs args;
+  args.a = i.values.data();
+  args.a_stride = i.stride;
+  args.w = m.values.data();
+  args.c = o.values.as<float>();
+  args.c_stride = o.stride;
+  args.rows = RowBucket(i.rows, max_rows_);
+  args.n = m.padded_rows;
+  args.k = m.padded_cols;
+  args.bf16 = bf16();
+  args.accumulate = mode == MatMulMode::kAccumulate;
+  device_->Run(args);
+  if (bias == VectorId::kNone) return;
+  const Vector& b = At(vectors_, bias);
+  ESPALIER_CHECK(b.cols == m.rows);
+  device_->Run(AddBiasArgs{b.values.as<float>(), ViewOf(o)});
+}
+
+DeviceBackend::Activation& DeviceBackend::CheckedQkv(const KvPool& pool, ActivationId qkv) {
+  Activation& a = At(activations_, qkv);
+  const StepSlot& slot = current();
+  ESPALIER_CHECK(in_step_ && !a.bf16 && a.rows == slot.step->batch.rows());
+  ESPALIER_CHECK(a.cols == int64_t{pool.shape.query_heads + 2 * pool.shape.kv_heads} * pool.shape.head_dim);
+  ESPALIER_CHECK(slot.step->batch.block_tokens == pool.layout.block_tokens);
+  ESPALIER_CHECK(slot.lowered->max_block() < pool.layout.blocks);
+  return a;
+}
+
+void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
+  const KvPool& pool = At(kv_pools_, kv);
+  const Rotary& angles = At(rotaries_, rotary);
+  const Activation& a = CheckedQkv(pool, qkv);
+  ESPALIER_CHECK(angles.half * 2 == pool.shape.head_dim && layer >= 0 && layer < pool.shape.layers);
+  ESPALIER_CHECK(current().lowered->max_position() < angles.max_positions);
+  RotaryArgs args;
+  args.blob = current().blob.data();
+  args.qkv = ViewOf(a);
+  args.angles = angles.angles.as<float>();
+  args.kv = pool.values.data();
+  args.layout = pool.layout;
+  args.layer = layer;
+  args.query_heads = pool.shape.query_heads;
+  args.bf16_kv = pool.bf16();
+  device_->Run(args);
+}
+
+void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+  const KvPool& pool = At(kv_pools_, kv);
+  const AttentionShape& shape = pool.shape;
+  StepSlot& slot = current();
+  const BlobHeader& header = slot.lowered->header();
+  const Activation& in = CheckedQkv(pool, qkv);
+  const Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
+  ESPALIER_CHECK(layer >= 0 && layer < shape.layers);
+  const int64_t partial_floats = int64_t{shape.query_heads} * (shape.head_dim + 2);
+  if (!Reserve(&partials_, header.partials * partial_floats * 4, "partial attention")) return;
+
+  AttentionArgs args;
+  args.blob = slot.blob.data();
+  args.qkv = ViewOf(in);
+  args.kv = pool.values.data();
+  args.layout = pool.layout;
+  args.layer = layer;
+  args.query_heads = shape.query_heads;
+  args.heads_per_tile = std::min(shape.group(), kMostHeadsPerTile);
+  args.tiles_per_group = (shape.group() + args.heads_per_tile - 1) / args.heads_per_tile;
+  args.packed_rows =
+      static_cast<int32_t>(RoundUpTo(int64_t{slot.lowered->max_item_rows()} * args.heads_per_tile, 8));
+  ESPALIER_CHECK_MSG(AttentionSharedBytes(args.packed_rows, shape.head_dim) <= device_->info().shared_bytes,
+                     "a plan with higher tiles than info().plan allows");
+  args.items = header.item.count;
+  args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
+  args.partials = partials_.as<float>();
+  args.bf16_kv = pool.bf16();
+  args.out = ViewOf(o);
+  const bool timed = slot.attention_calls < kMostTimedCalls;
+  const int32_t event = slot.first_event + kFirstAttention + 2 * slot.attention_calls;
+  if (timed) device_->Record(event);
+  device_->Run(args);
+  device_->Run(MergeArgs{slot.blob.data(), partials_.as<float>(), shape.query_heads, shape.head_dim,
+                         header.merge.count, ViewOf(o)});
+  if (!timed) return;
+  device_->Record(event + 1);
+  ++slot.attention_calls;
+}
+
+void DeviceBackend::SwiGlu(ActivationId in, ActivationId out) {
+  const Activation& i = At(activations_, in);
+  const Activation& o = Output(out, i.rows, i.cols / 2);
+  ESPALIER_CHECK(!i.bf16);
+  device_->Run(SwiGluArgs{ViewOf(i), ViewOf(o)});
+}
+
+void DeviceBackend::GatherLogitRows(ActivationId in, ActivationId out) {
+  const StepSlot& slot = current();
+  const Activation& i = At(activations_, in);
+  ESPALIER_CHECK(i.rows == slot.step->batch.rows());
+  const Activation& o = Output(out, slot.lowered->header().logit_row.count, i.cols);
+  ESPALIER_CHECK(i.bf16 == o.bf16);
+  device_->Run(GatherArgs{slot.blob.data(), ViewOf(i), ViewOf(o)});
+}
+
+void DeviceBackend::Sample(ActivationId in, MatrixId head) {
+  StepSlot& slot = current();
+  const Activation& i = At(activations_, in);
+  const Matrix& m = At(matrices_, head);
+  ESPALIER_CHECK(in_step_ && i.rows == slot.lowered->header().logit_row.count && i.cols == m.cols);
+  ESPALIER_CHECK(i.kind == ActivationKind::kOperand && slot.lowered->max_token_id() < m.rows);
+  const int64_t logit_bytes = int64_t{LoweredStep::kLogitRows} * m.padded_rows * 4;
+  if (!Reserve(&logits_, logit_bytes, "logits")) return;
+  if (!Reserve(&sample_scratch_, kSampleBlocks * m.rows * 4, "sampling")) return;
+  for (int32_t row = 0; row < i.rows; row += LoweredStep::kLogitRows) {
+    const int32_t rows = std::min(LoweredStep::kLogitRows, i.rows - row);
+    ProductArgs args;
+    args.a = i.values.data() + row * i.stride * element_bytes();
+    args.a_stride = i.stride;
+    args.w = m.values.data();
+    args.c = logits_.as<float>();
+    args.c_stride = m.padded_rows;
+    args.rows = RowBucket(rows, max_rows_);
+    args.n = m.padded_rows;
+    args.k = m.padded_cols;
+    args.bf16 = bf16();
+    device_->Run(args);
+    SampleRows(&slot, {logits_.as<float>(), m.padded_rows, row, rows, m.rows});
+  }
+  slot.sampled = true;
+}
+
+void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
+  const LoweredStep& lowered = *slot->lowered;
+  const ResultLayout at(lowered);
+  const std::byte* blob = slot->blob.data();
+  std::byte* results = slot->results.data();
+  auto* summaries = reinterpret_cast<RowSummary*>(results + at.summaries);
+  device_->Run(SummarizeArgs{logits, summaries});
+  device_->Run(
+      TopTokensArgs{blob, logits, lowered.top_stride(), reinterpret_cast<DrawnToken*>(results + at.top)});
+  const LoweredStep::Range scores = lowered.ScoresOf(logits.first_row);
+  device_->Run(
+      ScoreArgs{blob, logits, scores.first, scores.count, reinterpret_cast<float*>(results + at.scored)});
+  const LoweredStep::Range samples = lowered.SamplesOf(logits.first_row);
+  SampleArgs args;
+  args.blob = blob;
+  args.logits = logits;
+  args.first = samples.first;
+  args.count = samples.count;
+  args.scratch = sample_scratch_.as<float>();
+  args.last_token = last_token_.as<int32_t>();
+  args.drawn = reinterpret_cast<DrawnToken*>(results + at.drawn);
+  device_->Run(args);
+  if (!slot->step->return_logits) return;
+  const size_t begin = slot->logits.size();
+  slot->logits.resize(begin + static_cast<size_t>(logits.rows) * static_cast<size_t>(logits.vocab));
+  for (int32_t row = 0; row < logits.rows; ++row) {
+    device_->Download(slot->logits.data() + begin + int64_t{row} * logits.vocab,
+                      logits.data + row * logits.stride, int64_t{logits.vocab} * 4);
+  }
+  device_->Synchronize();
+}
+
+void DeviceBackend::EndStep() {
+  ESPALIER_CHECK(in_step_);
+  in_step_ = false;
+  StepSlot& slot = current();
+  ++issued_;
+  if (!device_->status().ok()) return;
+  device_->Download(slot.host_results.data(), slot.results.data(), ResultLayout(*slot.lowered).bytes);
+  device_->Record(slot.first_event + kEnd);
+}
+
+Result<StepResult> DeviceBackend::Wait() {
+  ESPALIER_CHECK(waited_ < issued_);
+  StepSlot& slot = slots_[static_cast<size_t>(waited_++ % kStepsInFlight)];
+  if (device_->status().ok()) device_->WaitFor(slot.first_event + kEnd);
+  if (device_->status().ok() && *slot.host_results.as<int32_t>() != 0) {
+    device_->Fail(InternalError(
+        "a row refers to a token that is not in the vocabulary, or to a slot that has drawn none"));
+  }
+  if (!device_->status().ok()) {
+    slot.step = nullptr;
+    return device_->status().error();
+  }
+  StepResult result = ReadResult(slot);
+  slot.step = nullptr;
+  return result;
+}
+
+StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
+  const LoweredStep& lowered = *slot.lowered;
+  const StepInput& step = *slot.step;
+  const ResultLayout at(lowered);
+  const std::byte* results = slot.host_results.data();
+  StepResult result;
+  result.step_id = step.step_id;
+  const int32_t first = slot.first_event;
+  result.times.forward_us = device_->MicrosecondsBetween(first + kBegin, first + kEnd);
+  for (int32_t i = 0; i < slot.attention_calls; ++i) {
+    const int32_t event = first + kFirstAttention + 2 * i;
+    result.times.attention_us += device_->MicrosecondsBetween(event, event + 1);
+  }
+  if (!slot.sampled) return result;
+
+  const auto* summaries = reinterpret_cast<const RowSummary*>(results + at.summaries);
+  const auto* top = reinterpret_cast<const DrawnToken*>(results + at.top);
+  const auto answer = [&](int32_t logit_row, int32_t token_id, float logit, int32_t top_logprobs) {
+    const RowSummary& row = summaries[logit_row];
+    const LogitSummary summary{row.argmax, row.max, std::log(row.sum)};
+    TokenResult token;
+    token.token_id = token_id;
+    token.logprob = summary.LogProbability(logit);
+    for (int32_t rank = 0; rank < top_logprobs; ++rank) {
+      const DrawnToken& likely = top[int64_t{logit_row} * lowered.top_stride() + rank];
+      if (likely.token_id < 0) break;
+      token.top_logprobs.push_back({likely.token_id, summary.LogProbability(likely.logit)});
+    }
+    return token;
+  };
+  result.samples.resize(step.samples.size());
+  const auto* drawn = reinterpret_cast<const DrawnToken*>(results + at.drawn);
+  for (size_t i = 0; i < lowered.sample_order().size(); ++i) {
+    const auto index = static_cast<size_t>(lowered.sample_order()[i]);
+    const SampleRequest& request = step.samples[index];
+    result.samples[index] =
+        answer(request.logit_index, drawn[i].token_id, drawn[i].logit, request.top_logprobs);
+    if (lowered.sample_counts()[i] != nullptr) {
+      HistoryStore::Drawn(lowered.sample_counts()[i].get(), drawn[i].token_id);
+    }
+  }
+  result.scores.resize(step.scores.size());
+  const auto* scored = reinterpret_cast<const float*>(results + at.scored);
+  for (size_t i = 0; i < lowered.score_order().size(); ++i) {
+    const auto index = static_cast<size_t>(lowered.score_order()[i]);
+    const ScoreRequest& request = step.scores[index];
+    result.scores[index] = answer(request.logit_index, request.token_id, scored[i], request.top_logprobs);
+  }
+  result.logits = slot.logits;
+  return result;
+}
+
+void DeviceBackend::WriteActivation(ActivationId activation, std::span<const float> values) {
+  Activation& a = At(activations_, activation);
+  a.rows = static_cast<int32_t>(static_cast<int64_t>(values.size()) / a.cols);
+  ESPALIER_CHECK(int64_t{a.rows} * a.cols == static_cast<int64_t>(values.size()) && a.rows <= max_rows_);
+  const int64_t size = a.bf16 ? 2 : 4;
+  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.stride * size));
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const float* in = values.data() + r * a.cols;
+    std::byte* to = rows.data() + r * a.stride * size;
+    if (a.bf16) {
+      std::transform(in, in + a.cols, reinterpret_cast<bf16_t*>(to), ToBFloat16);
+    } else {
+      std::copy_n(in, a.cols, reinterpret_cast<float*>(to));
+    }
+  }
+  device_->Upload(a.values.data(), rows.data(), static_cast<int64_t>(rows.size()));
+  device_->Synchronize();
+}
+
+std::vector<float> DeviceBackend::ReadActivation(ActivationId activation) {
+  const Activation& a = At(activations_, activation);
+  const int64_t size = a.bf16 ? 2 : 4;
+  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.stride * size));
+  device_->Download(rows.data(), a.values.data(), static_cast<int64_t>(rows.size()));
+  device_->Synchronize();
+  std::vector<float> values;
+  values.reserve(static_cast<size_t>(a.rows) * static_cast<size_t>(a.cols));
+  for (int64_t r = 0; r < a.rows; ++r) {
+    for (int64_t c = 0; c < a.cols; ++c) {
+      const std::byte* at = rows.data() + (r * a.stride + c) * size;
+      values.push_back(a.bf16 ? ToFloat(*reinterpret_cast<const bf16_t*>(at))
+                              : *reinterpret_cast<const float*>(at));
+    }
+  }
+  return values;
+}
+
+}  // namespace espalier::cuda

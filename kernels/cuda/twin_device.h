@@ -1,0 +1,25 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/twin_block.h"
+
+namespace espalier::cuda {
+
+struct TwinOptions {
+  ThreadOrder order = ThreadOrder::kAscending;
+  int64_t memory_bytes = int64_t{1} << 32;  // Allocate refuses beyond it
+  int64_t shared_bytes = 160 << 10;         // of a block of threads
+  int32_t processors = 8;
+};
+
+// The device on the CPU: the kernels' bodies run from the same blob, a block after the other and its threads
+// in turn; products are plain loops. Memory begins as NaN. For tests.
+std::unique_ptr<Device> CreateTwinDevice(const TwinOptions& options);
+// The cuda backend over it.
+Result<std::unique_ptr<Backend>> CreateTwinBackend(const BackendOptions& options,
+                                                   const TwinOptions& twin = {});
+
+}  // namespace espalier::cuda
