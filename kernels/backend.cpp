@@ -16,7 +16,11 @@ Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
     BackendOptions choice = options;
 #ifdef ESPALIER_HAVE_CUDA_BACKEND
     choice.name = "cuda";
-    if (auto backend = CreateBackend(choice)) return backend;
+    auto backend = CreateBackend(choice);
+    if (backend) return backend;
+    choice.fallback = backend.error().message;
+#else
+    choice.fallback = "this program was built without the cuda backend";
 #endif
     choice.name = "cpu";
     return CreateBackend(choice);

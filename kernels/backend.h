@@ -41,6 +41,7 @@ struct BackendOptions {
   DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
   int32_t threads = 0;             // cpu: 0 means every core this process may use
   int32_t max_rows = 512;          // the most rows of a step
+  std::string fallback;            // set by CreateBackend: BackendInfo::fallback
 };
 
 struct BackendInfo {
@@ -49,6 +50,7 @@ struct BackendInfo {
   std::string isa;     // instruction set in use, e.g. "avx512_bf16"
   DType dtype = DType::kBFloat16;
   int32_t threads = 1;
+  std::string fallback;         // why `auto` took no GPU; empty where it did, or was not asked to choose
   int32_t steps_in_flight = 1;  // how many steps may be issued before the first is waited for
   PlanOptions plan;             // what PlanAttention needs to know of the kernels
 };

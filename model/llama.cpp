@@ -1,5 +1,7 @@
 #include "model/llama.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "model/rope.h"
@@ -22,19 +24,34 @@ Result<Llama> Llama::Create(const LlamaConfig& config, TensorSource& source, con
   auto weights = AddLlamaWeights(config, source, backend);
   if (!weights) return weights.error();
   llama.weights_ = std::move(*weights);
-  if (auto status = llama.AddBuffers(config, kv, max_positions, backend); !status.ok()) return status.error();
+  if (auto status = llama.AddBuffers(config, max_positions, backend); !status.ok()) return status.error();
+  if (auto status = llama.AddKv(kv, backend); !status.ok()) return status.error();
   return llama;
 }
 
-Status Llama::AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_t max_positions,
-                         Backend& backend) {
+// After everything else, so that what is left can be asked for.
+Status Llama::AddKv(const KvPoolSize& size, Backend& backend) {
+  kv_size_ = size;
+  if (size.blocks == 0) {
+    const int64_t block_bytes = attention_.KvBytesPerTokenLayer() * attention_.layers * size.block_tokens;
+    const int64_t most = std::numeric_limits<int32_t>::max() / size.block_tokens;
+    kv_size_.blocks = static_cast<int32_t>(std::min(backend.FreeKvBytes() / block_bytes, most));
+    if (kv_size_.blocks < 1) {
+      return Error{ErrorCode::kResourceExhausted, "kv_cache_bytes",
+                   "the device has no memory left for a KV pool beside the model"};
+    }
+  }
+  const auto pool = backend.AddKv(attention_, kv_size_.blocks, kv_size_.block_tokens);
+  if (!pool) return pool.error();
+  kv_ = *pool;
+  return {};
+}
+
+Status Llama::AddBuffers(const LlamaConfig& config, int32_t max_positions, Backend& backend) {
   const auto rotary =
       backend.AddRotary(RotaryInverseFrequencies(config.rope, config.head_dim), 1.0F, max_positions);
   if (!rotary) return rotary.error();
   rotary_ = *rotary;
-  const auto pool = backend.AddKv(attention_, kv.blocks, kv.block_tokens);
-  if (!pool) return pool.error();
-  kv_ = *pool;
 
   struct Wanted {
     ActivationId* id;

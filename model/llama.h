@@ -12,7 +12,7 @@ namespace espalier {
 
 // The paged KV pool of a model.
 struct KvPoolSize {
-  int32_t blocks = 0;
+  int32_t blocks = 0;  // 0: as many as the backend has memory left for
   int32_t block_tokens = 16;
 };
 
@@ -27,6 +27,7 @@ class Llama {
   void Forward(Backend& backend, std::shared_ptr<const StepInput> step) const;
 
   const AttentionShape& attention() const { return attention_; }
+  const KvPoolSize& kv_size() const { return kv_size_; }
 
  private:
   // [max_rows, ...]
@@ -42,7 +43,8 @@ class Llama {
   };
 
   Llama() = default;
-  Status AddBuffers(const LlamaConfig& config, const KvPoolSize& kv, int32_t max_positions, Backend& backend);
+  Status AddKv(const KvPoolSize& size, Backend& backend);
+  Status AddBuffers(const LlamaConfig& config, int32_t max_positions, Backend& backend);
   void Attend(Backend& backend, int32_t index) const;
   void FeedForward(Backend& backend, int32_t index, ActivationId attended, ActivationId residual) const;
 
@@ -51,6 +53,7 @@ class Llama {
   LlamaWeights weights_;
   RotaryId rotary_ = RotaryId::kNone;
   KvId kv_ = KvId::kNone;
+  KvPoolSize kv_size_;
   Activations buffers_{};
 };
 

@@ -28,7 +28,8 @@ class LlamaRunner : public ModelRunner {
   Llama llama_;
 };
 
-Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape& attention) {
+Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape& attention,
+                              Backend& backend) {
   const int32_t block_tokens = options.block_tokens;
   if (block_tokens < 1 || kSegmentTokens % block_tokens != 0) {
     return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
@@ -36,9 +37,14 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
   if (options.kv_blocks < 0) return InvalidArgument("kv_blocks", "must not be negative");
   const int64_t most = std::numeric_limits<int32_t>::max() / block_tokens;
   int64_t blocks = options.kv_blocks;
+  int64_t bytes = options.kv_cache_bytes;
+  if (blocks == 0 && bytes == 0) {
+    if (backend.FreeKvBytes() > 0) return KvPoolSize{0, block_tokens};
+    bytes = kHostKvCacheBytes;
+  }
   if (blocks == 0) {
     const int64_t block_bytes = attention.KvBytesPerTokenLayer() * attention.layers * block_tokens;
-    blocks = std::min(options.kv_cache_bytes / block_bytes, most);
+    blocks = std::min(bytes / block_bytes, most);
     if (blocks < 1) {
       return InvalidArgument("kv_cache_bytes",
                              "must be at least " + std::to_string(block_bytes) + ", one block");
@@ -58,24 +64,26 @@ int64_t WeightBytes(const LlamaConfig& config, DType dtype) {
 
 Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
                                                std::string name, const RunnerOptions& options) {
-  auto backend = CreateBackend(options.backend);
+  auto backend = options.make_backend(options.backend);
   if (!backend) return backend.error();
   const BackendInfo& device = (*backend)->info();
   const AttentionShape attention = AttentionOf(config, device.dtype);
-  const auto pool = SizeKvPool(options, attention);
+  const auto pool = SizeKvPool(options, attention, **backend);
   if (!pool) return pool.error();
   if (options.max_positions < 0) return InvalidArgument("max_positions", "must not be negative");
-  int32_t max_positions = std::min(config.max_positions, pool->blocks * pool->block_tokens);
+  int32_t max_positions = config.max_positions;
+  if (pool->blocks > 0) max_positions = std::min(max_positions, pool->blocks * pool->block_tokens);
   if (options.max_positions > 0) max_positions = std::min(max_positions, options.max_positions);
 
   auto llama = Llama::Create(config, source, *pool, max_positions, **backend);
   if (!llama) return llama.error();
+  const KvPoolSize& kv = llama->kv_size();
   ModelInfo info;
   info.name = std::move(name);
   info.vocab_size = config.vocab_size;
-  info.max_positions = max_positions;
-  info.kv_blocks = pool->blocks;
-  info.block_tokens = pool->block_tokens;
+  info.max_positions = std::min(max_positions, kv.blocks * kv.block_tokens);
+  info.kv_blocks = kv.blocks;
+  info.block_tokens = kv.block_tokens;
   info.eos_token_ids = config.eos_token_ids;
   info.bos_token_id = config.bos_token_id;
   info.parameters = config.Parameters();

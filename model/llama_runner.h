@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,12 +12,17 @@
 
 namespace espalier {
 
+inline constexpr int64_t kHostKvCacheBytes = int64_t{1} << 30;
+
 struct RunnerOptions {
   BackendOptions backend;
   int32_t block_tokens = 16;  // divides kSegmentTokens
   int32_t kv_blocks = 0;      // 0: as many as kv_cache_bytes holds
-  int64_t kv_cache_bytes = int64_t{1} << 30;
+  // 0: what the device has left once the model is there; kHostKvCacheBytes where the backend does not know.
+  int64_t kv_cache_bytes = kHostKvCacheBytes;
   int32_t max_positions = 0;  // 0: as the model allows. Never more than that, nor than the pool holds.
+  // Tests put another in its place.
+  std::function<Result<std::unique_ptr<Backend>>(const BackendOptions&)> make_backend = CreateBackend;
 };
 
 // A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.

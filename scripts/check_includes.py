@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks who includes whom: server -> engine -> model -> kernels, never upward.
 
-    scripts/check_includes.py [root]       exit code 1 and one line per fault: file:line: reason
-    scripts/check_includes.py --self-test  proves on made-up files that each rule finds what it forbids
+scripts/check_includes.py [root]       exit code 1 and one line per fault: file:line: reason
+scripts/check_includes.py --self-test  proves on made-up files that each rule finds what it forbids
 """
 
 import pathlib
@@ -33,10 +33,12 @@ PROJECT_INCLUDES = {
 
 # Headers of the operating system and the compiler that kernels may use beside the C++ standard library.
 SYSTEM_HEADERS = re.compile(
-    r"(sys|asm|linux)/|(immintrin|x86intrin|cpuid|arm_neon|unistd|fcntl|sched|pthread|dirent|errno|signal|numaif)\.h$"
+    r"(sys|asm|linux)/|(immintrin|x86intrin|cpuid|arm_neon|dlfcn|unistd|fcntl|sched|pthread|dirent|errno|signal|numaif)\.h$"
 )
 STANDARD_HEADER = re.compile(r"[a-z_0-9]+$")
-CUDA_HEADERS = re.compile(r"(cuda|cublas|nvtx|nvml|device_|driver_types|vector_types|cooperative_groups|mma\.h|cub/|cute?/)")
+CUDA_HEADERS = re.compile(
+    r"(cuda|cublas|nvtx|nvml|device_|driver_types|vector_types|cooperative_groups|mma\.h|cub/|cute?/)"
+)
 # Kinds of third-party headers and the only folders where they may stand.
 THIRD_PARTY_HOMES = (
     (re.compile(r"(grpcpp|grpc|google/protobuf|absl)/"), ("server/", "tests/")),
@@ -136,8 +138,11 @@ def self_test():
             (root / path).write_text(text + "\n", encoding="utf-8")
         faults, _ = check(root)
     found = {fault.split(":")[0] for fault in faults}
-    wrong = [f"{path}: {line}: {'forbidden' if allowed else 'let through'}"
-             for path, line, allowed in SELF_TEST_CASES if (path in found) == allowed]
+    wrong = [
+        f"{path}: {line}: {'forbidden' if allowed else 'let through'}"
+        for path, line, allowed in SELF_TEST_CASES
+        if (path in found) == allowed
+    ]
     wrong += [f"{path}: fault in a header without includes" for path in SELF_TEST_HEADERS if path in found]
     for line in wrong:
         print(f"self-test: {line}")

@@ -101,7 +101,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
   settings.push_back(
       IntegerSetting("threads", c.threads, 0, 1024, "Threads of the CPU backend; 0: every core"));
   settings.push_back(
-      IntegerSetting("kv_cache_bytes", c.kv_cache_bytes, 1, int64_t{1} << 50, "Bytes of the KV pool"));
+      IntegerSetting("kv_cache_bytes", c.kv_cache_bytes, 0, int64_t{1} << 50,
+                     "Bytes of the KV pool; 0: what a GPU has left beside the model, 1 GiB on the CPU"));
   settings.push_back(ChoiceSetting(
       "block_tokens", {"16", "32"}, "Tokens of a KV block",
       [&c](const std::string& name) { c.block_tokens = name == "32" ? 32 : 16; },

@@ -46,6 +46,7 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
   const AttentionShape& shape = model.attention;
   spdlog::info("device    {}: {}, {}, {} threads", model.backend.name, model.backend.device,
                model.backend.isa, model.backend.threads);
+  if (!model.backend.fallback.empty()) spdlog::info("no GPU    {}", model.backend.fallback);
   spdlog::info("model     {}: {:.2f} M parameters, {}, {} layers, {}/{} heads of {}, {} tokens", model.name,
                static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype), shape.layers,
                shape.query_heads, shape.kv_heads, shape.head_dim, model.vocab_size);

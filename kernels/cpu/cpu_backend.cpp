@@ -41,6 +41,7 @@ CpuBackend::CpuBackend(const BackendOptions& options, const KernelTable& kernels
   info_.isa = kernels.isa;
   info_.dtype = options.dtype;
   info_.threads = pool_->threads();
+  info_.fallback = options.fallback;
   info_.steps_in_flight = 1;
   info_.plan.max_tile_rows = kTileRows;
   info_.plan.processors = pool_->threads();

@@ -241,7 +241,10 @@ Result<Report> RunDecode(const DecodeOptions& options) {
   report.backend = (*runner)->info().backend;
 
   progress.Say("measuring the machine");
-  const auto peak = MeasurePeak(options.model.isa, report.backend.threads, options.model.peak_buffer_bytes);
+  const ModelOptions& model = options.model;
+  const Result<Peak> peak = model.backend == "cuda"
+                                ? Result<Peak>(Peak{model.peak_gb_per_s * 1e9, model.peak_tflop_per_s * 1e12})
+                                : MeasurePeak(model.isa, report.backend.threads, model.peak_buffer_bytes);
   if (!peak) return peak.error();
   report.peak = *peak;
 

@@ -51,7 +51,7 @@ DecodeCommand::DecodeCommand(CLI::App* program)
   Add("--modes", modes_,
       "Attention modes, a run for each: flatten, sequence, masked, node, node_chunk; or all");
   Add("--dtype", dtype_, "Type of weights and KV: bfloat16 or float32");
-  Add("--backend", model.backend, "What runs the model: cpu or ref");
+  Add("--backend", model.backend, "What runs the model: cpu, cuda or ref");
   Add("--isa", model.isa, "Instruction set of the cpu backend: auto, avx512, avx2, portable");
   Add("--threads", model.threads, "Threads; 0: every core");
   Add("--block-tokens", model.block_tokens, "Tokens of a KV block");
@@ -59,6 +59,8 @@ DecodeCommand::DecodeCommand(CLI::App* program)
   Add("--repeats", options_.repeats, "How often each run is repeated, all modes in turn");
   Add("--seed", options_.seed, "Of weights, prompt and sampling");
   Add("--peak-buffer-bytes", model.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
+  Add("--peak-gb-per-s", model.peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
+  Add("--peak-tflop-per-s", model.peak_tflop_per_s, "Rate of bf16 products of the GPU, likewise");
   AddOutputFlags();
 }
 
@@ -81,7 +83,11 @@ void DecodeCommand::Read(FlagReader* reader) {
   if (model.block_tokens > 0 && kSegmentTokens % model.block_tokens != 0)
     reader->Fail("block-tokens", "must divide " + std::to_string(kSegmentTokens));
   reader->CheckRange("peak-buffer-bytes", model.peak_buffer_bytes, 1 << 20, int64_t{1} << 40);
-  reader->CheckOneOf("backend", model.backend, {"cpu", "ref"});
+  reader->CheckOneOf("backend", model.backend, {"cpu", "cuda", "ref"});
+  if (model.backend == "cuda" && !(model.peak_gb_per_s > 0.0))
+    reader->Fail("peak-gb-per-s", "must be given with --backend cuda: what the GPU's memory reaches");
+  if (model.backend == "cuda" && !(model.peak_tflop_per_s > 0.0))
+    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's products reach");
   model.dtype = reader->Type("dtype", dtype_);
   std::tie(model.query_heads, model.kv_heads) = reader->Heads("heads", heads_);
   options.branches = reader->Integers("branches", branches_, 1, kMaxBranches);
@@ -93,6 +99,7 @@ void DecodeCommand::Read(FlagReader* reader) {
     reader->Fail("branches", "with --new-tokens: the KV cache has more than 2^24 blocks");
     return;
   }
+  if (model.backend == "cuda") return;  // the device says itself what does not fit
   const auto available = AvailableMemoryBytes();
   if (available && options.MemoryBytes() > *available) {
     reader->Fail("layers", "weights and KV cache take " + Gibibytes(options.MemoryBytes()) + ", only " +

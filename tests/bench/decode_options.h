@@ -25,6 +25,9 @@ struct ModelOptions {
   int32_t threads = 0;  // 0: every core that the process may use
   int32_t block_tokens = 16;
   int64_t peak_buffer_bytes = int64_t{512} << 20;  // memory that is read to measure the machine's bandwidth
+  // What the device reaches, where this program cannot measure it: backend cuda.
+  double peak_gb_per_s = 0.0;
+  double peak_tflop_per_s = 0.0;
 
   LlamaConfig Config(int32_t max_positions) const;
 };

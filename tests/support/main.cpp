@@ -63,7 +63,10 @@ std::optional<std::string> EnvOrSkip(const char* name) {
   return std::nullopt;
 }
 
-std::filesystem::path SourceDir() { return ESPALIER_SOURCE_DIR; }
+std::filesystem::path SourceDir() {
+  const char* moved = std::getenv("ESPALIER_SOURCE_DIR");
+  return moved != nullptr && *moved != '\0' ? moved : ESPALIER_SOURCE_DIR;
+}
 
 }  // namespace espalier::test
 

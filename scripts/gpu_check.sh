@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in one command on a bare machine with one: the gpu tests, the device's ceilings,
+# the benchmarks. Every step runs under a time-out, all of it within 8 minutes.
+#
+#   scripts/gpu_check.sh [--out DIR] [--bin DIR] [--only STEP,...]   on the machine with the GPU
+#   scripts/gpu_check.sh --stage DIR                                 on a build machine: fills DIR with programs to carry
+#
+# --out: where report.txt, report.json and the logs of the steps go (build/gpu_check).
+# --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
+#        none, the tests of the kernels are built here (CUDA toolkit, CMake, ninja; Catch2's header from --bin).
+# Exit code: 0 all steps passed, 1 a step failed or ran out of time, 2 wrong use, 3 no usable GPU (nothing is run).
+set -uo pipefail
+script_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$script_dir")
+[ -f "$root/CMakeLists.txt" ] || root=$PWD
+programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings espalier-bench)
+
+usage() {
+  sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+
+out=$root/build/gpu_check
+bin=$script_dir
+only=""
+stage_dir=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out | --bin | --only | --stage)
+      [ $# -ge 2 ] || usage
+      case "$1" in
+        --out) out=$2 ;;
+        --bin) bin=$2 ;;
+        --only) only=,$2, ;;
+        --stage) stage_dir=$2 ;;
+      esac
+      shift 2
+      ;;
+    *) usage ;;
+  esac
+done
+
+# Programs, stripped, that need nothing of a machine but glibc; libraries beyond it are named.
+stage_programs() {
+  mkdir -p "$stage_dir" || exit 1
+  source "$script_dir/stage.sh"
+  "$script_dir/build.sh" release "${programs[@]}" || exit 1
+  local program needed foreign=0
+  for program in "${programs[@]}"; do
+    strip -o "$stage_dir/$program" "$root/build/release/bin/$program" || exit 1
+    needed=$(ldd "$stage_dir/$program" | awk '{print $1}' |
+      grep -vE '^(linux-vdso|/lib64/ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so)')
+    if [ -n "$needed" ]; then
+      echo "gpu_check: $program needs: ${needed//$'\n'/ }" >&2
+      foreign=1
+    fi
+  done
+  cp "${BASH_SOURCE[0]}" "$stage_dir/"
+  if [ -f /usr/include/catch2/catch.hpp ]; then
+    mkdir -p "$stage_dir/catch2"
+    cp /usr/include/catch2/catch.hpp "$stage_dir/catch2/"
+  fi
+  stage "staged $(du -sh "$stage_dir" | cut -f1) in $stage_dir"
+  exit $foreign
+}
+[ -z "$stage_dir" ] || stage_programs
+
+mkdir -p "$out" || exit 1
+out=$(cd "$out" && pwd)
+rm -f "$out"/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv
+begin=$(date +%s)
+budget=470
+failed=0
+export ESPALIER_SOURCE_DIR=$root
+
+# step NAME SECONDS COMMAND...: runs it with its output in NAME.log; notes how it ended.
+step() {
+  local name=$1 limit=$2 code started left
+  shift 2
+  case "$only" in "" | *",$name,"*) ;; *) return 0 ;; esac
+  left=$((budget - ($(date +%s) - begin)))
+  [ "$left" -gt 5 ] || left=5
+  [ "$limit" -le "$left" ] || limit=$left
+  started=$(date +%s)
+  timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1
+  code=$?
+  local result=failed
+  case $code in
+    0) result=passed ;;
+    77) result=skipped ;;
+    124 | 137) result="out of time" ;;
+  esac
+  [ "$result" = passed ] || failed=1
+  printf '%s\t%s\t%s\t%s\n' "$name" "$result" "$code" "$(($(date +%s) - started))" >>"$out/steps.tsv"
+  printf '[%4d s] %-12s %s\n' "$(($(date +%s) - begin))" "$name" "$result"
+  return $code
+}
+
+report() {
+  python3 - "$out" "$1" <<'PYTHON'
+import json
+import pathlib
+import sys
+
+out = pathlib.Path(sys.argv[1])
+report = {"gpu": sys.argv[2], "steps": []}
+text = [f"GPU: {sys.argv[2]}", ""]
+steps = out / "steps.tsv"
+for line in steps.read_text().splitlines() if steps.exists() else []:
+    name, result, code, seconds = line.split("\t")
+    log = (out / f"{name}.log").read_text(errors="replace")
+    report["steps"].append({"name": name, "result": result, "exit_code": int(code), "seconds": int(seconds), "tail": log[-4000:]})
+    text.append(f"{name:12} {result:12} {seconds:>4} s")
+    if result != "passed":
+        text += ["    " + row for row in log.splitlines()[-25:]]
+for path in sorted(out.glob("*.json")):
+    if path.name == "report.json":
+        continue
+    try:
+        report[path.stem] = json.loads(path.read_text())
+    except ValueError:
+        continue
+    text += ["", f"{path.stem}:", path.read_text().strip()]
+(out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+(out / "report.txt").write_text("\n".join(text) + "\n")
+PYTHON
+}
+
+# Where the programs carried along do not run: the tests of the kernels, built here.
+build_here() {
+  local build=$out/build
+  step build 240 bash -c '
+    cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DESPALIER_KERNELS_ONLY=ON -DESPALIER_CUDA=ON \
+          -DESPALIER_CATCH2_DIR="$3" && cmake --build "$2" --target espalier_tests_gpu' _ "$root" "$build" "$bin"
+  bin=$build/bin
+}
+
+gpu=$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -1)
+if [ -z "$gpu" ] && [ -e /dev/nvidia0 ]; then gpu=unknown; fi
+if [ -z "$gpu" ]; then
+  echo "gpu_check: no usable GPU here (nvidia-smi names none, there is no /dev/nvidia0): nothing was run" >&2
+  report "none"
+  exit 3
+fi
+echo "GPU: $gpu"
+# cuBLASLt is loaded at run time.
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/cuda/lib64
+"$bin/cuda_parity_test" --help >/dev/null 2>&1 || build_here
+
+# run NAME SECONDS PROGRAM ...: a step, where the program is there.
+run() {
+  local name=$1 limit=$2 program=$3
+  shift 3
+  if [ ! -x "$bin/$program" ]; then
+    echo "          $name: left out, there is no $program"
+    return 0
+  fi
+  step "$name" "$limit" "$bin/$program" "$@"
+}
+
+run ceilings 60 cuda_ceilings && [ -f "$out/ceilings.log" ] && cp "$out/ceilings.log" "$out/ceilings.json"
+run parity 150 cuda_parity_test -d yes
+run golden 60 cuda_golden_test -d yes
+run engine 60 cuda_engine_test -d yes
+if command -v compute-sanitizer >/dev/null && [ -x "$bin/cuda_parity_test" ]; then
+  for tool in memcheck racecheck; do
+    step $tool 60 compute-sanitizer --tool $tool --error-exitcode 1 "$bin/cuda_parity_test" \
+      "Blocks are zeroed*,Logits*,Drawn tokens*,Prefill*,Normalisation*"
+  done
+fi
+peak() {
+  python3 -c 'import json, sys
+c = json.load(open(sys.argv[1]))
+print(c["copy_gb_per_s"] if sys.argv[2] == "memory" else max(p["tflop_per_s"] for p in c["products"]))' "$out/ceilings.json" "$1"
+}
+if memory=$(peak memory 2>/dev/null) && products=$(peak products 2>/dev/null); then
+  run decode 90 espalier-bench decode --backend cuda --prompt-tokens 4000 --branches 1,20,50 --new-tokens 32 \
+    --modes flatten,sequence --repeats 1 --peak-gb-per-s "$memory" --peak-tflop-per-s "$products" --json-file "$out/decode.json"
+else
+  echo "          decode: left out, the ceilings were not measured"
+fi
+
+report "$gpu"
+echo "report: $out/report.txt, $out/report.json"
+exit $failed

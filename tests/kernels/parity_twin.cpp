@@ -1,0 +1,446 @@
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/device_backend.h"
+#include "kernels/cuda/twin_device.h"
+#include "kernels/sampling.h"
+#include "tests/kernels/parity.h"
+#include "tests/support/catch.h"
+
+// What the twin can show of the cuda backend beyond the cases that every backend passes.
+namespace espalier::test {
+
+namespace {
+
+constexpr int32_t kMaxRows = 256;
+constexpr int32_t kBlocks = 192;
+constexpr cuda::ThreadOrder kOrders[] = {cuda::ThreadOrder::kAscending, cuda::ThreadOrder::kDescending,
+                                         cuda::ThreadOrder::kShuffled};
+constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
+                                    AttentionMode::kNode, AttentionMode::kNodeChunk};
+
+std::unique_ptr<Backend> Twin(DType dtype, cuda::TwinOptions twin = {}, int32_t max_rows = kMaxRows) {
+  BackendOptions options;
+  options.dtype = dtype;
+  options.max_rows = max_rows;
+  return cuda::CreateTwinBackend(options, twin).value();
+}
+
+Forest SmallForest(Random& random, int32_t block_tokens) {
+  while (true) {
+    Forest forest;
+    switch (Pick(random, 0, 5)) {
+      case 0:
+        forest = FewShotForest(random, Pick(random, 1, 600), Pick(random, 1, 40), Pick(random, 0, 20));
+        break;
+      case 1:
+        forest = PrefillForest(random, Pick(random, 0, 300), Pick(random, 1, 60));
+        break;
+      case 2:
+        forest = TokenTreeForest(random, Pick(random, 0, 520), Pick(random, 1, 60));
+        break;
+      default:
+        forest = MixedForest(random, {3, 3, 3, 160 / block_tokens, 20}, block_tokens);
+    }
+    if (forest.batch.block_tokens != block_tokens) continue;
+    if (forest.batch.rows() > kMaxRows || forest.batch.blocks.size() > kBlocks) continue;
+    std::vector<int32_t> ids(kBlocks);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+    std::shuffle(ids.begin(), ids.end(), random);
+    std::copy_n(ids.begin(), forest.batch.blocks.size(), forest.batch.blocks.begin());
+    return forest;
+  }
+}
+
+PlanOptions SomeOptions(const Backend& backend, AttentionMode mode, Random& random) {
+  PlanOptions options = backend.info().plan;
+  options.mode = mode;
+  options.processors = Pick(random, 1, 132);
+  if (Pick(random, 0, 2) == 0) options.max_tile_rows = Pick(random, 1, options.max_tile_rows);
+  options.chunk_tokens = Pick(random, 10, 300);
+  return options;
+}
+
+AttentionShape Shape(int32_t query_heads, int32_t kv_heads, int32_t head_dim, DType dtype) {
+  return {
+      .layers = 1, .query_heads = query_heads, .kv_heads = kv_heads, .head_dim = head_dim, .kv_dtype = dtype};
+}
+
+std::shared_ptr<StepInput> Planned(const TreeBatch& batch, const AttentionShape& shape,
+                                   const PlanOptions& options) {
+  auto step = MakeStep(batch);
+  step->plan = PlanAttention(batch, shape, options);
+  return step;
+}
+
+bool SameBits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+// Random forests over one shape, every mode, against ref.
+void CompareForests(const AttentionShape& shape, int32_t block_tokens, int32_t forests, uint32_t seed) {
+  const auto ref = MakeRef(kMaxRows);
+  const auto twin = Twin(DType::kFloat32);
+  AttentionRig ref_rig(*ref, shape, kBlocks, block_tokens, kMaxRows);
+  AttentionRig twin_rig(*twin, shape, kBlocks, block_tokens, kMaxRows);
+  ref_rig.Fill(seed);
+  twin_rig.Fill(seed);
+  Random random(seed);
+  for (int32_t f = 0; f < forests; ++f) {
+    const Forest forest = SmallForest(random, block_tokens);
+    const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * ref_rig.qkv_cols()));
+    const std::vector<float> expected = ref_rig.Attend(MakeStep(forest.batch), qkv);
+    for (const AttentionMode mode : kModes) {
+      const auto step = Planned(forest.batch, shape, SomeOptions(*twin, mode, random));
+      const double error = NormalisedError(twin_rig.Attend(step, qkv), expected);
+      INFO("heads " << shape.query_heads << "/" << shape.kv_heads << " dim " << shape.head_dim
+                    << " blocks of " << block_tokens << " mode " << Name(mode) << " seed " << seed
+                    << " forest " << f << ": error " << error);
+      REQUIRE(error <= Tolerance(DType::kFloat32));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("The lowered plan of a thousand random forests gives ref's attention in every mode") {
+  CompareForests(Shape(4, 2, 8, DType::kFloat32), 16, 400, 1);
+  CompareForests(Shape(3, 3, 16, DType::kFloat32), 16, 250, 2);
+  CompareForests(Shape(7, 1, 8, DType::kFloat32), 16, 200, 3);
+  CompareForests(Shape(20, 1, 8, DType::kFloat32), 16, 100, 4);  // a group of two tiles, the second a low one
+  CompareForests(Shape(4, 4, 24, DType::kFloat32), 8, 50, 5);
+  CompareForests(Shape(2, 1, 8, DType::kFloat32), 64, 50, 6);
+}
+
+TEST_CASE("No order of a block's threads changes a bit of attention") {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const AttentionShape shape = Shape(6, 2, 16, dtype);
+    std::vector<std::unique_ptr<Backend>> twins;
+    std::vector<AttentionRig> rigs;
+    for (const cuda::ThreadOrder order : kOrders) {
+      twins.push_back(Twin(dtype, {.order = order}));
+      rigs.emplace_back(*twins.back(), shape, kBlocks, 16, kMaxRows);
+      rigs.back().Fill(17);
+    }
+    Random random(17);
+    for (int32_t f = 0; f < 40; ++f) {
+      const Forest forest = SmallForest(random, 16);
+      const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rigs[0].qkv_cols()));
+      const auto step = Planned(forest.batch, shape, SomeOptions(*twins[0], kModes[f % 5], random));
+      const std::vector<float> expected = rigs[0].Attend(step, qkv);
+      INFO(Name(dtype) << " forest " << f);
+      REQUIRE(SameBits(rigs[1].Attend(step, qkv), expected));
+      REQUIRE(SameBits(rigs[2].Attend(step, qkv), expected));
+    }
+  }
+}
+
+namespace {
+
+SamplingParams SomeParams(Random& random, int32_t vocab) {
+  SamplingParams params;
+  const auto one_in = [&](int32_t n) { return Pick(random, 1, n) == 1; };
+  const auto real = [&](float low, float high) {
+    return low + (high - low) * static_cast<float>(Pick(random, 0, 1000)) / 1000.0F;
+  };
+  if (one_in(5)) params.temperature = 0.0F;
+  if (one_in(2)) params.temperature = real(0.1F, 3.0F);
+  if (one_in(2)) params.top_k = Pick(random, 1, 2 * vocab);
+  if (one_in(3)) params.top_k = Pick(random, 1, 10);
+  if (one_in(2)) params.top_p = real(0.001F, 1.0F);
+  if (one_in(3)) params.min_p = real(0.0F, 0.5F);
+  if (one_in(3)) params.repetition_penalty = real(0.5F, 3.0F);
+  if (one_in(3)) params.presence_penalty = real(-2.0F, 2.0F);
+  if (one_in(3)) params.frequency_penalty = real(-2.0F, 2.0F);
+  for (int32_t i = one_in(3) ? Pick(random, 1, 8) : 0; i > 0; --i) {
+    params.logit_bias.emplace_back(Pick(random, 0, vocab - 1), real(-5.0F, 5.0F));
+  }
+  std::sort(params.logit_bias.begin(), params.logit_bias.end());
+  params.logit_bias.erase(std::unique(params.logit_bias.begin(), params.logit_bias.end(),
+                                      [](const auto& a, const auto& b) { return a.first == b.first; }),
+                          params.logit_bias.end());
+  return params;
+}
+
+std::vector<int32_t> SomeTokens(Random& random, int32_t vocab, int32_t most) {
+  std::vector<int32_t> tokens(static_cast<size_t>(Pick(random, 0, most)));
+  for (int32_t& token : tokens) token = Pick(random, 0, vocab - 1);
+  return tokens;
+}
+
+// Rows of logits come out of the product unchanged: row r of the input is the r-th unit vector.
+struct LogitRig {
+  static constexpr int32_t kRows = 16;
+
+  LogitRig(Backend& b, const std::vector<float>& head, int32_t vocab) : backend(b) {
+    matrix = AddMatrix(backend, head, vocab);
+    rows = PoisonedActivation(backend, ActivationKind::kOperand, kRows, kRows);
+  }
+  StepResult Sample(const std::shared_ptr<StepInput>& step) {
+    std::vector<float> units(kRows * kRows, 0.0F);
+    for (size_t r = 0; r < kRows; ++r) units[r * kRows + r] = 1.0F;
+    return RunStep(backend, step, [&] {
+      backend.WriteActivation(rows, units);
+      backend.Sample(rows, matrix);
+    });
+  }
+
+  Backend& backend;
+  MatrixId matrix;
+  ActivationId rows;
+};
+
+void CheckToken(const TokenResult& actual, const TokenResult& expected) {
+  REQUIRE(actual.token_id == expected.token_id);
+  REQUIRE(actual.logprob == Approx(expected.logprob).margin(1e-5));
+  REQUIRE(actual.top_logprobs.size() == expected.top_logprobs.size());
+  for (size_t i = 0; i < actual.top_logprobs.size(); ++i) {
+    REQUIRE(actual.top_logprobs[i].token_id == expected.top_logprobs[i].token_id);
+    REQUIRE(actual.top_logprobs[i].logprob == Approx(expected.top_logprobs[i].logprob).margin(1e-5));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("The device's sampling draws the host's tokens, whatever the parameters") {
+  Random random(41);
+  for (const int32_t vocab : {1, 6, 255, 1000, 5003}) {
+    std::vector<float> head(static_cast<size_t>(vocab * LogitRig::kRows));
+    for (float& logit : head) {
+      logit = 12.0F * (static_cast<float>(random()) * 0x1p-32F - 0.5F);
+      if (Pick(random, 0, 3) == 0) logit = std::round(logit);  // ties
+    }
+    for (const cuda::ThreadOrder order : kOrders) {
+      const auto twin = Twin(DType::kFloat32, {.order = order}, 64);
+      LogitRig rig(*twin, head, vocab);
+      for (int32_t round = 0; round < 6; ++round) {
+        auto step = MakeStep(RowsOnly(LogitRig::kRows));
+        SlotStore slots;
+        for (int32_t row = 0; row < LogitRig::kRows; ++row) step->logit_rows.push_back(row);
+        for (int32_t i = 0; i < 40; ++i) {
+          step->params.push_back(SomeParams(random, vocab));
+          step->histories.push_back({i, SomeTokens(random, vocab, 30), SomeTokens(random, vocab, 30)});
+          slots.SetHistory(step->histories.back());
+          step->samples.push_back({Pick(random, 0, LogitRig::kRows - 1), i, i, Pick(random, 0, 5000),
+                                   random(), Pick(random, 0, 1) * Pick(random, 1, 25)});
+          step->scores.push_back(
+              {Pick(random, 0, LogitRig::kRows - 1), Pick(random, 0, vocab - 1), Pick(random, 0, 3)});
+        }
+        const StepResult result = rig.Sample(step);
+        for (size_t i = 0; i < step->samples.size(); ++i) {
+          const SampleRequest& request = step->samples[i];
+          std::vector<float> logits;
+          for (int32_t v = 0; v < vocab; ++v) {
+            logits.push_back(head[static_cast<size_t>(v * LogitRig::kRows + request.logit_index)]);
+          }
+          INFO("vocab " << vocab << " round " << round << " sample " << i);
+          CheckToken(result.samples[i],
+                     SampleToken(logits, Summarize(logits), step->params[i], slots.Counts(request.slot),
+                                 request.stream, request.position, request.top_logprobs));
+          REQUIRE(result.scores[i].token_id == step->scores[i].token_id);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("A step issued before the last one's tokens are known penalises them all the same") {
+  constexpr int32_t kVocab = 50;
+  Random random(43);
+  std::vector<float> head(kVocab * LogitRig::kRows);
+  for (float& logit : head) logit = 3.0F * static_cast<float>(random()) * 0x1p-32F;
+  SamplingParams params;
+  params.presence_penalty = 1.5F;
+  params.repetition_penalty = 2.0F;
+  const auto step_at = [&](int32_t position) {
+    auto step = MakeStep(RowsOnly(LogitRig::kRows));
+    step->params = {params};
+    for (int32_t row = 0; row < LogitRig::kRows; ++row) {
+      step->logit_rows.push_back(row);
+      // Slots are taken over by new branches in the middle: their old draws may still be on the device.
+      if (position == 0 || (position == 5 && row % 2 == 0)) {
+        step->histories.push_back({row, {row, 49 - row}, {row + 3}});
+      }
+      step->samples.push_back({row, row, 0, position, static_cast<uint64_t>(row), 0});
+    }
+    return step;
+  };
+  const auto ref = MakeRef(64);
+  const auto twin = Twin(DType::kFloat32, {}, 64);
+  LogitRig ref_rig(*ref, head, kVocab);
+  LogitRig twin_rig(*twin, head, kVocab);
+  std::vector<float> units(LogitRig::kRows * LogitRig::kRows, 0.0F);
+  for (size_t r = 0; r < LogitRig::kRows; ++r) units[r * LogitRig::kRows + r] = 1.0F;
+  const auto issue = [&](int32_t position) {
+    twin->BeginStep(step_at(position));
+    twin->WriteActivation(twin_rig.rows, units);
+    twin->Sample(twin_rig.rows, twin_rig.matrix);
+    twin->EndStep();
+  };
+  REQUIRE(twin->info().steps_in_flight == 2);
+  constexpr int32_t kSteps = 12;
+  issue(0);
+  for (int32_t position = 0; position < kSteps; ++position) {
+    if (position + 1 < kSteps) issue(position + 1);
+    const StepResult actual = twin->Wait().value();
+    const StepResult expected = ref_rig.Sample(step_at(position));
+    for (size_t i = 0; i < expected.samples.size(); ++i) {
+      INFO("position " << position << " slot " << i);
+      REQUIRE(actual.samples[i].token_id == expected.samples[i].token_id);
+    }
+  }
+}
+
+TEST_CASE("Short device memory is an error that names what asked for it") {
+  cuda::TwinOptions small;
+  small.memory_bytes = 200000;
+  const auto twin = Twin(DType::kFloat32, small, 64);
+  const std::vector<float> values(100 * 1000, 0.5F);
+  const HostTensor matrix = {values.data(), DType::kFloat32, 100, 1000};
+  const auto refused = twin->AddMatrix({&matrix, 1});
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().code == ErrorCode::kResourceExhausted);
+  CHECK(refused.error().field == "model");
+  const auto pool = twin->AddKv(Shape(2, 1, 32, DType::kFloat32), 1000, 16);
+  REQUIRE(!pool.ok());
+  CHECK(pool.error().field == "kv-cache-bytes");
+  const auto buffer = twin->AddActivation(ActivationKind::kResidual, 100000);
+  REQUIRE(!buffer.ok());
+  CHECK(buffer.error().field == "max_rows");
+  CHECK(twin->AddActivation(ActivationKind::kResidual, 16).ok());
+}
+
+TEST_CASE("Shapes that the kernels cannot run are refused by name") {
+  const auto twin = Twin(DType::kFloat32);
+  CHECK(twin->AddKv(Shape(2, 1, 20, DType::kFloat32), 4, 16).error().field == "head_dim");
+  CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat32), 4, 24).error().field == "block_tokens");
+  CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat16), 4, 16).error().field == "kv-dtype");
+  cuda::TwinOptions little;
+  little.shared_bytes = 48 << 10;
+  CHECK(Twin(DType::kFloat32, little)->AddKv(Shape(32, 1, 256, DType::kFloat32), 4, 16).error().field ==
+        "head_dim");
+  BackendOptions options;
+  options.dtype = DType::kFloat16;
+  CHECK(cuda::CreateTwinBackend(options).error().field == "dtype");
+}
+
+TEST_CASE("A step that outgrows the device's memory fails, and so does every later one") {
+  cuda::TwinOptions small;
+  small.memory_bytes = 400000;
+  const auto twin = Twin(DType::kFloat32, small, 64);
+  const auto step_of = [](int32_t rows) { return MakeStep(RowsOnly(rows)); };
+  REQUIRE(RunStep(*twin, step_of(3), [] {}).samples.empty());
+  auto large = step_of(3);
+  large->params.resize(1);
+  large->params[0].presence_penalty = 1.0F;
+  large->logit_rows = {0};
+  SlotHistory history;
+  for (int32_t id = 0; id < 60000; ++id) history.prompt_tokens.push_back(id);
+  large->histories = {history};
+  large->samples = {{0, 0, 0, 0, 0, 0}};
+  twin->BeginStep(large);
+  twin->EndStep();
+  twin->BeginStep(step_of(3));
+  twin->EndStep();
+  for (int32_t i = 0; i < 2; ++i) {
+    const auto result = twin->Wait();
+    REQUIRE(!result.ok());
+    CHECK(result.error().code == ErrorCode::kResourceExhausted);
+    CHECK(result.error().message.find("a step's plan needs") == 0);
+  }
+}
+
+TEST_CASE("A lost device fails the steps in flight and every later one") {
+  std::unique_ptr<cuda::Device> device = cuda::CreateTwinDevice({});
+  cuda::Device* lost = device.get();
+  BackendOptions options;
+  options.max_rows = 64;
+  const auto twin = cuda::DeviceBackend::Create(options, std::move(device)).value();
+  const MatrixId table = AddMatrix(*twin, std::vector<float>(16 * 16, 1.0F), 16);
+  const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
+  for (int32_t i = 0; i < 2; ++i) {
+    twin->BeginStep(MakeStep(RowsOnly(2)));
+    twin->Embed(table, out);
+    if (i == 1) lost->Fail({ErrorCode::kUnavailable, "", "the device is lost"});
+    twin->EndStep();
+  }
+  CHECK(twin->Wait().error().message == "the device is lost");
+  CHECK(twin->Wait().error().message == "the device is lost");
+  twin->BeginStep(MakeStep(RowsOnly(2)));
+  twin->Embed(table, out);
+  twin->EndStep();
+  CHECK(twin->Wait().error().code == ErrorCode::kUnavailable);
+}
+
+TEST_CASE(
+    "A token outside the vocabulary, and a slot that drew none, are errors and not reads out of bounds") {
+  for (const RowToken token : {RowToken{16, -1}, RowToken{-1, 5}}) {
+    const auto twin = Twin(DType::kFloat32, {}, 64);
+    const MatrixId table = AddMatrix(*twin, std::vector<float>(16 * 16, 1.0F), 16);
+    const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
+    auto step = MakeStep(RowsOnly(2));
+    step->tokens[1] = token;
+    twin->BeginStep(step);
+    twin->Embed(table, out);
+    twin->EndStep();
+    const auto result = twin->Wait();
+    REQUIRE(!result.ok());
+    CHECK(result.error().code == ErrorCode::kInternal);
+  }
+}
+
+TEST_CASE("A blob's arrays lie one behind the other, and nothing behind them is written") {
+  Random random(3);
+  for (int32_t i = 0; i < 50; ++i) {
+    const Forest forest = SmallForest(random, 16);
+    PlanOptions options;
+    options.processors = 16;
+    const auto step = Planned(forest.batch, Shape(4, 2, 16, DType::kFloat32), options);
+    cuda::HistoryStore histories;
+    const cuda::LoweredStep lowered(*step, &histories);
+    std::vector<std::byte> memory(static_cast<size_t>(lowered.bytes()) + 64, std::byte{0xa5});
+    lowered.Write(memory.data());
+    REQUIRE(std::all_of(memory.end() - 64, memory.end(), [](std::byte b) { return b == std::byte{0xa5}; }));
+    const cuda::BlobHeader& header = lowered.header();
+    CHECK(header.row.offset >= static_cast<int64_t>(sizeof(cuda::BlobHeader)));
+    CHECK(header.run.offset >=
+          header.item.offset + header.item.count * static_cast<int64_t>(sizeof(cuda::BlobItem)));
+    CHECK(header.entry.offset >=
+          header.run.offset + header.run.count * static_cast<int64_t>(sizeof(cuda::BlobRun)));
+    CHECK(header.item.offset % 16 == 0);
+    CHECK(header.entry.offset % 16 == 0);
+    CHECK(static_cast<size_t>(header.item.count) == step->plan.items.size());
+    CHECK(header.merge.count == static_cast<int32_t>(step->plan.merge_rows.size()));
+  }
+}
+
+TEST_CASE("Every element of a KV block has a place of its own") {
+  const cuda::KvLayout layout = {2, 3, 5, 16, 24};
+  std::vector<int32_t> uses(static_cast<size_t>(layout.BlockElements()), 0);
+  for (int32_t slot = 0; slot < layout.block_tokens; ++slot) {
+    for (int32_t dim = 0; dim < layout.head_dim; ++dim) {
+      ++uses.at(static_cast<size_t>(layout.KeyAt(slot, dim)));
+      ++uses.at(static_cast<size_t>(layout.ValueAt(slot, dim)));
+    }
+  }
+  CHECK(std::all_of(uses.begin(), uses.end(), [](int32_t count) { return count == 1; }));
+  // A pool beyond 2^31 elements.
+  const cuda::KvLayout large = {80, 8, 1 << 16, 16, 128};
+  CHECK(large.BlockAt(80 * 8 - 1, (1 << 16) - 1) == (int64_t{80} * 8 * (1 << 16) - 1) * 4096);
+}
+
+TEST_CASE("Products run on few numbers of rows, never more than an activation has") {
+  for (int32_t max_rows : {1, 5, 64, 500, 2048}) {
+    for (int32_t rows = 1; rows <= max_rows; ++rows) {
+      const int32_t bucket = cuda::RowBucket(rows, max_rows);
+      REQUIRE(bucket >= rows);
+      REQUIRE(bucket % 16 == 0);
+      REQUIRE(bucket < max_rows + 16);
+    }
+  }
+}
+
+}  // namespace espalier::test

@@ -1,0 +1,97 @@
+#include "tests/model/golden_checks.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "model/hashed_weights.h"
+#include "tests/model/golden.h"
+#include "tests/support/catch.h"
+#include "tests/support/env.h"
+
+namespace espalier::test {
+
+namespace {
+
+const std::filesystem::path kData = "tests/model/data";
+
+// Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it.
+void CheckGolden(const Golden& golden, ModelRunner& runner, DType dtype, GoldenReport& worst) {
+  INFO(golden.name);
+  const GoldenReport report = Compare(golden, runner, 33);
+  if (dtype == DType::kFloat32) {
+    CHECK(report.logit_error <= 1e-4);
+    CHECK(report.greedy_equal == report.greedy_checked);
+    CHECK(report.logprob_max_error <= 1e-3);
+    worst.logit_error = std::max(worst.logit_error, report.logit_error);
+    worst.greedy_checked += report.greedy_checked;
+    return;
+  }
+  const double mean_ratio = report.logprob_mean_error / golden.transformers_bf16_mean_error;
+  const double max_ratio = report.logprob_max_error / golden.transformers_bf16_max_error;
+  CHECK(mean_ratio <= 1.5);
+  CHECK(max_ratio <= 1.5);
+  worst.logprob_mean_error = std::max(worst.logprob_mean_error, mean_ratio);
+  worst.logprob_max_error = std::max(worst.logprob_max_error, max_ratio);
+}
+
+void Print(const char* what, const RunnerOptions& options, const GoldenReport& worst) {
+  const BackendOptions& backend = options.backend;
+  std::printf("%s, %s %s %s: ", what, backend.name.c_str(), backend.isa.c_str(), Name(backend.dtype));
+  if (backend.dtype == DType::kFloat32) {
+    std::printf("logits off by at most %.2e of the largest, %d greedy tokens compared\n", worst.logit_error,
+                worst.greedy_checked);
+  } else {
+    std::printf("log-probabilities off by at most %.2f (mean) and %.2f (max) times what transformers is\n",
+                worst.logprob_mean_error, worst.logprob_max_error);
+  }
+}
+
+}  // namespace
+
+void CheckConfigs(const RunnerOptions& options) {
+  GoldenReport worst;
+  for (const Golden& golden : ReadGoldens(SourceDir() / kData / "configs.json")) {
+    const auto config = ParseLlamaConfig(golden.config.dump());
+    REQUIRE(config.ok());
+    const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
+    auto runner = MakeModel(*config, *weights, golden.name, options);
+    if (!runner) FAIL(runner.error().ToString());
+    CheckGolden(golden, **runner, options.backend.dtype, worst);
+  }
+  Print("random configurations", options, worst);
+}
+
+void CheckFolders(const RunnerOptions& options) {
+  GoldenReport worst;
+  for (const Golden& golden : ReadGoldens(SourceDir() / kData / "folders.json")) {
+    auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
+    if (!runner) FAIL(runner.error().ToString());
+    CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
+    CheckGolden(golden, **runner, options.backend.dtype, worst);
+  }
+  Print("folders", options, worst);
+}
+
+void CheckTinyStories(const RunnerOptions& options) {
+  const auto shared = EnvOrSkip("ESPALIER_SHARED_DIR");
+  if (!shared) return;
+  const auto golden = ReadGoldens(SourceDir() / kData / "tinystories.json").front();
+  auto runner = LoadModel(*shared + "/models/TinyStories-656K", options);
+  if (!runner) FAIL(runner.error().ToString());
+  CHECK((*runner)->info().name == "TinyStories-656K");
+  CHECK((*runner)->info().parameters == 656000);
+  GoldenReport worst;
+  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  Print("TinyStories-656K", options, worst);
+}
+
+void CheckDemo(const RunnerOptions& options) {
+  const auto golden = ReadGoldens(SourceDir() / kData / "demo.json").front();
+  auto runner = LoadModel((SourceDir() / "model/demo").string(), options);
+  if (!runner) FAIL(runner.error().ToString());
+  GoldenReport worst;
+  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  Print("demo", options, worst);
+}
+
+}  // namespace espalier::test
