@@ -5,7 +5,7 @@
 #   scripts/gpu_check.sh [--out DIR] [--bin DIR] [--only STEP,...]   on the machine with the GPU
 #   scripts/gpu_check.sh --stage DIR                                 on a build machine: fills DIR with programs to carry
 #
-# --out: where report.txt, report.json and the logs of the steps go (build/gpu_check).
+# --out: where report.txt, report.json and logs.tar.gz go (build/gpu_check).
 # --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
 #        none, the tests of the kernels are built here (CUDA toolkit, CMake, ninja; Catch2's header from --bin).
 # Exit code: 0 all steps passed, 1 a step failed or ran out of time, 2 wrong use, 3 no usable GPU (nothing is run).
@@ -43,6 +43,7 @@ done
 # Programs, stripped, that need nothing of a machine but glibc; libraries beyond it are named.
 stage_programs() {
   mkdir -p "$stage_dir" || exit 1
+  # shellcheck source=scripts/stage.sh
   source "$script_dir/stage.sh"
   "$script_dir/build.sh" release "${programs[@]}" || exit 1
   local program needed foreign=0
@@ -65,9 +66,9 @@ stage_programs() {
 }
 [ -z "$stage_dir" ] || stage_programs
 
-mkdir -p "$out" || exit 1
+mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
-rm -f "$out"/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv
+rm -f "$out"/logs/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv "$out"/logs.tar.gz
 begin=$(date +%s)
 budget=470
 failed=0
@@ -82,7 +83,7 @@ step() {
   [ "$left" -gt 5 ] || left=5
   [ "$limit" -le "$left" ] || limit=$left
   started=$(date +%s)
-  timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1
+  timeout --kill-after=5 "$limit" "$@" >"$out/logs/$name.log" 2>&1
   code=$?
   local result=failed
   case $code in
@@ -108,7 +109,7 @@ text = [f"GPU: {sys.argv[2]}", ""]
 steps = out / "steps.tsv"
 for line in steps.read_text().splitlines() if steps.exists() else []:
     name, result, code, seconds = line.split("\t")
-    log = (out / f"{name}.log").read_text(errors="replace")
+    log = (out / "logs" / f"{name}.log").read_text(errors="replace")
     report["steps"].append({"name": name, "result": result, "exit_code": int(code), "seconds": int(seconds), "tail": log[-4000:]})
     text.append(f"{name:12} {result:12} {seconds:>4} s")
     if result != "passed":
@@ -128,7 +129,7 @@ PYTHON
 
 # Where the programs carried along do not run: the tests of the kernels, built here.
 build_here() {
-  local build=$out/build
+  local build=${TMPDIR:-/tmp}/espalier_gpu_check
   step build 240 bash -c '
     cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DESPALIER_KERNELS_ONLY=ON -DESPALIER_CUDA=ON \
           -DESPALIER_CATCH2_DIR="$3" && cmake --build "$2" --target espalier_tests_gpu' _ "$root" "$build" "$bin"
@@ -158,7 +159,7 @@ run() {
   step "$name" "$limit" "$bin/$program" "$@"
 }
 
-run ceilings 60 cuda_ceilings && [ -f "$out/ceilings.log" ] && cp "$out/ceilings.log" "$out/ceilings.json"
+run ceilings 60 cuda_ceilings && cp "$out/logs/ceilings.log" "$out/ceilings.json"
 run parity 150 cuda_parity_test -d yes
 run golden 60 cuda_golden_test -d yes
 run engine 60 cuda_engine_test -d yes
@@ -181,5 +182,6 @@ else
 fi
 
 report "$gpu"
+tar -C "$out" -czf "$out/logs.tar.gz" logs && rm -r "$out/logs"
 echo "report: $out/report.txt, $out/report.json"
 exit $failed

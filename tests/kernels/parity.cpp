@@ -16,6 +16,8 @@ namespace {
 
 constexpr int32_t kMaxPositions = 4096;
 
+std::string why_not;  // the error of the last candidate that could not be made
+
 HostTensor View(const std::vector<float>& values, int64_t rows) {
   return {values.data(), DType::kFloat32, rows, static_cast<int64_t>(values.size()) / rows};
 }
@@ -49,7 +51,10 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows) {
       options.threads = 2;
       options.max_rows = max_rows;
       Result<std::unique_ptr<Backend>> backend = MakeBackend(options);
-      if (!backend) continue;
+      if (!backend) {
+        why_not = backend.error().ToString();
+        continue;
+      }
       candidates.push_back({options.name + " " + isa + " " + Name(dtype), dtype, std::move(*backend)});
     }
   }
@@ -65,7 +70,7 @@ std::unique_ptr<Backend> MakeRef(int32_t max_rows) {
 
 bool SkipWithout(const std::vector<Candidate>& candidates) {
   if (!candidates.empty()) return false;
-  SkipTest("backend " ESPALIER_PARITY_BACKEND " is not available here");
+  SkipTest("backend " ESPALIER_PARITY_BACKEND " is not available here: " + why_not);
   return true;
 }
 
