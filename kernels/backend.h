@@ -41,7 +41,7 @@ struct BackendOptions {
   DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
   int32_t threads = 0;             // cpu: 0 means every core this process may use
   int32_t max_rows = 512;          // the most rows of a step
-  std::string fallback;            // set by CreateBackend: BackendInfo::fallback
+  std::string fallback = "";       // set by CreateBackend: BackendInfo::fallback
 };
 
 struct BackendInfo {

@@ -13,7 +13,7 @@ set -uo pipefail
 script_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$script_dir")
 [ -f "$root/CMakeLists.txt" ] || root=$PWD
-programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings espalier-bench)
+programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings cuda_bench)
 
 usage() {
   sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
@@ -175,7 +175,7 @@ c = json.load(open(sys.argv[1]))
 print(c["copy_gb_per_s"] if sys.argv[2] == "memory" else max(p["tflop_per_s"] for p in c["products"]))' "$out/ceilings.json" "$1"
 }
 if memory=$(peak memory 2>/dev/null) && products=$(peak products 2>/dev/null); then
-  run decode 90 espalier-bench decode --backend cuda --prompt-tokens 4000 --branches 1,20,50 --new-tokens 32 \
+  run decode 90 cuda_bench decode --backend cuda --prompt-tokens 4000 --branches 1,20,50 --new-tokens 32 \
     --modes flatten,sequence --repeats 1 --peak-gb-per-s "$memory" --peak-tflop-per-s "$products" --json-file "$out/decode.json"
 else
   echo "          decode: left out, the ceilings were not measured"
