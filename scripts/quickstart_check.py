@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks what scripts/quickstart.sh has recorded, and says it in a line each. Exit code 1: not as it should be.
 
-  quickstart_check.py cache COLD.jsonl WARM.jsonl            the second run used the cache and gave the same tokens
-  quickstart_check.py search TREE.json SEARCH.jsonl GREEDY.jsonl   the search is right where greedy decoding is wrong
-  quickstart_check.py stats STATS.json                       what attention read, and that no block leaked
+quickstart_check.py cache COLD.jsonl WARM.jsonl            the second run used the cache and gave the same tokens
+quickstart_check.py search TREE.json SEARCH.jsonl GREEDY.jsonl   the search is right where greedy decoding is wrong
+quickstart_check.py stats STATS.json                       what attention read, and that no block leaked
 """
 
 import json
@@ -103,7 +103,8 @@ def check_stats(path):
     read, alone = stats["kv_read_bytes"], stats["kv_read_bytes_sequence"]
     seconds = stats["step_us"] * 1e-6
     print(
-        f"         KV bytes read: {read / 1e6:.1f} MB of {alone / 1e6:.1f} MB per branch ({100 * (read / alone - 1):.0f} %), "
+        f"         KV bytes read: {read / 1e6:.1f} MB instead of {alone / 1e6:.1f} MB path by path "
+        f"({100 * (1 - read / alone):.0f} % saved), "
         f"{stats['generated_tokens'] / seconds:.0f} tokens/s over all, blocks leaked: {stats['blocks_live']}"
     )
     total = stats["blocks_free"] + stats["blocks_indexed"] + stats["blocks_live"] + stats["blocks_scratch"]

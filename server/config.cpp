@@ -10,6 +10,7 @@
 #include <sstream>
 #include <tuple>
 
+#include "server/cli/manual.h"
 #include "server/located_json.h"
 
 namespace espalier {
@@ -285,22 +286,55 @@ void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Se
   }
 }
 
+// How --help names the value of a setting.
+const char* ValueName(const Setting& setting) {
+  if (setting.key == "model") return "DIR";
+  if (setting.key == "listen") return "HOST:PORT";
+  if (setting.key == "port_file") return "FILE";
+  return setting.kind == Setting::Kind::kInteger   ? "N"
+         : setting.kind == Setting::Kind::kBoolean ? "true|false"
+                                                   : "NAME";
+}
+
+void DescribeProgram(CLI::App& app) {
+  cli::Describe(
+      app,
+      {.usage = "--model DIR [options]",
+       .more =
+           "Settings come from the flags below and from a file; flags win. A setting of the file is named as "
+           "its "
+           "flag, with _ for -: \"max_batch_rows\" is --max-batch-rows. SIGTERM and Ctrl-C let running trees "
+           "finish for a while and refuse new ones; a second signal stops at once.",
+       .examples = {{"The demo model:", "espalier-server --model model/demo"},
+                    {"What a file and the flags come to, and every mistake in them:",
+                     "espalier-server --config configs/server.json --check-config"}},
+       .exit_codes = "0 stopped by a signal; 1 failed; 2 wrong usage, configuration or model.",
+       .see = "configs/server.json has every setting with its default, described. The client: espalier "
+              "--help. The "
+              "interface: proto/espalier/v1."});
+}
+
 }  // namespace
 
 ServerCommand ParseServerCommand(int argc, const char* const* argv) {
   ServerCommand command;
   std::vector<Setting> settings = SettingsOf(command.config);
-  CLI::App app("Serves trees of text from a Llama-style model over gRPC (package espalier.v1).",
+  CLI::App app("Serves trees of text from a Llama-style model over gRPC (package espalier.v1)",
                "espalier-server");
+  DescribeProgram(app);
+  app.set_help_flag("-h,--help", "Print this help and exit");
   app.allow_extras();  // listed below, all of them
   std::string config_file;
-  app.add_option("--config", config_file, "Configuration file: JSON in which // comments are accepted");
+  app.add_option("--config", config_file, "Configuration file: JSON in which // comments are accepted")
+      ->type_name("FILE");
   std::vector<std::string> values(settings.size());
   std::vector<CLI::Option*> flags(settings.size());
   for (size_t i = 0; i < settings.size(); ++i) {
-    const std::string current = settings[i].get().dump();
+    const Json value = settings[i].get();
+    const std::string current = value.is_string() ? value.get<std::string>() : value.dump();
     flags[i] = app.add_option(FlagOf(settings[i].key), values[i],
-                              settings[i].help + (current == "\"\"" ? "" : " [" + current + "]"));
+                              settings[i].help + (current.empty() ? "" : " [" + current + "]"))
+                   ->type_name(ValueName(settings[i]));
   }
   app.add_flag("--check-config", command.check_config,
                "Check configuration and model folder, print the configuration and exit");

@@ -82,9 +82,9 @@ std::vector<std::string> DrawStats(const StatsSpan& span, const std::vector<doub
                                      Sparkline(history, std::min(60, width - 32)));
   rows.emplace_back("computed", rate(&Stats::computed_tokens) + " tokens, prefill and decode");
   rows.emplace_back("from cache", ShowPercent(CachedPercent(span)) + " of the tokens that were needed");
-  rows.emplace_back("KV bytes", "read " + Bytes(Rate(span, &Stats::kv_read_bytes)) + "/s, path by path " +
-                                    Bytes(Rate(span, &Stats::kv_read_bytes_sequence)) + "/s: saved " +
-                                    ShowPercent(SavedPercent(span)));
+  rows.emplace_back("KV bytes", ShowPercent(SavedPercent(span)) + " saved: read " +
+                                    Bytes(Rate(span, &Stats::kv_read_bytes)) + "/s instead of " +
+                                    Bytes(Rate(span, &Stats::kv_read_bytes_sequence)) + "/s path by path");
   rows.emplace_back("steps", StepText(span));
   rows.emplace_back("requests", number(now.requests_active() - now.requests_queued()) + " running, " +
                                     number(now.requests_queued()) + " queued; " + number(now.finished()) +

@@ -61,7 +61,9 @@ Cluster ClusterAt(std::string_view text, size_t at) {
     const bool is_toned = IsSkinTone(next.value) && first.value >= 0x261d;
     const bool is_mark = next.value >= 0x300 && ColumnsOf(next.value) == 0;
     if (!completes_flag && !is_joined && !is_toned && !is_mark) break;
-    if (completes_flag || is_joined || is_toned || next.value == kEmojiPresentation) cluster.columns = 2;
+    if (is_joined || is_toned) cluster.columns += ColumnsOf(next.value);
+    if (completes_flag) cluster.columns = 2;
+    if (next.value == kEmojiPresentation) cluster.columns = std::max(cluster.columns, 2);
     is_flag = is_flag || completes_flag;
     cluster.bytes += next.bytes;
     last = next.value;

@@ -7,8 +7,9 @@
 namespace espalier::cli {
 
 // UTF-8 text as a terminal shows it. What people see as one character (a letter with its marks, an emoji with
-// its modifiers, a flag) is counted, and cut, as one. Needs a UTF-8 locale (see setlocale): the widths of
-// characters are its own.
+// its modifiers, a flag) is cut as one. Needs a UTF-8 locale (see setlocale): the widths of characters are
+// its own. Of joined and toned emoji, which some terminals show as one picture and others side by side, the
+// wider is counted: no line is too long on either.
 
 // Columns that the text takes.
 int DisplayWidth(std::string_view text);

@@ -336,7 +336,7 @@ std::vector<std::string> DescribeUsage(const TreeModel& tree, int width) {
   if (usage.kv_read_bytes_sequence() > 0) {
     const auto read = static_cast<double>(usage.kv_read_bytes());
     const auto alone = static_cast<double>(usage.kv_read_bytes_sequence());
-    append("\nKV bytes read: %s instead of %s path by path (-%.0f %%)", Bytes(read).c_str(),
+    append("\nKV bytes read: %s instead of %s path by path (%.0f %% saved)", Bytes(read).c_str(),
            Bytes(alone).c_str(), 100.0 * (1.0 - read / alone));
   }
   return Wrap(text.data(), std::max(width, kMinWidth));

