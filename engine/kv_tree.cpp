@@ -1,6 +1,7 @@
 #include "engine/kv_tree.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace espalier {
 
@@ -73,20 +74,30 @@ int32_t KvTree::AcquirePrivateSpace() {
 void KvTree::ReleaseSpace(int32_t space) {
   Space& entry = spaces_.at(space);
   --entry.users;
-  if (entry.is_private) {
-    std::vector<int32_t> leaves;
-    for (const auto& [use, id] : evictable_) {
-      if (node(id).space == space) leaves.push_back(id);
+  if (entry.is_private) RemoveUnpinned(space);
+  DropSpaceIfUnused(space);
+}
+
+// All nodes of the space that no branch uses. They were let go lately: from the end of the list, until none
+// is left.
+void KvTree::RemoveUnpinned(int32_t space) {
+  const auto nodes_left = [&] {
+    const auto found = spaces_.find(space);
+    return found == spaces_.end() ? 0 : found->second.nodes;
+  };
+  for (auto end = evictable_.end(); end != evictable_.begin() && nodes_left() > 0;) {
+    const auto last = std::prev(end);
+    int32_t id = last->second;
+    if (node(id).space != space) {
+      end = last;
+      continue;
     }
-    for (int32_t id : leaves) {
-      while (id >= 0 && node(id).pins == 0 && node(id).children == 0) {
-        const int32_t parent = node(id).parent;
-        RemoveNode(id);
-        id = parent;
-      }
+    while (id >= 0 && node(id).pins == 0 && node(id).children == 0) {
+      const int32_t parent = node(id).parent;
+      RemoveNode(id);
+      id = parent;
     }
   }
-  DropSpaceIfUnused(space);
 }
 
 void KvTree::DropSpaceIfUnused(int32_t space) {

@@ -164,6 +164,7 @@ class KvTree {
   int32_t NewNode(int32_t parent, int32_t space, int32_t begin_position, std::span<const int32_t> tokens);
   void RemoveNode(int32_t id);
   void DropSpaceIfUnused(int32_t space);
+  void RemoveUnpinned(int32_t space);
 
   // Cuts a node in two at a multiple of B; the id stays with the lower part. Returns the upper one.
   int32_t Split(int32_t id, int32_t tokens);

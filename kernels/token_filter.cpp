@@ -79,6 +79,13 @@ int32_t Invert(const std::vector<Candidate>& candidates, double uniform) {
   return last;  // the last possible token where rounding leaves the sum at the target
 }
 
+// In order; the sum stays in a register.
+double SumOf(std::span<const float> weights) {
+  double sum = 0.0;
+  for (const float weight : weights) sum += weight;
+  return sum;
+}
+
 // The same without cuts, when every token is a candidate: sums of blocks first.
 int32_t InvertAll(const std::vector<float>& weights, double uniform) {
   constexpr size_t kBlock = 256;
@@ -86,10 +93,8 @@ int32_t InvertAll(const std::vector<float>& weights, double uniform) {
   sums.reserve(weights.size() / kBlock + 1);
   double total = 0.0;
   for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
-    double sum = 0.0;
-    for (size_t i = begin; i < std::min(weights.size(), begin + kBlock); ++i) sum += weights[i];
-    sums.push_back(sum);
-    total += sum;
+    sums.push_back(SumOf(std::span(weights).subspan(begin, std::min(kBlock, weights.size() - begin))));
+    total += sums.back();
   }
   const double target = uniform * total;
   double before = 0.0;

@@ -9,7 +9,7 @@ import argparse
 import json
 import pathlib
 
-from chart import Series, line_chart
+from chart import COLOURS, Series, line_chart
 
 # Parts of the requests per second that closed loops reached.
 RATE_PARTS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.2)
@@ -57,8 +57,9 @@ def closed_plots(rows, stem):
             f"{name}, {quantile}",
             points=[(row["clients"], milliseconds(row, "total_us", quantile)) for row in group],
             dashed=quantile == "p99",
+            colour=colour,
         )
-        for name, group in groups.items()
+        for colour, (name, group) in zip(COLOURS, groups.items())
         for quantile in ("p50", "p99")
     ]
     line_chart(
@@ -79,8 +80,9 @@ def open_plot(rows, stem):
             f"{label}, {quantile}",
             points=[(row["rate"], milliseconds(row, field, quantile)) for row in rows],
             dashed=quantile == "p99",
+            colour=colour,
         )
-        for label, field in (("first token", "first_token_us"), ("whole request", "total_us"))
+        for colour, label, field in zip(COLOURS, ("first token", "whole request"), ("first_token_us", "total_us"))
         for quantile in ("p50", "p99")
     ]
     line_chart(

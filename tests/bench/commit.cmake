@@ -8,7 +8,7 @@ if(GIT AND EXISTS "${SOURCE_DIR}/.git")
     OUTPUT_VARIABLE commit
     OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   execute_process(
-    COMMAND "${GIT}" --no-optional-locks status --porcelain --untracked-files=no -- kernels model engine tests/bench/*.h
+    COMMAND "${GIT}" --no-optional-locks status --porcelain --untracked-files=no -- kernels model engine proto server tests/bench/*.h
             tests/bench/*.cpp CMakeLists.txt scripts/cmake
     WORKING_DIRECTORY "${SOURCE_DIR}"
     OUTPUT_VARIABLE changes ERROR_QUIET)

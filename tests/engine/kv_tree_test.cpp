@@ -216,6 +216,37 @@ TEST_CASE("a private space is forgotten when it is released") {
   CheckTree(bench.tree);
 }
 
+TEST_CASE("a private space of several branches goes whole, whatever else was let go before and after") {
+  Bench bench(40);
+  const int32_t shared = bench.tree.AcquireSpace("shared");
+  const auto open = [&](int32_t space, int32_t first_token) {
+    const int32_t leaf = bench.tree.OpenPath(space, Iota(13, first_token), 1 << 20).leaf;
+    bench.Run(leaf);
+    return leaf;
+  };
+  bench.tree.Release(open(shared, 50));
+  const int32_t space = bench.tree.AcquirePrivateSpace();
+  const int32_t trunk = open(space, 0);
+  std::vector<int32_t> longer = Iota(13);
+  for (int32_t token = 80; token < 88; ++token) longer.push_back(token);
+  const int32_t branch = bench.tree.OpenPath(space, longer, 1 << 20).leaf;
+  bench.Run(branch);
+  const int32_t other = open(space, 70);
+  bench.tree.Release(trunk);
+  bench.tree.Release(open(shared, 60));
+  bench.tree.Release(other);
+  bench.tree.Release(branch);
+  bench.tree.Release(open(shared, 65));
+  const int32_t kept = bench.tree.Match(shared, Iota(13, 50)).tokens +
+                       bench.tree.Match(shared, Iota(13, 60)).tokens +
+                       bench.tree.Match(shared, Iota(13, 65)).tokens;
+  bench.tree.ReleaseSpace(space);
+  CheckTree(bench.tree);
+  CHECK(kept == 3 * 12);
+  CHECK(bench.tree.indexed_blocks() == 3 * 3);
+  CHECK(bench.allocator.free_blocks() == 40 - 3 * 3);
+}
+
 // The naive model is the list of paths that are open; the KV of each must be that of its own tokens, whatever
 // was shared, split, copied, evicted or promised meanwhile.
 TEST_CASE("20,000 random operations keep every open path's KV and every block accounted for") {
