@@ -1,11 +1,14 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
 #include <future>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -22,6 +25,32 @@ int64_t NowUs() {
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+
+Error StoppingError() { return {ErrorCode::kUnavailable, "", "the server is stopping"}; }
+Error FailedError() { return {ErrorCode::kUnavailable, "", "the device has failed: restart the server"}; }
+
+// The recent rate at which waiting requests are started.
+class StartRate {
+ public:
+  // `more_wait`: the next start is awaited from now on.
+  void Started(int64_t now_us, bool more_wait) {
+    if (awaited_) interval_us_ += (static_cast<double>(now_us - last_us_) - interval_us_) / 8;
+    last_us_ = now_us;
+    awaited_ = more_wait;
+  }
+  int64_t NextMs(int64_t now_us) const {
+    const double since_us = awaited_ ? static_cast<double>(now_us - last_us_) : 0.0;
+    return std::clamp(static_cast<int64_t>(std::max(interval_us_, since_us) / 1000), kLeastMs, kMostMs);
+  }
+
+ private:
+  static constexpr int64_t kLeastMs = 10;
+  static constexpr int64_t kMostMs = 30'000;
+
+  double interval_us_ = 100'000.0;  // until some have been seen
+  int64_t last_us_ = 0;
+  bool awaited_ = false;
+};
 
 // The thread, and the queue to it. Members of the last group belong to the thread alone.
 class EngineThread final : public Engine {
@@ -55,6 +84,11 @@ class EngineThread final : public Engine {
   TreeSnapshot Snapshot() const override;
   int32_t FlushCache() override;
   void Drain(int64_t timeout_us) override;
+  void OnFailure(std::function<void(const Error&)> handler) override;
+  int64_t RetryAfterMs() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return start_rate_.NextMs(NowUs());
+  }
 
  private:
   struct Client {
@@ -85,6 +119,8 @@ class EngineThread final : public Engine {
     return scheduler;
   }
 
+  Status CheckRoom() const;
+
   // Runs on the engine's thread, between steps; returns when it has run. False: the thread has ended.
   bool RunBetweenSteps(const std::function<void()>& action) const;
 
@@ -108,9 +144,13 @@ class EngineThread final : public Engine {
   uint64_t next_id_ = 1;
   int32_t active_ = 0;   // requests without a last event
   int32_t waiting_ = 0;  // thereof not started
+  StartRate start_rate_;
   bool closed_ = false;  // no new requests
   bool stopping_ = false;
   bool thread_ended_ = false;
+  std::optional<Error> failure_;
+  std::mutex handler_mutex_;  // never taken under mutex_
+  std::function<void(const Error&)> on_failure_;
 
   std::unique_ptr<ModelRunner> runner_;
   Scheduler scheduler_;
@@ -134,6 +174,16 @@ Status CheckStopStrings(const TreeRequest& request) {
   return {};
 }
 
+// Whether one more request is taken. Under the lock.
+Status EngineThread::CheckRoom() const {
+  if (failure_) return FailedError();
+  if (closed_) return StoppingError();
+  if (waiting_ < options_.max_queued_requests) return {};
+  return Error{ErrorCode::kResourceExhausted, "",
+               "the request queue is full (" + std::to_string(waiting_) + " wait): try again in about " +
+                   std::to_string(start_rate_.NextMs(NowUs())) + " ms"};
+}
+
 Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) {
   const Status valid = ValidateTreeRequest(request, limits_);
   if (!valid.ok()) return valid.error();
@@ -144,21 +194,22 @@ Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeE
   Client client{.sink = std::move(sink), .generates = {}, .submit_us = NowUs()};
   for (const TreeNodeSpec& node : request.nodes)
     client.generates.push_back(std::holds_alternative<GenerateSpec>(node.content));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const Status taken = CheckRoom(); !taken.ok()) return taken.error();
+  }
+  const std::shared_ptr<ScheduledRequest> prepared = scheduler_.Prepare(std::move(request));
 
   uint64_t id = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (closed_) return Error{ErrorCode::kUnavailable, "", "the engine is stopping"};
-    if (waiting_ >= options_.max_queued_requests)
-      return Error{ErrorCode::kResourceExhausted, "", "the request queue is full"};
+    if (const Status taken = CheckRoom(); !taken.ok()) return taken.error();
     ++active_;
     ++waiting_;
     id = next_id_++;
-    // std::function wants what it holds to be copyable.
-    auto moved = std::make_shared<std::pair<TreeRequest, Client>>(std::move(request), std::move(client));
-    commands_.emplace_back([this, id, moved] {
-      clients_.emplace(id, std::move(moved->second));
-      scheduler_.Submit(id, std::move(moved->first));
+    commands_.emplace_back([this, id, client, prepared] {
+      clients_.emplace(id, client);
+      scheduler_.Submit(id, prepared);
     });
   }
   wake_.notify_one();
@@ -220,10 +271,21 @@ void EngineThread::Drain(int64_t timeout_us) {
   commands_.emplace_back([this] {
     std::vector<uint64_t> ids;
     for (const auto& [id, client] : clients_) ids.push_back(id);
-    for (const uint64_t id : ids) scheduler_.Cancel(id);
+    for (const uint64_t id : ids) scheduler_.Abort(id, StoppingError());
   });
   wake_.notify_one();
   ended_.wait(lock, all_ended);
+}
+
+void EngineThread::OnFailure(std::function<void(const Error&)> handler) {
+  const std::lock_guard<std::mutex> one_at_a_time(handler_mutex_);
+  std::optional<Error> failure;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    failure = failure_;
+  }
+  on_failure_ = failure ? nullptr : std::move(handler);
+  if (failure && handler) handler(*failure);
 }
 
 // The thread.
@@ -235,13 +297,13 @@ void EngineThread::Run() {
     if (!step_begin_us_.empty()) {
       CommitStep();
       PublishAndDeliver();
-    } else if (!scheduler_.idle()) {
+    } else if (!scheduler_.idle() && !scheduler_.growing()) {
       Fail(InternalError("the scheduler has work and does not plan it"));
       PublishAndDeliver();
     }
   }
   while (!step_begin_us_.empty()) CommitStep();  // the runner is not left with steps nobody waits for
-  scheduler_.FailAll({ErrorCode::kCancelled, "", "the engine was stopped"});
+  scheduler_.FailAll(StoppingError());
   PublishAndDeliver();
 }
 
@@ -262,8 +324,7 @@ bool EngineThread::TakeCommands() {
     thread_ended_ = stop;  // commands taken here are the last ones
   }
   for (const Command& command : commands) command();
-  if (failed_ && !scheduler_.idle())
-    scheduler_.FailAll({ErrorCode::kUnavailable, "", "the device has failed"});
+  if (failed_ && !scheduler_.idle()) scheduler_.FailAll(FailedError());
   return !stop;
 }
 
@@ -296,8 +357,13 @@ void EngineThread::Fail(Error error) {
   failed_ = true;
   step_begin_us_.clear();
   scheduler_.FailAll(error);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  closed_ = true;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+    failure_ = error;
+  }
+  const std::lock_guard<std::mutex> one_at_a_time(handler_mutex_);
+  if (const auto handler = std::exchange(on_failure_, nullptr)) handler(error);
 }
 
 // Who has seen an event finds its effects in Stats().
@@ -346,6 +412,7 @@ void EngineThread::Deliver(RequestEvent event) {
   if (ends) clients_.erase(it);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (was_waiting) --waiting_;
+  if (was_waiting && starts) start_rate_.Started(NowUs(), waiting_ > 0);
   if (ends) --active_;
   if (ends) ended_.notify_all();
 }

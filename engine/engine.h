@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -81,7 +82,7 @@ class Engine {
   static Result<std::unique_ptr<Engine>> Create(const EngineOptions& options,
                                                 std::unique_ptr<ModelRunner> runner,
                                                 std::shared_ptr<const Tokenizer> tokenizer);
-  virtual ~Engine() = default;  // stops the thread; requests still running end with kCancelled
+  virtual ~Engine() = default;  // stops the thread; requests still running end with kUnavailable
 
   virtual const ModelInfo& model() const = 0;
   virtual const EngineLimits& limits() const = 0;
@@ -100,8 +101,17 @@ class Engine {
   // Drops every cached prefix that no branch uses; returns how many blocks became free.
   virtual int32_t FlushCache() = 0;
 
-  // No new requests from now on; returns when all have ended or after `timeout_us`, then cancels the rest.
+  // No new requests from now on; those running or queued may still finish within `timeout_us`, then they end
+  // with kUnavailable. Returns when the last has ended.
   virtual void Drain(int64_t timeout_us) = 0;
+
+  // `handler` is called once, from the engine's thread or from this call, when the engine can run nothing any
+  // more because the device is lost: requests end with an error, new ones get kUnavailable. It must not call
+  // the engine. The handler set before is not called once this has returned.
+  virtual void OnFailure(std::function<void(const Error&)> handler) = 0;
+
+  // About when a full queue will take a request again, from the recent rate of requests that were started.
+  virtual int64_t RetryAfterMs() const = 0;
 };
 
 }  // namespace espalier

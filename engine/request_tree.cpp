@@ -18,6 +18,8 @@ RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
     if (generate != nullptr && !generate->stop_strings.empty())
       nodes_[i].stop_strings = std::make_shared<const std::vector<std::string>>(generate->stop_strings);
     if (spec.parent < 0) continue;
+    if (const auto* given_spec = std::get_if<GivenSpec>(&spec.content); given_spec != nullptr)
+      nodes_[i].given_text = TextOf(*given_spec);
     Node& parent = node(spec.parent);
     const bool selects = std::holds_alternative<SelectSpec>(spec.content);
     (selects ? parent.selects : parent.children).push_back(static_cast<int32_t>(i));
@@ -25,12 +27,20 @@ RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
   }
 }
 
+std::string RequestTree::TextOf(const GivenSpec& spec) const {
+  std::string text;
+  if (context_->tokenizer == nullptr) return text;
+  BranchText decoder(*context_->tokenizer, false, nullptr);
+  for (const int32_t token : spec.token_ids) text += decoder.Append(token).text;
+  return text + decoder.Finish();
+}
+
 void RequestTree::Start(std::vector<int32_t>* created) {
   nodes_[0].closed = true;
   created->push_back(CreateBranch(-1, 0, 0));
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
-  Grow(created, &selected, &candidates);
+  Grow(std::numeric_limits<int64_t>::max(), created, &selected, &candidates);
   ESPALIER_CHECK(selected.empty());  // a selection needs scores, and nothing has run
 }
 
@@ -100,11 +110,7 @@ void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
     return;
   }
   created->tokens = spec.token_ids;
-  if (context_->tokenizer != nullptr && created->parent >= 0) {
-    BranchText decoder(*context_->tokenizer, false, nullptr);
-    for (const int32_t token : created->tokens) created->text += decoder.Append(token).text;
-    created->text += decoder.Finish();
-  }
+  created->text = at.given_text;
   const bool tip = at.children.empty() && at.selects.empty();
   if (spec.score || tip) {
     created->work = BranchWork::kRead;
@@ -188,22 +194,28 @@ void RequestTree::Finish(Branch* of, FinishReason reason) {
   ++node(of->node).finished;
   if (generate(*of) != nullptr) to_spawn_.push_back(of->number);
   CheckBarrier(of->node);
-  if (of->scored) CheckBarriersBelow(of->node);
+  // Barriers below wait for the scores of all branches here.
+  const Node& at = node(of->node);
+  if (of->scored && at.finished == static_cast<int32_t>(at.branches.size())) CheckBarriersBelow(of->node);
 }
 
 // Growth.
 
-void RequestTree::Grow(std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+void RequestTree::Grow(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
                        std::vector<int32_t>* candidates) {
-  while (!to_spawn_.empty() || !ready_selects_.empty()) {
+  int64_t resolved = 0;
+  const auto in_budget = [&] {
+    return resolved + static_cast<int64_t>(created->size() + candidates->size()) < budget;
+  };
+  while (!to_spawn_.empty() || (!ready_selects_.empty() && in_budget())) {
     std::sort(to_spawn_.begin(), to_spawn_.end());
     const std::vector<int32_t> parents = std::exchange(to_spawn_, {});
     for (const int32_t number : parents) Spawn(number, created);
-    if (!to_spawn_.empty() || ready_selects_.empty()) continue;
-    const auto first = std::min_element(ready_selects_.begin(), ready_selects_.end());
-    const int32_t select = *first;
-    ready_selects_.erase(first);
+    if (!to_spawn_.empty() || ready_selects_.empty() || !in_budget()) continue;
+    const int32_t select = ready_selects_.top();
+    ready_selects_.pop();
     Resolve(select, created, selected, candidates);
+    ++resolved;
   }
 }
 
@@ -228,7 +240,7 @@ void RequestTree::CheckBarrier(int32_t index) {
   for (const int32_t number : at.branches) {
     if (!VerdictsKnown(branch(number))) return;
   }
-  ready_selects_.insert(ready_selects_.end(), at.selects.begin(), at.selects.end());
+  for (const int32_t select : at.selects) ready_selects_.push(select);
 }
 
 // Given branches without scores of their own are finished from the start, whatever stands above them. A
@@ -288,7 +300,7 @@ void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vec
   if (!candidates.empty())
     selected->push_back(
         {index, std::move(outcome.kept), std::move(outcome.pruned), std::move(outcome.scores)});
-  ready_selects_.insert(ready_selects_.end(), resolved.selects.begin(), resolved.selects.end());
+  for (const int32_t select : resolved.selects) ready_selects_.push(select);
   for (const int32_t number : resolved.branches) {
     for (const int32_t child : resolved.children) CreateBranches(number, child, created);
   }

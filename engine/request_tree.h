@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <queue>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,7 @@ class RequestTree {
     bool generates_below = false;  // a child is generated
     int32_t first_ordinal = 0;
     std::shared_ptr<const std::vector<std::string>> stop_strings;
+    std::string given_text;         // of given nodes but the root
     std::vector<int32_t> branches;  // instances; of a selection: what it kept
     int32_t spawned = 0;            // instances whose children exist
     int32_t finished = 0;
@@ -40,7 +43,8 @@ class RequestTree {
     int32_t params_index = 0;
   };
 
-  // Precondition: ValidateTreeRequest. `context` outlives this.
+  // Takes time that grows with the request; on any thread. Precondition: ValidateTreeRequest. `context`
+  // outlives this.
   RequestTree(TreeRequest request, const TreeContext* context);
 
   // Creates branch 0, and what follows from it. Call once; then as Grow.
@@ -72,12 +76,15 @@ class RequestTree {
   // An unscored given tip has been computed.
   void FinishGiven(Branch* of);
 
-  // After some branches finished: creates the branches that follow, resolves barriers. Appends the numbers of
-  // new branches, the selections, and the branches that took part in them.
-  void Grow(std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+  // After some branches finished: creates the branches that follow, resolves barriers, until about `budget`
+  // candidates and branches have been looked at. Appends the numbers of new branches, the selections, and the
+  // branches that took part in them.
+  void Grow(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
             std::vector<int32_t>* candidates);
 
-  bool done() const { return unfinished_ == 0; }
+  // Barriers are left that the next Grow resolves.
+  bool growing() const { return !ready_selects_.empty(); }
+  bool done() const { return unfinished_ == 0 && !growing(); }
   // Tokens from the root to the end of the branch.
   std::vector<int32_t> PathTokens(const Branch& of) const;
   // How often each kind of token stands on the path, for penalties: given ones and generated ones.
@@ -88,6 +95,7 @@ class RequestTree {
   void CreateBranches(int32_t parent, int32_t node, std::vector<int32_t>* created);
   int32_t CreateBranch(int32_t parent, int32_t node, int32_t ordinal);
   bool PassedOver(const Branch& of) const;
+  std::string TextOf(const GivenSpec& spec) const;
   void InitGiven(Branch* created, const GivenSpec& spec);
   void InitGenerated(Branch* created);
   SelectCandidate CandidateOf(const Branch& of) const;
@@ -105,7 +113,7 @@ class RequestTree {
   std::vector<Node> nodes_;
   std::deque<Branch> branches_;  // by number; references stay valid
   std::vector<int32_t> to_spawn_;
-  std::vector<int32_t> ready_selects_;
+  std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> ready_selects_;  // in order of nodes
   int32_t unfinished_ = 0;
 };
 

@@ -11,13 +11,19 @@ namespace espalier {
 Scheduler::Scheduler(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(tokenizer))) {}
 Scheduler::~Scheduler() = default;
-void Scheduler::Submit(uint64_t id, TreeRequest request) { impl_->Submit(id, std::move(request)); }
-void Scheduler::Cancel(uint64_t id) { impl_->Cancel(id); }
+std::shared_ptr<ScheduledRequest> Scheduler::Prepare(TreeRequest request) const {
+  return impl_->Prepare(std::move(request));
+}
+void Scheduler::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request) {
+  impl_->Submit(id, std::move(request));
+}
+void Scheduler::Abort(uint64_t id, const Error& reason) { impl_->Abort(id, reason); }
 void Scheduler::FailAll(const Error& error) { impl_->FailAll(error); }
 std::shared_ptr<const StepInput> Scheduler::Next() { return impl_->Next(); }
 void Scheduler::Commit(const StepResult& result) { impl_->Commit(result); }
 std::vector<RequestEvent> Scheduler::TakeEvents() { return impl_->TakeEvents(); }
 int32_t Scheduler::steps_in_flight() const { return impl_->steps_in_flight(); }
+bool Scheduler::growing() const { return impl_->growing(); }
 bool Scheduler::idle() const { return impl_->idle(); }
 EngineStats Scheduler::Stats() const { return impl_->Stats(); }
 TreeSnapshot Scheduler::Snapshot() const { return impl_->Snapshot(); }
@@ -39,22 +45,29 @@ Scheduler::Impl::Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer>
 
 // Life of requests.
 
-void Scheduler::Impl::Submit(uint64_t id, TreeRequest request) {
+std::shared_ptr<ScheduledRequest> Scheduler::Impl::Prepare(TreeRequest request) const {
+  const int32_t first_rows = FirstBranches(request);
+  auto prepared = std::make_shared<Request>(std::move(request), &context_);
+  prepared->first_rows = first_rows;
+  return prepared;
+}
+
+void Scheduler::Impl::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> submitted) {
   ESPALIER_CHECK(requests_.empty() || requests_.rbegin()->first < id);
-  auto submitted = std::make_unique<Request>(id, std::move(request), &context_);
+  submitted->id = id;
   const TreeRequest& content = submitted->tree.request();
   submitted->space =
       content.cache_bypass ? tree_.AcquirePrivateSpace() : tree_.AcquireSpace(content.cache_namespace);
   const auto& root = std::get<GivenSpec>(content.nodes[0].content);
   submitted->wanted_blocks = static_cast<int32_t>(root.token_ids.size()) / options_.engine.block_tokens + 2;
-  submitted->first_rows = FirstBranches(content);
   requests_.emplace(id, std::move(submitted));
+  waiting_.insert(id);
 }
 
-void Scheduler::Impl::Cancel(uint64_t id) {
+void Scheduler::Impl::Abort(uint64_t id, const Error& reason) {
   const auto it = requests_.find(id);
   if (it == requests_.end()) return;
-  Emit(id, Error{ErrorCode::kCancelled, "", "the request was cancelled"});
+  Emit(id, reason);
   ++counters_.cancelled;
   End(it);
 }
@@ -76,6 +89,7 @@ void Scheduler::Impl::End(Requests::iterator it) {
     if (branch.leaf >= 0) DropLeaf(&ending, &branch);
     EndSlot(&branch);
   }
+  if (!ending.admitted) waiting_.erase(ending.id);
   tree_.ReleaseSpace(ending.space);
   if (found_ == &ending) found_ = nullptr;
   requests_.erase(it);
@@ -105,7 +119,7 @@ EngineStats Scheduler::Impl::Stats() const {
   stats.blocks_indexed = tree_.indexed_blocks();
   stats.blocks_live = tree_.live_blocks() + allocator_.retiring_blocks();
   stats.requests_active = static_cast<int32_t>(requests_.size());
-  for (const auto& [id, request] : requests_) stats.requests_queued += request->admitted ? 0 : 1;
+  stats.requests_queued = static_cast<int32_t>(waiting_.size());
   stats.branches_active = running_;
   stats.evicted_blocks = tree_.evicted_blocks();
   return stats;

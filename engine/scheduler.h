@@ -27,6 +27,8 @@ struct SchedulerOptions {
   std::function<int64_t()> now_us;  // for EngineStats::plan_us only; may be empty
 };
 
+struct ScheduledRequest;  // a request and its tree, private to the scheduler
+
 struct RequestEvent {
   RequestEvent(uint64_t id, TreeEvent happened) : request_id(id), event(std::move(happened)) {}
 
@@ -60,15 +62,22 @@ class Scheduler {
   Scheduler(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer);
   ~Scheduler();
 
-  // Precondition: ValidateTreeRequest; ids ascend.
-  void Submit(uint64_t id, TreeRequest request);
+  // The part of Submit that takes time with a large request. Thread-safe. Precondition: ValidateTreeRequest.
+  std::shared_ptr<ScheduledRequest> Prepare(TreeRequest request) const;
+  // Ids ascend.
+  void Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request);
+  void Submit(uint64_t id, TreeRequest request) { Submit(id, Prepare(std::move(request))); }
   // Ends a request now, with Error kCancelled. No effect on unknown ids.
-  void Cancel(uint64_t id);
+  void Cancel(uint64_t id) { Abort(id, {ErrorCode::kCancelled, "", "the request was cancelled"}); }
+  void Abort(uint64_t id, const Error& reason);  // the same, with another error
   // Ends every request with this error (the device is lost). Next returns nothing from then on.
   void FailAll(const Error& error);
 
-  // The next step, or null: nothing can run before the next Commit or Submit, or steps_in_flight are out.
+  // The next step, or null: steps_in_flight are out, or nothing can run before the next Commit or Submit, or,
+  // where growing(), before Next has been called again: a tree with very many selections grows a piece at a
+  // time, so that others get their steps in between.
   std::shared_ptr<const StepInput> Next();
+  bool growing() const;
   // The result of the oldest step in flight.
   void Commit(const StepResult& result);
 

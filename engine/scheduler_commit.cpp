@@ -19,7 +19,7 @@ void Scheduler::Impl::Commit(const StepResult& result) {
   CommitPrefills(record);
   CommitSamples(record, result);
   CommitScores(record, result);
-  SettleTouched(record.step_id, /*only_done=*/false);
+  SettleTouched(record.step_id, /*committed=*/true);
   if (options_.engine.check_invariants || requests_.empty()) {
     const Status status = options_.engine.check_invariants ? tree_.Check() : tree_.CheckSums(/*idle=*/true);
     ESPALIER_CHECK_MSG(status.ok(), status.ok() ? std::string() : status.error().ToString());
@@ -138,26 +138,29 @@ void Scheduler::Impl::ReportGiven(Request* request, const Branch& branch) {
   }
 }
 
-void Scheduler::Impl::SettleTouched(uint64_t step_id, bool only_done) {
+// `committed`: the results of step_id have just been taken. Else before a step is planned: what has ended, or
+// has more barriers to resolve, goes on; all else is reported with the next commit.
+void Scheduler::Impl::SettleTouched(uint64_t step_id, bool committed) {
+  growing_ = false;
   for (const uint64_t id : std::exchange(touched_, {})) {
     Request* request = Find(id);
     if (request == nullptr) continue;
-    if (only_done && !request->tree.done()) {
+    if (!committed && !request->tree.done() && !request->tree.growing()) {
       touched_.push_back(id);
       continue;
     }
     request->changed = false;
-    Settle(request, step_id);
+    Settle(request, step_id, committed);
   }
 }
 
-void Scheduler::Impl::Settle(Request* request, uint64_t step_id) {
+void Scheduler::Impl::Settle(Request* request, uint64_t step_id, bool committed) {
   std::vector<int32_t> created;
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
-  request->tree.Grow(&created, &selected, &candidates);
+  request->tree.Grow(kGrowBudget, &created, &selected, &candidates);
   // Branches that follow from a selection are reported after it: with the next step.
-  if (!selected.empty()) FlushDeltas(request, step_id);
+  if (committed && !selected.empty()) FlushDeltas(request, step_id);
   for (TreeSelected& selection : selected) Emit(request->id, std::move(selection));
   NoteCreated(request, created);
   for (const int32_t number : std::exchange(request->reconsider, {}))
@@ -167,8 +170,12 @@ void Scheduler::Impl::Settle(Request* request, uint64_t step_id) {
     const int32_t parent = request->tree.branch(number).parent;
     if (parent >= 0) Reconsider(request, &request->tree.branch(parent));
   }
+  if (request->tree.growing()) {
+    growing_ = true;
+    Touch(request);
+  }
   const bool done = request->tree.done();
-  if (selected.empty() || done) FlushDeltas(request, step_id);
+  if ((committed && selected.empty()) || done) FlushDeltas(request, step_id);
   if (!done) return;
   Emit(request->id, Finished(*request));
   ++counters_.finished;

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,22 +20,21 @@ namespace espalier {
 
 // A request from Submit to its last event.
 struct ScheduledRequest {
-  ScheduledRequest(uint64_t request_id, TreeRequest request, const TreeContext* context)
-      : id(request_id), tree(std::move(request), context) {}
+  ScheduledRequest(TreeRequest request, const TreeContext* context) : tree(std::move(request), context) {}
 
-  uint64_t id;
+  uint64_t id = 0;
   RequestTree tree;
-  int32_t space = -1;         // cache namespace
-  bool started = false;       // TreeStarted is out
-  bool admitted = false;      // may hold leaves
-  int32_t leaves = 0;         // branches in memory
-  int32_t wanted_blocks = 0;  // blocks to wait for before it is admitted
-  int32_t first_rows = 1;     // rows that it will want a step, before it has drawn a token
-  uint64_t last_step = 0;     // the last step with a row of it
-  bool no_room = false;       // a branch was denied a leaf; of the step being planned
-  uint64_t counted_step = 0;  // the last step in usage.steps
-  int32_t running = 0;        // branches with rows to issue and a leaf; of the step being planned
-  std::vector<int32_t> work;  // branches that may want rows, by number
+  int32_t space = -1;           // cache namespace
+  bool started = false;         // TreeStarted is out
+  bool admitted = false;        // may hold leaves
+  std::set<int32_t> in_memory;  // branches with a leaf
+  int32_t wanted_blocks = 0;    // blocks to wait for before it is admitted
+  int32_t first_rows = 1;       // rows that it will want a step, before it has drawn a token
+  uint64_t last_step = 0;       // the last step with a row of it
+  bool no_room = false;         // a branch was denied a leaf; of the step being planned
+  uint64_t counted_step = 0;    // the last step in usage.steps
+  int32_t running = 0;          // branches with rows to issue and a leaf; of the step being planned
+  std::vector<int32_t> work;    // branches that may want rows, by number
   bool work_sorted = true;
   std::vector<BranchDelta> deltas;  // of the step being committed
   std::vector<int32_t> delta_of;    // [branches] index into deltas, -1: none
@@ -96,13 +96,15 @@ class Scheduler::Impl {
  public:
   Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer);
 
-  void Submit(uint64_t id, TreeRequest request);
-  void Cancel(uint64_t id);
+  std::shared_ptr<ScheduledRequest> Prepare(TreeRequest request) const;
+  void Submit(uint64_t id, std::shared_ptr<ScheduledRequest> submitted);
+  void Abort(uint64_t id, const Error& reason);
   void FailAll(const Error& error);
   std::shared_ptr<const StepInput> Next();
   void Commit(const StepResult& result);
   std::vector<RequestEvent> TakeEvents() { return std::exchange(events_, {}); }
   int32_t steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
+  bool growing() const { return growing_ && !requests_.empty(); }
   bool idle() const { return requests_.empty(); }
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;
@@ -112,7 +114,10 @@ class Scheduler::Impl {
 
  private:
   using Request = ScheduledRequest;
-  using Requests = std::map<uint64_t, std::unique_ptr<Request>>;  // by id: oldest first
+  using Requests = std::map<uint64_t, std::shared_ptr<Request>>;  // by id: oldest first
+
+  // Candidates and branches that a tree may take up at one time, see RequestTree::Grow. A few milliseconds.
+  static constexpr int64_t kGrowBudget = 4096;
 
   // A branch that could have rows in the step being planned.
   struct Candidate {
@@ -137,9 +142,12 @@ class Scheduler::Impl {
   bool OpenByTokens(Request* request, Branch* branch, bool forced);
   void CountCached(Request* request, Branch* branch, int32_t cached_tokens);
   bool MakeRoom(const Request& request, const Branch& branch, int32_t blocks);
+  void ListIdleLeaves();
   bool DropIdleLeaf(const Request& request, const Branch& branch);
   bool PreemptYounger(const Request& request);
   bool ParkHigherBranch(const Request& request, const Branch& branch);
+  void GiveLeaf(Request* request, Branch* branch, int32_t leaf);
+  int32_t TakeLeaf(Request* request, Branch* branch);
   void DropLeaf(Request* request, Branch* branch);
   void DropClaim(Request* request, Branch* branch);
   void Reconsider(Request* request, Branch* branch);
@@ -170,8 +178,8 @@ class Scheduler::Impl {
   void ReportGiven(Request* request, const Branch& branch);
   BranchDelta* DeltaOf(Request* request, const Branch& branch);
   void Touch(Request* request);
-  void SettleTouched(uint64_t step_id, bool only_done);
-  void Settle(Request* request, uint64_t step_id);
+  void SettleTouched(uint64_t step_id, bool committed);
+  void Settle(Request* request, uint64_t step_id, bool committed);
   void FlushDeltas(Request* request, uint64_t step_id);
   TreeFinished Finished(const Request& request) const;
 
@@ -182,6 +190,7 @@ class Scheduler::Impl {
   KvTree tree_;
   BatchBuilder builder_;
   Requests requests_;
+  std::set<uint64_t> waiting_;  // ids of those that are not admitted
   std::deque<StepRecord> in_flight_;
   std::vector<RequestEvent> events_;
   std::vector<uint64_t> touched_;  // requests with `changed`
@@ -193,7 +202,13 @@ class Scheduler::Impl {
   int64_t rows_wanted_ = 0;   // a step, by them
   Request* found_ = nullptr;  // last answer of Find
   bool planning_ = false;
+  // Leaves that nothing runs on, while a step is planned and once one of them was wanted: by age of the
+  // request and number, the one to drop first last. Planning makes no branch idle that has no row in the
+  // step.
+  std::vector<Candidate> idle_leaves_;
+  bool idle_leaves_listed_ = false;
   bool failed_ = false;
+  bool growing_ = false;  // a tree has barriers left to resolve
   EngineStats counters_;
 };
 

@@ -11,14 +11,14 @@ namespace espalier {
 // Requests are admitted in the order of their age, and nobody overtakes, as long as there are rows to spare.
 // A preempted request waits until the blocks that it had are there again.
 void Scheduler::Impl::AdmitRequests() {
-  bool others = false;
-  for (auto& [id, request] : requests_) {
-    if (!request->admitted) {
-      if (!HasRowsToSpare()) return;
-      if (others && AvailableBlocks() < request->wanted_blocks + running_) return;
-      StartRequest(request.get());
-    }
-    others = true;
+  while (!waiting_.empty()) {
+    const auto oldest = requests_.find(*waiting_.begin());
+    Request* request = oldest->second.get();
+    const bool others = oldest != requests_.begin();
+    if (!HasRowsToSpare()) return;
+    if (others && AvailableBlocks() < request->wanted_blocks + running_) return;
+    waiting_.erase(waiting_.begin());
+    StartRequest(request);
   }
 }
 
@@ -70,9 +70,7 @@ bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* d
   }
   if (!started && !OpenByTokens(request, branch, forced)) return false;
   branch->path_issued = started;
-  ++request->leaves;
   ++request->running;
-  ++running_;
   DropClaim(request, branch);
   return true;
 }
@@ -99,9 +97,7 @@ bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* s
   int32_t leaf = source->leaf;
   if (last) {
     if (keep_end < tree_.node(leaf).issued_end()) tree_.Reissue(leaf, keep_end);
-    source->leaf = -1;
-    --request->leaves;
-    --running_;
+    TakeLeaf(request, source);
   } else {
     const int32_t blocks = std::max(tree_.ForkBlocks(leaf, keep_end), 1);
     if (!MakeRoom(*request, *branch, blocks) || source->leaf < 0) return false;
@@ -113,7 +109,7 @@ bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* s
     for (const int32_t token : (*it)->tokens) tree_.Append(leaf, token);
   }
   for (int32_t i = branch->size(); i < branch->drawn; ++i) tree_.Append(leaf, kUnknownToken);
-  branch->leaf = leaf;
+  GiveLeaf(request, branch, leaf);
   return true;
 }
 
@@ -129,7 +125,7 @@ bool Scheduler::Impl::OpenByTokens(Request* request, Branch* branch, bool forced
   int32_t private_from = std::numeric_limits<int32_t>::max();
   if (branch->scored && !branch->finished) private_from = branch->start_position - 1 + branch->scores_issued;
   const KvTree::OpenedPath opened = tree_.OpenPath(request->space, path, private_from);
-  branch->leaf = opened.leaf;
+  GiveLeaf(request, branch, opened.leaf);
   CountCached(request, branch, opened.cached_tokens);
   return true;
 }
@@ -162,40 +158,57 @@ bool Scheduler::Impl::MakeRoom(const Request& request, const Branch& branch, int
   return true;
 }
 
-// Of the youngest request first, not of older ones; the source of the branch last.
-bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch) {
-  Branch* source = nullptr;
-  for (auto it = requests_.rbegin(); it != requests_.rend() && it->first >= request.id; ++it) {
-    Request& holder = *it->second;
-    if (holder.leaves == 0) continue;
-    for (int32_t number = holder.tree.size() - 1; number >= 0; --number) {
-      Branch& idle = holder.tree.branch(number);
-      if (idle.leaf < 0 || idle.last_step == tree_.current_step() || Wants(holder.tree, idle)) continue;
-      if (&idle == &branch) continue;
-      if (holder.tree.generate(idle) != nullptr && !idle.finished) continue;  // its last tokens are under way
-      if (holder.id == request.id && number == branch.source) {
-        source = &idle;
-        continue;
-      }
-      DropLeaf(&holder, &idle);
-      return true;
+void Scheduler::Impl::ListIdleLeaves() {
+  if (std::exchange(idle_leaves_listed_, true)) return;
+  idle_leaves_.clear();
+  for (auto& [id, holder] : requests_) {
+    for (const int32_t number : holder->in_memory) {
+      Branch& idle = holder->tree.branch(number);
+      if (idle.last_step == tree_.current_step() || Wants(holder->tree, idle)) continue;
+      if (holder->tree.generate(idle) != nullptr && !idle.finished)
+        continue;  // its last tokens are under way
+      idle_leaves_.push_back({holder.get(), &idle});
     }
   }
-  if (source == nullptr) return false;
-  DropLeaf(requests_.at(request.id).get(), source);
+}
+
+// Of the youngest request first, not of older ones; the source of the branch last.
+bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch) {
+  ListIdleLeaves();
+  const auto is_source = [&](const Candidate& idle) {
+    return idle.request->id == request.id && idle.branch->number == branch.source;
+  };
+  size_t last = idle_leaves_.size();
+  bool source_is_idle = false;
+  while (last > 0 && idle_leaves_[last - 1].request->id >= request.id) {
+    const Candidate idle = idle_leaves_[last - 1];
+    if (idle.branch->leaf >= 0 && (idle.branch == &branch || is_source(idle))) {
+      source_is_idle = source_is_idle || is_source(idle);
+      --last;  // stays
+      continue;
+    }
+    idle_leaves_.erase(idle_leaves_.begin() + static_cast<ptrdiff_t>(last) - 1);
+    if (idle.branch->leaf < 0) {  // dropped meanwhile
+      --last;
+      continue;
+    }
+    DropLeaf(idle.request, idle.branch);
+    return true;
+  }
+  if (!source_is_idle) return false;
+  Request* own = requests_.at(request.id).get();
+  DropLeaf(own, &own->tree.branch(branch.source));
   return true;
 }
 
 bool Scheduler::Impl::PreemptYounger(const Request& request) {
   for (auto it = requests_.rbegin(); it != requests_.rend() && it->first > request.id; ++it) {
     Request& victim = *it->second;
-    if (victim.leaves == 0 || victim.last_step == tree_.current_step()) continue;
+    if (victim.in_memory.empty() || victim.last_step == tree_.current_step()) continue;
     const int32_t before = tree_.live_blocks();
-    for (int32_t number = 0; number < victim.tree.size(); ++number) {
-      Branch& parked = victim.tree.branch(number);
-      if (parked.leaf >= 0) DropLeaf(&victim, &parked);
-    }
+    while (!victim.in_memory.empty()) DropLeaf(&victim, &victim.tree.branch(*victim.in_memory.begin()));
     victim.admitted = false;
+    waiting_.insert(victim.id);
     victim.wanted_blocks = before - tree_.live_blocks();
     ++counters_.preemptions;
     return true;
@@ -205,22 +218,31 @@ bool Scheduler::Impl::PreemptYounger(const Request& request) {
 
 bool Scheduler::Impl::ParkHigherBranch(const Request& request, const Branch& branch) {
   Request& own = *requests_.at(request.id);
-  for (int32_t number = own.tree.size() - 1; number > branch.number; --number) {
-    Branch& parked = own.tree.branch(number);
-    if (parked.leaf < 0 || parked.last_step == tree_.current_step()) continue;
+  for (auto it = own.in_memory.rbegin(); it != own.in_memory.rend() && *it > branch.number; ++it) {
+    Branch& parked = own.tree.branch(*it);
+    if (parked.last_step == tree_.current_step()) continue;
     DropLeaf(&own, &parked);
     return true;
   }
   return false;
 }
 
+void Scheduler::Impl::GiveLeaf(Request* request, Branch* branch, int32_t leaf) {
+  branch->leaf = leaf;
+  request->in_memory.insert(branch->number);
+  ++running_;
+}
+
+int32_t Scheduler::Impl::TakeLeaf(Request* request, Branch* branch) {
+  request->in_memory.erase(branch->number);
+  --running_;
+  return std::exchange(branch->leaf, -1);
+}
+
 // The branch goes on later, from its tokens. Results of steps in flight are still taken.
 void Scheduler::Impl::DropLeaf(Request* request, Branch* branch) {
-  tree_.Release(branch->leaf);
-  branch->leaf = -1;
+  tree_.Release(TakeLeaf(request, branch));
   branch->path_issued = false;
-  --request->leaves;
-  --running_;
 }
 
 void Scheduler::Impl::DropClaim(Request* request, Branch* branch) {

@@ -29,7 +29,7 @@ std::shared_ptr<const StepInput> Scheduler::Impl::Next() {
   constexpr int kAttempts = 4;
   for (int attempt = 1; !requests_.empty(); ++attempt) {
     std::shared_ptr<const StepInput> step = PlanStep();
-    if (step != nullptr || steps_in_flight() > 0) return step;
+    if (step != nullptr || steps_in_flight() > 0 || growing_) return step;
     if (attempt < kAttempts || requests_.empty()) continue;
     // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
     Emit(requests_.begin()->first,
@@ -46,8 +46,9 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   draft.record.step_id = step_ + 1;
   tree_.BeginStep(step_ + 1);
   planning_ = true;
+  idle_leaves_listed_ = false;
   AdmitRequests();
-  SettleTouched(step_, /*only_done=*/true);
+  SettleTouched(step_, /*committed=*/false);
 
   std::vector<Candidate> decode;
   std::vector<Candidate> prefill;
@@ -82,9 +83,11 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
 void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
   admitted_ = 0;
   rows_wanted_ = 0;
-  for (auto& [id, owner] : requests_) {
-    Request& request = *owner;
+  size_t admitted = requests_.size() - waiting_.size();
+  for (auto it = requests_.begin(); admitted > 0; ++it) {
+    Request& request = *it->second;
     if (!request.admitted) continue;
+    --admitted;
     std::erase_if(request.work, [&](int32_t number) {
       Branch& branch = request.tree.branch(number);
       branch.listed = Wants(request.tree, branch);

@@ -3,9 +3,11 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <string>
 #include <thread>
 
@@ -73,27 +75,51 @@ int Check(const ServerCommand& command) {
   return 0;
 }
 
-// Who asks twice does not want to wait for the trees that are left.
-void ExitOnSecondSignal(const sigset_t& stop_signals) {
-  std::thread([stop_signals] {
+// SIGTERM and SIGINT. The first ends the program at once while there is nothing to drain, and drains what is
+// served; who asks twice does not want to wait for the trees that are left.
+class StopSignals {
+ public:
+  // Before any other thread starts: those started later leave the signals to this one.
+  StopSignals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    std::thread([this, signals] { Watch(signals); }).detach();
+  }
+
+  // From now on the first signal is for Wait.
+  void Serving() { serving_ = true; }
+  int Wait() { return first_.get_future().get(); }
+
+ private:
+  [[noreturn]] void Watch(const sigset_t& signals) {
     int signal = 0;
-    sigwait(&stop_signals, &signal);
+    sigwait(&signals, &signal);
+    if (!serving_) {
+      spdlog::warn("stopped before serving");
+      std::_Exit(kExitFailed);
+    }
+    first_.set_value(signal);
+    sigwait(&signals, &signal);
     spdlog::warn("a second signal: stopped at once");
     std::_Exit(kExitFailed);
-  }).detach();
-}
+  }
 
-int Run(const ServerCommand& command, const sigset_t& stop_signals) {
+  std::atomic<bool> serving_ = false;
+  std::promise<int> first_;
+};
+
+int Run(const ServerCommand& command, StopSignals& stop_signals) {
   const ServerConfig& config = command.config;
-  auto server = Server::Start(config);
+  auto server = Server::Start(config, [&] { stop_signals.Serving(); });
   if (!server) return Complain(server.error(), command);
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
-  int signal = 0;
-  sigwait(&stop_signals, &signal);
+  const int signal = stop_signals.Wait();
   spdlog::info("{}: draining for up to {} ms", signal == SIGTERM ? "SIGTERM" : "SIGINT",
                config.drain_timeout_ms);
-  ExitOnSecondSignal(stop_signals);
   (*server)->Drain();
   const EngineStats stats = (*server)->engine().Stats();
   spdlog::info("stopped after {} steps, {} requests finished, {} cancelled, {} blocks still live",
@@ -115,13 +141,8 @@ int Main(int argc, char** argv) {
     for (const std::string& problem : command.problems) std::fprintf(stderr, "error: %s\n", problem.c_str());
     return kExitUsage;
   }
-  // Blocked before any thread starts, so that only sigwait sees them.
-  sigset_t stop_signals;
-  sigemptyset(&stop_signals);
-  sigaddset(&stop_signals, SIGTERM);
-  sigaddset(&stop_signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   StartLogging(command.config.log_level);
+  static auto& stop_signals = *new StopSignals;  // never destroyed: its thread outlives main
   return command.check_config ? Check(command) : Run(command, stop_signals);
 }
 

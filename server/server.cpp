@@ -6,7 +6,10 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "model/llama_runner.h"
@@ -18,6 +21,24 @@ namespace espalier {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
+
+// Whoever sees the file finds all of it: it is written beside its place and moved there. What is no file (a
+// pipe, /dev/stdout) is written to.
+Status WritePortFile(const std::string& path, int port) {
+  std::error_code unknown;
+  const auto type = std::filesystem::status(path, unknown).type();
+  const bool is_file =
+      type == std::filesystem::file_type::not_found || type == std::filesystem::file_type::regular;
+  const std::string beside = is_file ? path + ".new" : path;
+  std::ofstream file(beside, std::ios::trunc);
+  file << port << '\n';
+  file.close();
+  std::error_code failed;
+  if (file && is_file) std::filesystem::rename(beside, path, failed);
+  if (file && !failed) return {};
+  if (is_file) std::filesystem::remove(beside, unknown);
+  return InvalidArgument("--port-file", "cannot write " + path);
+}
 
 class GrpcServer final : public Server {
  public:
@@ -53,12 +74,11 @@ class GrpcServer final : public Server {
                                 v1::AdminService::service_full_name()}) {
       server_->GetHealthCheckService()->SetServingStatus(service, true);
     }
-    if (config_.port_file.empty()) return {};
-    std::ofstream file(config_.port_file, std::ios::trunc);
-    file << port_ << '\n';
-    file.close();
-    if (!file) return InvalidArgument("--port-file", "cannot write " + config_.port_file);
-    return {};
+    engine_->OnFailure([this](const Error& error) {
+      spdlog::error("{}: nothing can be served any more, health is NOT_SERVING", error.ToString());
+      server_->GetHealthCheckService()->SetServingStatus(false);
+    });
+    return config_.port_file.empty() ? Status() : WritePortFile(config_.port_file, port_);
   }
 
   int port() const override { return port_; }
@@ -69,8 +89,12 @@ class GrpcServer final : public Server {
   void Stop(int64_t timeout_ms) {
     drained_ = true;
     if (server_ == nullptr) return;
+    engine_->OnFailure(nullptr);
     server_->GetHealthCheckService()->SetServingStatus(false);
     engine_->Drain(timeout_ms * 1000);
+    // Clients that send one request after another hear UNAVAILABLE: once it shuts down, gRPC itself answers
+    // what arrives with CANCELLED.
+    if (timeout_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
     // Every tree has had its last event; what is left is writing it out to readers that may have stopped
     // reading.
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
@@ -100,7 +124,8 @@ Error InTermsOfSettings(Error error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
+Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
+                                              const std::function<void()>& loaded) {
   auto tokenizer = LoadTokenizer(config.model);
   if (!tokenizer) return tokenizer.error();
   RunnerOptions options;
@@ -129,6 +154,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
   std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);
   auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
   if (!engine) return engine.error();
+  if (loaded) loaded();
   return Serve(config, std::move(*engine), std::move(shared_tokenizer));
 }
 

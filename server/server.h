@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,8 +14,10 @@ namespace espalier {
 // A loaded model behind its gRPC services, with health and reflection.
 class Server {
  public:
-  // Loads the model and listens. Errors name the setting or the file at fault.
-  static Result<std::unique_ptr<Server>> Start(const ServerConfig& config);
+  // Loads the model, calls `loaded` if there is one, and listens. Errors name the setting or the file at
+  // fault.
+  static Result<std::unique_ptr<Server>> Start(const ServerConfig& config,
+                                               const std::function<void()>& loaded = nullptr);
 
   // Serves an engine that exists already: what Start does after loading. For tests too.
   static Result<std::unique_ptr<Server>> Serve(const ServerConfig& config, std::unique_ptr<Engine> engine,
@@ -26,8 +29,9 @@ class Server {
   virtual int port() const = 0;
   virtual Engine& engine() = 0;
 
-  // Health turns to NOT_SERVING and new requests get UNAVAILABLE; running ones may finish within
-  // config.drain_timeout_ms and are then cancelled. Returns when the last call has ended. Call once.
+  // Health turns to NOT_SERVING and new requests get UNAVAILABLE; those running or queued may finish within
+  // config.drain_timeout_ms and then end with UNAVAILABLE; readers that have stopped reading are cut off two
+  // seconds later. Returns when the last call has ended. Call once.
   virtual void Drain() = 0;
 };
 

@@ -22,13 +22,31 @@ std::vector<int32_t> Ids(const google::protobuf::RepeatedField<int32_t>& field) 
   return {field.begin(), field.end()};
 }
 
-Result<GivenSpec> GivenFromProto(const v1::Given& message, bool is_root, const Tokenizer& tokenizer,
+// How texts are encoded.
+struct TextRules {
+  const Tokenizer& tokenizer;
+  int32_t max_path_tokens;
+};
+
+// Encoding takes time that grows with the text, so what could never fit is refused first.
+Status CheckTextLength(const std::string& text, const TextRules& rules, const std::string& field) {
+  const size_t most = static_cast<size_t>(rules.max_path_tokens) * rules.tokenizer.longest_token_bytes();
+  if (text.size() <= most) return {};
+  return InvalidArgument(field, "has " + std::to_string(text.size()) + " bytes, the " +
+                                    std::to_string(rules.max_path_tokens) +
+                                    " tokens of a path hold at most " + std::to_string(most));
+}
+
+Result<GivenSpec> GivenFromProto(const v1::Given& message, bool is_root, const TextRules& rules,
                                  const std::string& path) {
+  const Tokenizer& tokenizer = rules.tokenizer;
   GivenSpec given;
   given.score = message.score();
   given.top_logprobs = message.top_logprobs();
   switch (message.tokens_case()) {
     case v1::Given::kText: {
+      if (Status status = CheckTextLength(message.text(), rules, path + ".text"); !status)
+        return status.error();
       const EncodeOptions options{.at_start = is_root,
                                   .add_bos = is_root && tokenizer.add_bos_by_default(),
                                   .parse_special = message.parse_special()};
@@ -127,7 +145,8 @@ v1::FinishReason ReasonToProto(FinishReason reason) {
 
 }  // namespace
 
-Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer, uint64_t seed) {
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer,
+                              int32_t max_path_tokens, uint64_t seed) {
   if (message.nodes().empty()) return InvalidArgument("nodes", "the tree is empty");
   if (message.nodes_size() > kMaxNodesPerRequest) {
     return InvalidArgument("nodes", "must be at most " + std::to_string(kMaxNodesPerRequest));
@@ -164,7 +183,7 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
     }
     switch (node.content_case()) {
       case v1::TreeNode::kGiven: {
-        auto given = GivenFromProto(node.given(), i == 0, tokenizer, path + ".given");
+        auto given = GivenFromProto(node.given(), i == 0, {tokenizer, max_path_tokens}, path + ".given");
         if (!given) return given.error();
         spec.content = std::move(*given);
         break;
@@ -299,26 +318,6 @@ v1::GenerateResponse TreeEncoder::ToProto(const TreeFinished& event) const {
   }
   espalier::ToProto(event.usage, *finished.mutable_usage());
   return response;
-}
-
-void MergeDelta(const v1::TreeDelta& later, v1::TreeDelta& earlier) {
-  earlier.set_step(later.step());
-  std::unordered_map<int32_t, int> index_of_branch;
-  for (int i = 0; i < earlier.branches_size(); ++i) index_of_branch[earlier.branches(i).branch()] = i;
-  for (const v1::BranchDelta& delta : later.branches()) {
-    const auto found = index_of_branch.find(delta.branch());
-    if (found == index_of_branch.end()) {
-      *earlier.add_branches() = delta;
-      continue;
-    }
-    v1::BranchDelta& target = *earlier.mutable_branches(found->second);
-    target.mutable_token_ids()->MergeFrom(delta.token_ids());
-    target.mutable_text()->append(delta.text());
-    target.mutable_logprobs()->MergeFrom(delta.logprobs());
-    target.mutable_top_logprobs()->MergeFrom(delta.top_logprobs());
-    if (delta.finish_reason() != v1::FINISH_REASON_UNSPECIFIED)
-      target.set_finish_reason(delta.finish_reason());
-  }
 }
 
 }  // namespace espalier

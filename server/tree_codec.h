@@ -12,9 +12,12 @@
 namespace espalier {
 
 // Translates a request, encoding its texts. `seed` is used where the request has none. Checks what only the
-// message can show (a node without content, ids that name no earlier node, unknown enum values); the rest is
-// ValidateTreeRequest's. Errors are kInvalidArgument and name the field.
-Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer, uint64_t seed);
+// message can show (a node without content, ids that name no earlier node, unknown enum values), and refuses
+// a text that is too long for `max_path_tokens` before it is encoded: no token is longer than
+// tokenizer.longest_token_bytes(). The rest is ValidateTreeRequest's. Errors are kInvalidArgument and name
+// the field.
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer,
+                              int32_t max_path_tokens, uint64_t seed);
 
 // The prompt as the root and a scored given node for each continuation.
 Result<TreeRequest> FromProto(const v1::ScoreRequest& message);
@@ -34,9 +37,6 @@ class TreeEncoder {
   std::vector<std::string> node_ids_;
   std::vector<int32_t> node_parents_;
 };
-
-// Appends a later delta of the same tree to an earlier one that has not been sent: what a slow reader gets.
-void MergeDelta(const v1::TreeDelta& later, v1::TreeDelta& earlier);
 
 void ToProto(const TreeUsage& usage, v1::Usage& message);
 void ToProto(const std::vector<TokenLogprob>& entries, v1::TopLogprobs& message);

@@ -1,13 +1,11 @@
 #include "server/tree_service.h"
 
 #include <atomic>
-#include <deque>
-#include <mutex>
-#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 
+#include "server/generate_queue.h"
 #include "server/tree_codec.h"
 #include "server/wire.h"
 
@@ -19,8 +17,13 @@ uint64_t DrawSeed() {
   return (uint64_t{source()} << 32) | source();
 }
 
-// Deltas are merged up to this size: clients limit a message to 4 MiB unless told otherwise.
-constexpr size_t kMaxMergedBytes = 1 << 20;
+// The status of a request that was refused. Where trying again makes sense, the trailing metadata says when,
+// in the form that gRPC clients with a retry policy heed.
+grpc::Status Refuse(grpc::CallbackServerContext& context, const Engine& engine, const Error& error) {
+  if (error.code == ErrorCode::kResourceExhausted)
+    context.AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(engine.RetryAfterMs()));
+  return ToStatus(error);
+}
 
 // The engine's id of a call's request, and whether the client left before it was known.
 class CancelHandle {
@@ -43,112 +46,18 @@ class CancelHandle {
   std::atomic<bool> wanted_{false};
 };
 
-// What waits to be written for one Generate call. Shared by the engine, which fills it, and the reactor,
-// which empties it; it lives until both have let go.
-class GenerateQueue final : public TreeEventSink {
- public:
-  explicit GenerateQueue(const TreeRequest& request) : encoder_(request) {}
-
-  // The reactor is told under the lock, and detaches itself under it before it dies.
-  class Reader {
-   public:
-    virtual void StartNext(v1::GenerateResponse response) = 0;
-    virtual void End(const grpc::Status& status) = 0;
-
-   protected:
-    ~Reader() = default;
-  };
-
-  void Attach(Reader* reader) {
-    std::lock_guard lock(mutex_);
-    reader_ = reader;
-    Advance();
-  }
-  void Detach() {
-    std::lock_guard lock(mutex_);
-    reader_ = nullptr;
-  }
-  void WriteDone(bool ok) {
-    std::lock_guard lock(mutex_);
-    writing_ = false;
-    if (!ok) {
-      broken_ = true;
-      waiting_.clear();
-    }
-    Advance();
-  }
-
-  void OnEvent(TreeEvent event) override {
-    std::lock_guard lock(mutex_);
-    if (const Error* error = std::get_if<Error>(&event)) {
-      final_ = ToStatus(*error);
-    } else if (std::holds_alternative<TreeFinished>(event)) {
-      final_ = grpc::Status::OK;
-    }
-    if (!broken_) Enqueue(std::move(event));
-    Advance();
-  }
-
- private:
-  void Enqueue(TreeEvent event) {
-    // Progress waits only where nothing else does, and until there is news.
-    if (!waiting_.empty() && waiting_.back().has_progress()) waiting_.pop_back();
-    if (auto* delta = std::get_if<TreeDelta>(&event)) {
-      v1::GenerateResponse response = encoder_.ToProto(std::move(*delta));
-      const size_t bytes = response.ByteSizeLong();
-      if (!waiting_.empty() && waiting_.back().has_delta() && last_delta_bytes_ + bytes <= kMaxMergedBytes) {
-        MergeDelta(response.delta(), *waiting_.back().mutable_delta());
-        last_delta_bytes_ += bytes;
-      } else {
-        last_delta_bytes_ = bytes;
-        waiting_.push_back(std::move(response));
-      }
-    } else if (const auto* started = std::get_if<TreeStarted>(&event)) {
-      waiting_.push_back(encoder_.ToProto(*started));
-    } else if (const auto* progress = std::get_if<TreeProgress>(&event)) {
-      if (waiting_.empty()) waiting_.push_back(encoder_.ToProto(*progress));
-    } else if (const auto* selected = std::get_if<TreeSelected>(&event)) {
-      waiting_.push_back(encoder_.ToProto(*selected));
-    } else if (const auto* finished = std::get_if<TreeFinished>(&event)) {
-      waiting_.push_back(encoder_.ToProto(*finished));
-    }
-  }
-
-  // Starts the next write, or ends the call, unless a write is under way. Under the lock.
-  void Advance() {
-    if (reader_ == nullptr || writing_ || ended_) return;
-    if (!waiting_.empty()) {
-      writing_ = true;
-      v1::GenerateResponse next = std::move(waiting_.front());
-      waiting_.pop_front();
-      reader_->StartNext(std::move(next));
-    } else if (final_) {
-      ended_ = true;
-      reader_->End(*final_);
-    }
-  }
-
-  std::mutex mutex_;
-  const TreeEncoder encoder_;
-  Reader* reader_ = nullptr;
-  std::deque<v1::GenerateResponse> waiting_;
-  size_t last_delta_bytes_ = 0;  // of the delta that entered waiting_ last, with all that was merged into it
-  std::optional<grpc::Status> final_;
-  bool writing_ = false;
-  bool broken_ = false;  // the client is gone: nothing more is written
-  bool ended_ = false;
-};
-
 class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                               public GenerateQueue::Reader {
  public:
-  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, const grpc::ByteBuffer& bytes)
+  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox,
+                  grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes)
       : cancel_(engine) {
-    if (Status status = Begin(engine, tokenizer, bytes); !status) Finish(ToStatus(status.error()));
+    if (Status status = Begin(engine, tokenizer, outbox, bytes); !status)
+      Finish(Refuse(context, engine, status.error()));
   }
 
-  void StartNext(v1::GenerateResponse response) override {
-    outgoing_ = SerializeMessage(response);
+  void StartNext(grpc::ByteBuffer message) override {
+    outgoing_ = std::move(message);
     StartWrite(&outgoing_);
   }
   void End(const grpc::Status& status) override { Finish(status); }
@@ -164,12 +73,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
  private:
-  Status Begin(Engine& engine, const Tokenizer& tokenizer, const grpc::ByteBuffer& bytes) {
+  Status Begin(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox, const grpc::ByteBuffer& bytes) {
     v1::GenerateRequest message;
     if (Status status = ParseMessage(bytes, message); !status) return status;
-    auto request = FromProto(message, tokenizer, message.has_seed() ? 0 : DrawSeed());
+    auto request =
+        FromProto(message, tokenizer, engine.limits().max_path_tokens, message.has_seed() ? 0 : DrawSeed());
     if (!request) return request.error();
-    auto queue = std::make_shared<GenerateQueue>(*request);
+    auto queue = std::make_shared<GenerateQueue>(*request, outbox);
     const auto id = engine.Submit(std::move(*request), queue);
     if (!id) return id.error();
     queue_ = std::move(queue);
@@ -186,9 +96,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 // Collects the scores of one Score call.
 class ScoreReactor final : public grpc::ServerUnaryReactor {
  public:
-  ScoreReactor(Engine& engine, const grpc::ByteBuffer& bytes, grpc::ByteBuffer* response)
+  ScoreReactor(Engine& engine, grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes,
+               grpc::ByteBuffer* response)
       : cancel_(engine), response_(response) {
-    if (Status status = Begin(engine, bytes); !status) Finish(ToStatus(status.error()));
+    if (Status status = Begin(engine, bytes); !status) Finish(Refuse(context, engine, status.error()));
   }
 
   void OnCancel() override { cancel_.Cancel(); }
@@ -274,14 +185,14 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* TreeService::Generate(grpc::CallbackServerContext* /*context*/,
+grpc::ServerWriteReactor<grpc::ByteBuffer>* TreeService::Generate(grpc::CallbackServerContext* context,
                                                                   const grpc::ByteBuffer* request) {
-  return new GenerateReactor(engine_, tokenizer_, *request);
+  return new GenerateReactor(engine_, tokenizer_, outbox_, *context, *request);
 }
 
-grpc::ServerUnaryReactor* TreeService::Score(grpc::CallbackServerContext* /*context*/,
+grpc::ServerUnaryReactor* TreeService::Score(grpc::CallbackServerContext* context,
                                              const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  return new ScoreReactor(engine_, *request, response);
+  return new ScoreReactor(engine_, *context, *request, response);
 }
 
 }  // namespace espalier

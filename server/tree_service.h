@@ -7,16 +7,16 @@
 #include "engine/engine.h"
 #include "espalier/v1/tree.grpc.pb.h"
 #include "model/tokenizer/tokenizer.h"
+#include "server/outbox.h"
 
 namespace espalier {
 
-// espalier.v1.TreeService. A call's events come from the engine's thread and leave through gRPC's; neither
-// waits for the other. While a reader is slow its deltas are merged into one, so that what waits for it is at
-// most its own answer.
+// espalier.v1.TreeService. A call's events come from the engine's thread and leave through those of the
+// outbox and of gRPC; none waits for another, see GenerateQueue.
 class TreeService final : public v1::TreeService::WithRawCallbackMethod_Generate<
                               v1::TreeService::WithRawCallbackMethod_Score<v1::TreeService::Service>> {
  public:
-  // Both outlive the service.
+  // Both outlive the service; the engine has been drained before this is destroyed.
   TreeService(Engine& engine, const Tokenizer& tokenizer) : engine_(engine), tokenizer_(tokenizer) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
@@ -27,6 +27,7 @@ class TreeService final : public v1::TreeService::WithRawCallbackMethod_Generate
  private:
   Engine& engine_;
   const Tokenizer& tokenizer_;
+  Outbox outbox_;
 };
 
 }  // namespace espalier

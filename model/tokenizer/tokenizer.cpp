@@ -1,5 +1,7 @@
 #include "model/tokenizer/tokenizer.h"
 
+#include <algorithm>
+
 #include "model/tokenizer/json_tokenizer.h"
 #include "model/tokenizer/sentencepiece_tokenizer.h"
 #include "model/tokenizer/stream_decoder.h"
@@ -10,7 +12,12 @@ namespace espalier {
 
 Tokenizer::Tokenizer(TokenTable table) : table_(std::move(table)) {
   piece_to_id_.reserve(table_.tokens.size());
-  for (int32_t id = 0; id < vocab_size(); ++id) piece_to_id_.emplace(Piece(id), id);
+  for (int32_t id = 0; id < vocab_size(); ++id) {
+    const TokenInfo& token = Info(id);
+    piece_to_id_.emplace(token.piece, id);
+    const size_t bytes = token.special ? token.piece.size() : token.text.size();
+    longest_token_bytes_ = std::max(longest_token_bytes_, bytes);
+  }
 }
 
 std::optional<int32_t> Tokenizer::PieceToId(std::string_view piece) const {

@@ -94,6 +94,9 @@ class Tokenizer {
   }
   std::optional<int32_t> PieceToId(std::string_view piece) const;
   const LeadingStrip& leading_strip() const { return table_.leading_strip; }
+  // The most bytes of text that one token stands for: a text of n bytes has at least n / this many tokens,
+  // unless the tokenizer drops or folds some of it (extra spaces, runs of unknown characters).
+  size_t longest_token_bytes() const { return longest_token_bytes_; }
 
   // `text` is UTF-8. Time grows as n log n at most. Errors (kInvalidArgument): field "text" for invalid UTF-8
   // and for text over kMaxTextBytes, field "add_bos" when there is no such token.
@@ -116,6 +119,7 @@ class Tokenizer {
 
  private:
   TokenTable table_;
+  size_t longest_token_bytes_ = 1;
   std::unordered_map<std::string_view, int32_t> piece_to_id_;  // Views into table_.
 };
 

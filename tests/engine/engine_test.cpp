@@ -1,6 +1,7 @@
 // The engine's thread over the fake device: what a server sees of it. Run under ThreadSanitizer too.
 #include "engine/engine.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -140,6 +141,27 @@ TEST_CASE("a lost device ends every request, and the engine refuses further ones
   CHECK(fixture.engine->Stats().requests_active == 0);
 }
 
+TEST_CASE("who asked hears once that the device is lost, before or after it happened") {
+  FakeRunnerOptions options;
+  options.fail_after_steps = 2;
+  Fixture fixture(options);
+  std::atomic<int> replaced = 0;
+  std::atomic<int> heard = 0;
+  fixture.engine->OnFailure([&](const Error&) { ++replaced; });
+  fixture.engine->OnFailure([&](const Error&) { ++heard; });
+  auto sink = std::make_shared<RecordingSink>();
+  REQUIRE(fixture.engine->Submit(FewShot(20, 4, 20), sink).ok());
+  sink->Wait();
+  CHECK(heard == 1);
+  CHECK(replaced == 0);
+  int late = 0;
+  fixture.engine->OnFailure([&](const Error& error) {
+    ++late;
+    CHECK_FALSE(error.message.empty());
+  });
+  CHECK(late == 1);
+}
+
 TEST_CASE("a cancelled request ends with kCancelled and gives back all that only it used") {
   FakeRunnerOptions options;
   options.step_us = 500;
@@ -173,13 +195,14 @@ TEST_CASE("draining lets requests finish, cancels what is left, and refuses new 
   CHECK(std::holds_alternative<TreeFinished>(quick->Wait().back()));
   const std::vector<TreeEvent> events = slow->Wait();
   REQUIRE(EndedWith(events) != nullptr);
-  CHECK(EndedWith(events)->code == ErrorCode::kCancelled);
+  CHECK(EndedWith(events)->code == ErrorCode::kUnavailable);
+  CHECK(EndedWith(events)->message == "the server is stopping");
   const auto refused = fixture.engine->Submit(FewShot(4, 1, 2), std::make_shared<RecordingSink>());
   REQUIRE(!refused.ok());
   CHECK(refused.error().code == ErrorCode::kUnavailable);
 }
 
-TEST_CASE("an engine that is destroyed cancels what runs") {
+TEST_CASE("an engine that is destroyed ends what runs") {
   FakeRunnerOptions options;
   options.step_us = 1000;
   auto sink = std::make_shared<RecordingSink>();
@@ -189,7 +212,7 @@ TEST_CASE("an engine that is destroyed cancels what runs") {
   }
   const std::vector<TreeEvent> events = sink->Wait();
   REQUIRE(EndedWith(events) != nullptr);
-  CHECK(EndedWith(events)->code == ErrorCode::kCancelled);
+  CHECK(EndedWith(events)->code == ErrorCode::kUnavailable);
 }
 
 TEST_CASE("a full queue refuses requests before any work is done") {
@@ -207,6 +230,8 @@ TEST_CASE("a full queue refuses requests before any work is done") {
     } else {
       refused = true;
       CHECK(id.error().code == ErrorCode::kResourceExhausted);
+      CHECK(id.error().message.rfind("the request queue is full (2 wait): try again in about ", 0) == 0);
+      CHECK(fixture.engine->RetryAfterMs() >= 10);
     }
   }
   CHECK(refused);

@@ -1,4 +1,6 @@
 // Scenarios larger than the random ones: long prompts, hundreds of branches.
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "tests/engine/fakes/scheduler_harness.h"
@@ -91,6 +93,39 @@ TEST_CASE("branches decode in every step while a long prompt is read") {
   CHECK_FALSE(harness.scheduler().idle());
   harness.RunUntilIdle();
   CHECK(harness.problem().empty());
+}
+
+TEST_CASE("60000 selections at one barrier are resolved in order, and others get their steps in between") {
+  SchedulerHarness harness(Options(200, 2));
+  TreeRequest giant = Request(20, 16, 4, 8);
+  for (int32_t i = 0; i < 60000; ++i) giant.nodes.push_back({"s" + std::to_string(i), 1, SelectSpec{}});
+  TreeRequest beside_it = Request(20, 1, 1000, 9);
+  std::get<GenerateSpec>(beside_it.nodes[1].content).ignore_eos = true;
+  const uint64_t other = harness.Submit(beside_it);
+  const uint64_t id = harness.Submit(giant);
+  int32_t next_node = 2;
+  size_t most_at_once = 0;
+  bool beside = true;
+  while (!harness.ended(id) && harness.problem().empty()) {
+    harness.TakeNewEvents();
+    REQUIRE(harness.Step());
+    size_t selected = 0;
+    bool progressed = false;
+    for (const RequestEvent& event : harness.TakeNewEvents()) {
+      if (event.request_id == other) progressed = true;
+      const auto* selection = std::get_if<TreeSelected>(&event.event);
+      if (selection == nullptr) continue;
+      ++selected;
+      REQUIRE(selection->node == next_node++);
+    }
+    most_at_once = std::max(most_at_once, selected);
+    if (selected > 0 && !progressed) beside = false;
+  }
+  REQUIRE(harness.problem().empty());
+  CHECK(next_node == 60002);
+  CHECK(most_at_once < 2000);
+  CHECK(beside);
+  CHECK(harness.Compare(id).empty());
 }
 
 TEST_CASE("a cancelled request gives its blocks back at once, or when its steps in flight have committed") {

@@ -28,6 +28,7 @@ TestServer::TestServer(const TestServerOptions& options) {
   runner_options.kv_blocks = options.blocks;
   auto runner = RandomLlama(model, /*seed=*/7, runner_options);
   REQUIRE(runner.ok());
+  if (options.pace) *runner = MakePacedRunner(std::move(*runner), options.pace);
   const EngineOptions engine_options{.total_blocks = options.blocks,
                                      .max_branches = options.max_branches,
                                      .max_batch_rows = options.max_batch_rows,
@@ -65,14 +66,17 @@ v1::GetStatsResponse TestServer::Stats() {
   return response;
 }
 
-void TestServer::WaitUntilIdle() {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  v1::GetStatsResponse stats = Stats();
-  while (stats.requests_active() > 0 && std::chrono::steady_clock::now() < deadline) {
+void TestServer::WaitUntil(const std::function<bool(const v1::GetStatsResponse&)>& holds) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!holds(Stats())) {
+    if (std::chrono::steady_clock::now() > deadline) FAIL("waited for a minute");
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    stats = Stats();
   }
-  REQUIRE(stats.requests_active() == 0);
+}
+
+void TestServer::WaitUntilIdle() {
+  WaitUntil([](const v1::GetStatsResponse& stats) { return stats.requests_active() == 0; });
+  const v1::GetStatsResponse stats = Stats();
   CHECK(stats.branches_active() == 0);
   CHECK(stats.blocks_live() == 0);
   CHECK(stats.blocks_free() + stats.blocks_indexed() + stats.blocks_live() + stats.blocks_scratch() ==
@@ -90,7 +94,7 @@ Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& reque
 }
 
 grpc::Status SendRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                     const std::string& bytes) {
+                     const std::string& bytes, std::string* answer_bytes) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
@@ -103,7 +107,27 @@ grpc::Status SendRaw(const std::shared_ptr<grpc::Channel>& channel, const std::s
   void* tag = nullptr;
   bool ok = false;
   queue.Next(&tag, &ok);
+  std::vector<grpc::Slice> slices;
+  if (answer_bytes != nullptr && status.ok() && answer.Dump(&slices).ok()) {
+    for (const grpc::Slice& part : slices)
+      answer_bytes->append(reinterpret_cast<const char*>(part.begin()), part.size());
+  }
   return status;
+}
+
+bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
+  std::string answer;
+  REQUIRE(SendRaw(channel, "/grpc.health.v1.Health/Check", "", &answer).ok());
+  const bool serving = answer == "\x08\x01";  // field 1, SERVING
+  REQUIRE((serving || answer == "\x08\x02"));
+  return serving;
+}
+
+std::vector<std::vector<int32_t>> TokensOf(const v1::Finished& finished) {
+  std::vector<std::vector<int32_t>> tokens;
+  for (const v1::Branch& branch : finished.branches())
+    tokens.emplace_back(branch.token_ids().begin(), branch.token_ids().end());
+  return tokens;
 }
 
 v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens) {

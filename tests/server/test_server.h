@@ -11,6 +11,7 @@
 #include "espalier/v1/model.grpc.pb.h"
 #include "espalier/v1/tree.grpc.pb.h"
 #include "server/server.h"
+#include "tests/server/paced_runner.h"
 
 namespace espalier::test {
 
@@ -20,6 +21,7 @@ struct TestServerOptions {
   int32_t max_branches = 64;
   int32_t max_queued_requests = 64;
   int64_t drain_timeout_ms = 2000;
+  std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
 };
 
 // A whole server in this process: a tiny Llama with hashed weights on the reference backend in fp32, a real
@@ -37,7 +39,9 @@ class TestServer {
   std::shared_ptr<grpc::Channel> NewChannel() const;
 
   v1::GetStatsResponse Stats();
-  // Waits until no request runs or waits; fails the test after ten seconds. Then no block may be live.
+  // Waits until `holds(Stats())`; fails the test after a minute.
+  void WaitUntil(const std::function<bool(const v1::GetStatsResponse&)>& holds);
+  // Waits until no request runs or waits. Then no block may be live.
   void WaitUntilIdle();
 
  private:
@@ -57,9 +61,16 @@ struct Generated {
 };
 Generated Generate(v1::TreeService::Stub& stub, const v1::GenerateRequest& request);
 
-// Sends these bytes to a unary or server-streaming method and returns the status.
+// Sends these bytes to a unary or server-streaming method and returns the status; `answer`: what came,
+// encoded.
 grpc::Status SendRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                     const std::string& bytes);
+                     const std::string& bytes, std::string* answer = nullptr);
+
+// What grpc.health.v1 answers for the whole server.
+bool IsServing(const std::shared_ptr<grpc::Channel>& channel);
+
+// The tokens of every branch, by number.
+std::vector<std::vector<int32_t>> TokensOf(const v1::Finished& finished);
 
 // A prompt and `branches` continuations of `max_new_tokens`, which end for no other reason.
 v1::GenerateRequest FewShot(const std::string& prompt, int branches, int max_new_tokens);

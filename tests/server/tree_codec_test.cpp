@@ -26,7 +26,7 @@ TEST_CASE("only the root's text begins a sequence; token ids are taken as they a
   ids.set_parent_id("root");
   ids.mutable_given()->mutable_token_ids()->add_ids(9);
 
-  const auto request = FromProto(message, *tokenizer, 42);
+  const auto request = FromProto(message, *tokenizer, 512, 42);
   REQUIRE(request.ok());
   CHECK(request->seed == 42);
   const auto& root_ids = std::get<GivenSpec>(request->nodes[0].content).token_ids;
@@ -39,6 +39,24 @@ TEST_CASE("only the root's text begins a sequence; token ids are taken as they a
   CHECK(request->nodes[2].parent == 0);
 }
 
+TEST_CASE("a text that no path could hold is refused before it is encoded") {
+  const auto tokenizer = TestTokenizer();
+  v1::GenerateRequest message;
+  message.add_nodes()->set_id("root");
+  message.mutable_nodes(0)->mutable_given()->set_text("the fox");
+  v1::TreeNode& below = *message.add_nodes();
+  below.set_id("below");
+  below.set_parent_id("root");
+  const size_t most = 512 * tokenizer->longest_token_bytes();
+  below.mutable_given()->set_text(std::string(most, 'x'));
+  CHECK(FromProto(message, *tokenizer, 512, 0).ok());  // its tokens are counted by ValidateTreeRequest
+  below.mutable_given()->set_text(std::string(most + 1, 'x'));
+  const auto refused = FromProto(message, *tokenizer, 512, 0);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().field == "nodes[1].given.text");
+  CHECK(refused.error().message.rfind("has " + std::to_string(most + 1) + " bytes", 0) == 0);
+}
+
 TEST_CASE("defaults of a generate directive are those that the proto states") {
   const auto tokenizer = TestTokenizer();
   v1::GenerateRequest message;
@@ -48,7 +66,7 @@ TEST_CASE("defaults of a generate directive are those that the proto states") {
   node.set_id("g");
   node.set_parent_id("root");
   node.mutable_generate();
-  const auto request = FromProto(message, *tokenizer, 0);
+  const auto request = FromProto(message, *tokenizer, 512, 0);
   REQUIRE(request.ok());
   const auto& generate = std::get<GenerateSpec>(request->nodes[1].content);
   CHECK(generate.branches == 1);
@@ -56,34 +74,6 @@ TEST_CASE("defaults of a generate directive are those that the proto states") {
   CHECK(generate.sampling.temperature == 1.0F);
   CHECK(generate.sampling.top_p == 1.0F);
   CHECK(generate.sampling.repetition_penalty == 1.0F);
-}
-
-TEST_CASE("deltas that wait for a slow reader become one") {
-  v1::TreeDelta earlier;
-  earlier.set_step(4);
-  v1::BranchDelta& first = *earlier.add_branches();
-  first.set_branch(1);
-  first.add_token_ids(10);
-  first.add_logprobs(-1.0F);
-  first.set_text("a");
-  v1::TreeDelta later;
-  later.set_step(5);
-  v1::BranchDelta& more = *later.add_branches();
-  more.set_branch(1);
-  more.add_token_ids(11);
-  more.add_logprobs(-2.0F);
-  more.set_text("b");
-  more.set_finish_reason(v1::FINISH_REASON_STOP_TOKEN);
-  later.add_branches()->set_branch(2);
-
-  MergeDelta(later, earlier);
-  CHECK(earlier.step() == 5);
-  REQUIRE(earlier.branches_size() == 2);
-  CHECK(earlier.branches(0).text() == "ab");
-  CHECK(earlier.branches(0).token_ids_size() == 2);
-  CHECK(earlier.branches(0).logprobs(1) == -2.0F);
-  CHECK(earlier.branches(0).finish_reason() == v1::FINISH_REASON_STOP_TOKEN);
-  CHECK(earlier.branches(1).branch() == 2);
 }
 
 TEST_CASE("events carry the ids of nodes, and a branch the path of its nodes") {

@@ -1,0 +1,41 @@
+#include "server/outbox.h"
+
+#include <utility>
+
+namespace espalier {
+
+Outbox::Outbox() {
+  constexpr int kThreads = 2;  // so that a very large message delays nobody else's
+  for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+}
+
+Outbox::~Outbox() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+}
+
+void Outbox::List(std::shared_ptr<Sender> sender) {
+  {
+    const std::lock_guard lock(mutex_);
+    listed_.push_back(std::move(sender));
+  }
+  changed_.notify_one();
+}
+
+void Outbox::Run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stopping_ || !listed_.empty(); });
+    if (stopping_) return;
+    const std::shared_ptr<Sender> next = std::move(listed_.front());
+    listed_.pop_front();
+    lock.unlock();
+    next->Send();
+    lock.lock();
+  }
+}
+
+}  // namespace espalier

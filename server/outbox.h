@@ -1,0 +1,39 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace espalier {
+
+// Threads that encode and write what the engine has to say, so that its own thread does neither.
+class Outbox {
+ public:
+  // Something with a message to write. Lives until its turn has come.
+  class Sender {
+   public:
+    virtual ~Sender() = default;
+    virtual void Send() = 0;
+  };
+
+  Outbox();
+  // Whoever is still listed is not called any more.
+  ~Outbox();
+
+  // Has Send() called soon, by another thread. Thread-safe.
+  void List(std::shared_ptr<Sender> sender);
+
+ private:
+  void Run();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Sender>> listed_;
+  bool stopping_ = false;
+  std::vector<std::jthread> threads_;  // last: they run when everything else is there
+};
+
+}  // namespace espalier
