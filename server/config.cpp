@@ -182,6 +182,7 @@ std::string ReadMember(const LocatedJson& json, const std::string& key, const Js
   Setting* setting = Find(settings, key);
   if (setting == nullptr) {
     std::vector<std::string> keys;
+    keys.reserve(settings.size());
     for (const Setting& known : settings) keys.push_back(known.key);
     return "unknown setting" + Suggestion(key, keys);
   }

@@ -122,7 +122,7 @@ std::string FishOption(const std::string& program, const std::string& condition,
 }  // namespace
 
 std::string BashCompletion(const CLI::App& app) {
-  const std::string program = app.get_name();
+  const std::string& program = app.get_name();
   std::vector<std::string> names;
   for (const CLI::App* command : CommandsOf(app)) names.push_back(command->get_name());
   const BashWords common = BashWordsOf(app, "*");
@@ -151,7 +151,7 @@ std::string BashCompletion(const CLI::App& app) {
 }
 
 std::string ZshCompletion(const CLI::App& app) {
-  const std::string program = app.get_name();
+  const std::string& program = app.get_name();
   std::string common;
   for (const CLI::Option* option : app.get_options()) common += ZshOption(*option);
   std::string commands;
@@ -176,7 +176,7 @@ std::string ZshCompletion(const CLI::App& app) {
 }
 
 std::string FishCompletion(const CLI::App& app) {
-  const std::string program = app.get_name();
+  const std::string& program = app.get_name();
   std::string out = "# Completes the words of " + program + " in fish. For good: " + program +
                     " completion fish \\\n#   > ~/.config/fish/completions/" + program +
                     ".fish\ncomplete -c " + program + " -f\n";

@@ -97,8 +97,14 @@ int Main(int argc, char** argv) {
   AddStats(app, common, run);
   AddHealth(app, common, run);
   AddCompletion(app, run);
+  // `help` and `help COMMAND` are --help and COMMAND --help.
+  std::vector<const char*> words(argv, argv + argc);
+  if (argc > 1 && std::string(words[1]) == "help") {
+    words.erase(words.begin() + 1);
+    words.push_back("--help");
+  }
   try {
-    app.parse(argc, argv);
+    app.parse(static_cast<int>(words.size()), words.data());
   } catch (const CLI::Success& answered) {  // --help, --version
     return app.exit(answered);
   } catch (const CLI::ParseError& error) {

@@ -106,8 +106,9 @@ void Describe(CLI::App& command, ManualText text) {
 
 std::string ValueNameOf(const CLI::Option& option) {
   if (option.get_items_expected_max() == 0) return "";
-  const std::string name = option.get_type_name();
-  return name.substr(0, name.find(":{"));  // the choices stand behind it
+  std::string name = option.get_type_name();
+  name.erase(std::min(name.size(), name.find(":{")));  // the choices stand behind it
+  return name;
 }
 
 std::vector<std::string> ChoicesOf(const CLI::Option& option) {

@@ -70,7 +70,7 @@ class Watcher {
   grpc::Status Fetch(StatsSpan& span) {
     grpc::ClientContext context;
     v1::GetStatsResponse response;
-    const grpc::Status status = stub_->GetStats(&context, {}, &response);
+    grpc::Status status = stub_->GetStats(&context, {}, &response);
     if (!status.ok()) return status;
     const Clock::time_point now = Clock::now();
     // After a restart of the server there is nothing to compare with.

@@ -31,6 +31,7 @@ std::string DidYouMean(const std::string& word, const std::vector<std::string>& 
 
 std::string UnknownField(const Descriptor& type, const std::string& name) {
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(type.field_count()));
   for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
   return "no such field '" + name + "'" + DidYouMean(name, names);
 }

@@ -309,6 +309,10 @@ class Commands(unittest.TestCase):
                 for part in ("Usage\n", "Examples\n", "Exit codes\n", "--server HOST:PORT"):
                     self.assertIn(part, text)
 
+    def test_help_is_a_command_too(self):
+        self.assertEqual(run("help").stdout, run("--help").stdout)
+        self.assertEqual(run("help", "stats").stdout, run("stats", "--help").stdout)
+
     def test_colours(self):
         arguments = ["generate", "--tree", os.path.join(TREES, "greedy.json")]
         for coloured, more, env in (
