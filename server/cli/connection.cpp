@@ -87,6 +87,8 @@ std::string WhyUnreachable(const std::string& message) {
                              "Connection reset", "Domain name not found", "timed out", "Socket closed"}) {
     if (message.find(reason) != std::string::npos) return reason;
   }
+  if (message.find("Failed parsing HTTP/2") != std::string::npos)
+    return "what listens there is no gRPC server";
   return message;
 }
 

@@ -108,6 +108,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& answered) {  // --help, --version
     return app.exit(answered);
   } catch (const CLI::ParseError& error) {
+    if (argc == 1) return Complain("a command is needed, such as generate", app);
     const std::vector<std::string> unknown = app.remaining(true);
     return Complain(unknown.empty() ? error.what() : NotUnderstood(unknown.front(), app), app);
   }

@@ -339,6 +339,9 @@ std::vector<std::string> DescribeUsage(const TreeModel& tree, int width) {
     append("\nKV bytes read: %s instead of %s path by path (%.0f %% saved)", Bytes(read).c_str(),
            Bytes(alone).c_str(), 100.0 * (1.0 - read / alone));
   }
+  if (!tree.request().has_seed() && generated > 0) {
+    append("\n--seed %llu grows this tree again", static_cast<unsigned long long>(tree.started().seed()));
+  }
   return Wrap(text.data(), std::max(width, kMinWidth));
 }
 

@@ -309,6 +309,16 @@ class Commands(unittest.TestCase):
                 for part in ("Usage\n", "Examples\n", "Exit codes\n", "--server HOST:PORT"):
                     self.assertIn(part, text)
 
+    def test_the_seed_that_the_server_drew_is_told_and_grows_the_tree_again(self):
+        arguments = ["generate", "--prompt", "list 5 8 18 37 gives", "--branches", "6"]
+        drawn = run(*arguments).stdout
+        seed = re.search(r"^--seed (\d+) grows this tree again$", drawn, flags=re.M).group(1)
+        tree = [line for line in drawn.splitlines() if line.startswith(("├", "└"))]
+        again = run(*arguments, "--seed", seed).stdout
+        self.assertEqual([line for line in again.splitlines() if line.startswith(("├", "└"))], tree)
+        self.assertEqual(len(tree), 6)
+        self.assertNotIn("--seed", again)
+
     def test_help_is_a_command_too(self):
         self.assertEqual(run("help").stdout, run("--help").stdout)
         self.assertEqual(run("help", "stats").stdout, run("stats", "--help").stdout)
