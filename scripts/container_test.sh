@@ -162,6 +162,10 @@ for pid in "${clients[@]}"; do wait "$pid" || fail "a client of the load failed"
 stage "200 requests in $(($(now_ms) - started)) ms, none failed"
 finished=$(engine exec "$container" espalier stats --json | sed -E 's/.*"finished":"?([0-9]+).*/\1/')
 expect_equal "requests finished" 202 "$finished"
+if [ -x build/release/bin/espalier-bench ]; then
+  stage "=== load from outside: espalier-bench serve, mixed trees, 64 clients"
+  build/release/bin/espalier-bench serve --server "127.0.0.1:$port" --workload mixed --clients 64 --requests 400
+fi
 
 stage "=== SIGTERM while a tree grows"
 # 400 steps, whatever the model draws.
