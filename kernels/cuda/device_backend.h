@@ -122,6 +122,7 @@ class DeviceBackend final : public Backend {
   bool ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what);
   bool PrepareSlot(StepSlot* slot);
   bool ReserveTokens(int32_t slots);
+  bool ReserveSampling(int32_t padded_vocab);
   void MoveBlocks(const StepSlot& slot);
   Activation& Output(ActivationId id, int32_t rows, int64_t cols);
   RowsView ViewOf(const Activation& activation) const;

@@ -251,6 +251,14 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
   pool.values = std::move(*memory);
   device_->Fill(pool.values.data(), 0, pool.values.bytes());
   if (!device_->status().ok()) return device_->status().error();
+  // The tallest matrix is the head: a pool that leaves no room for its logits is refused now, not at the
+  // first step.
+  int32_t vocab = 0;
+  for (const Matrix& matrix : matrices_) vocab = std::max(vocab, matrix.padded_rows);
+  if (vocab > 0 && !ReserveSampling(vocab)) {
+    return Error{ErrorCode::kResourceExhausted, "kv-cache-bytes",
+                 "leaves too little memory beside it: " + device_->status().error().message};
+  }
   info_.plan.max_tile_rows = std::clamp(packed_rows / heads, 1, info_.plan.max_tile_rows);
   return Append<KvId>(&kv_pools_, std::move(pool));
 }

@@ -79,6 +79,11 @@ bool DeviceBackend::ReserveTokens(int32_t slots) {
   return device_->status().ok();
 }
 
+bool DeviceBackend::ReserveSampling(int32_t padded_vocab) {
+  return Reserve(&logits_, int64_t{LoweredStep::kLogitRows} * padded_vocab * 4, "logits") &&
+         Reserve(&sample_scratch_, kSampleBlocks * padded_vocab * 4, "sampling");
+}
+
 bool DeviceBackend::PrepareSlot(StepSlot* slot) {
   const int64_t blob_bytes = slot->lowered->bytes();
   const ResultLayout results(*slot->lowered);
@@ -271,9 +276,7 @@ void DeviceBackend::Sample(ActivationId in, MatrixId head) {
   const Matrix& m = At(matrices_, head);
   ESPALIER_CHECK(in_step_ && i.rows == slot.lowered->header().logit_row.count && i.cols == m.cols);
   ESPALIER_CHECK(i.kind == ActivationKind::kOperand && slot.lowered->max_token_id() < m.rows);
-  const int64_t logit_bytes = int64_t{LoweredStep::kLogitRows} * m.padded_rows * 4;
-  if (!Reserve(&logits_, logit_bytes, "logits")) return;
-  if (!Reserve(&sample_scratch_, kSampleBlocks * m.rows * 4, "sampling")) return;
+  if (!ReserveSampling(m.padded_rows)) return;
   for (int32_t row = 0; row < i.rows; row += LoweredStep::kLogitRows) {
     const int32_t rows = std::min(LoweredStep::kLogitRows, i.rows - row);
     ProductArgs args;

@@ -311,6 +311,16 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
   REQUIRE(!buffer.ok());
   CHECK(buffer.error().field == "max_rows");
   CHECK(twin->AddActivation(ActivationKind::kResidual, 16).ok());
+
+  // A pool that fits, but leaves no room for the logits of the head.
+  cuda::TwinOptions tight;
+  tight.memory_bytes = 1000000;
+  const auto full = Twin(DType::kFloat32, tight, 64);
+  AddMatrix(*full, std::vector<float>(1000 * 16, 0.5F), 1000);
+  const auto last = full->AddKv(Shape(2, 1, 32, DType::kFloat32), 100, 16);
+  REQUIRE(!last.ok());
+  CHECK(last.error().field == "kv-cache-bytes");
+  CHECK(last.error().message.find("leaves too little memory beside it") == 0);
 }
 
 TEST_CASE("Shapes that the kernels cannot run are refused by name") {

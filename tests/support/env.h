@@ -16,7 +16,8 @@ void SkipTest(const std::string& reason);
 //   if (!shared) return;
 std::optional<std::string> EnvOrSkip(const char* name);
 
-// Root of the source tree (of the build, or ESPALIER_SOURCE_DIR where the program was carried elsewhere), for files committed for tests: SourceDir() / "tests/kernels/data/x.json".
+// Root of the source tree, for files committed for tests: SourceDir() / "tests/kernels/data/x.json". The
+// environment's ESPALIER_SOURCE_DIR names it where the program was carried to another machine.
 std::filesystem::path SourceDir();
 
 }  // namespace espalier::test
