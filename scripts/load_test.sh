@@ -60,12 +60,12 @@ mkdir -p "$out"
 
 stage "closed loop: 1, 8, 64, 512 clients"
 "$bench" serve --workload few-shot,multi-step,mixed --clients 1,8,64,512 --duration "$seconds" --flush-cache \
-  --json-file "$work/closed.json" >"$work/closed.txt"
+  --server-pid $server_pid --json-file "$work/closed.json" >"$work/closed.txt"
 cat "$work/closed.txt"
 
 stage "open loop: Poisson arrivals, mixed workload"
 "$bench" serve --workload mixed --rate "$(python3 scripts/load_test_report.py rates "$work/closed.json")" \
-  --duration "$seconds" --flush-cache --seed 2 --json-file "$work/open.json" >"$work/open.txt"
+  --duration "$seconds" --flush-cache --seed 2 --server-pid $server_pid --json-file "$work/open.json" >"$work/open.txt"
 cat "$work/open.txt"
 
 stage "memory of the server, and what it says"

@@ -1,8 +1,11 @@
 #include "tests/bench/machine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/peaks.h"
@@ -32,6 +35,20 @@ std::optional<int64_t> AvailableMemoryBytes() {
     std::getline(file, unit);
   }
   return std::nullopt;
+}
+
+std::optional<double> ProcessCpuSeconds(int32_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+  std::string line;
+  if (!std::getline(file, line)) return std::nullopt;
+  // The second field, the program's name, may hold anything; user and system time are the 14th and 15th.
+  std::istringstream fields(line.substr(line.rfind(')') + 1));
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) fields >> skipped;
+  double user = 0.0;
+  double system = 0.0;
+  if (!(fields >> user >> system)) return std::nullopt;
+  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 double LoadAverage() {

@@ -28,6 +28,10 @@ std::string CpuName();
 // say.
 std::optional<int64_t> AvailableMemoryBytes();
 
+// Processor time that a process of this machine has taken, all threads; nothing where there is no such
+// process.
+std::optional<double> ProcessCpuSeconds(int32_t process);
+
 // How many threads wanted to run in the last minute, on average; 0 where the system does not say. More than
 // this program's own: other programs take time from it, and its figures tell less about the machine.
 double LoadAverage();

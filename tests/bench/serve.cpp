@@ -90,15 +90,19 @@ class ServeBench {
     if (!before) return before.error();
     if (before->requests_active() > 0)
       return Error{ErrorCode::kFailedPrecondition, "server", "it is serving requests of others"};
+    const double server_before = ProcessCpuSeconds(options_.server_pid).value_or(0.0);
     const double cpu_before = ProcessorSeconds();
     LoadOutcome outcome = RunLoad(plan, *source_, channels_);
     const double client_cpu_s = ProcessorSeconds() - cpu_before;
+    const double server_cpu_s = ProcessCpuSeconds(options_.server_pid).value_or(0.0) - server_before;
     const auto after = WaitUntilIdle();
     if (!after) return after.error();
     CheckServer(*before, *after, &outcome);
     Tell(plan, outcome, failures);
     Json row = Row(plan, outcome, *before, *after);
     row["client_cpu_s"] = client_cpu_s;
+    row["server_cpu_s"] = server_cpu_s;
+    row["output_tokens_per_cpu_s"] = Ratio(static_cast<double>(outcome.output_tokens), server_cpu_s);
     return row;
   }
 
@@ -245,6 +249,7 @@ std::vector<Column> Columns() {
           {"forward %", "forward_share", 0.01, 1},
           {"deliver %", "deliver_share", 0.01, 1},
           {"idle %", "idle_share", 0.01, 1},
+          {"tokens/cpu s", "output_tokens_per_cpu_s"},
           {"client cpu s", "client_cpu_s", 1.0, 2}};
 }
 

@@ -21,6 +21,7 @@ namespace espalier::bench {
 //   off, tokens, texts or branches that are missing or
 //                         differ between deltas, end and usage; server counters that disagree; blocks left
 //                         behind
+//   server_cpu_s, output_tokens_per_cpu_s   processor time of the server, if --server-pid is given; else 0
 //   client_cpu_s          processor time of this program: where it nears duration_s, it is what is being
 //   measured
 // From the server's counters, before to after: steps, preemptions, evicted_blocks, rows_per_step

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "tests/bench/command.h"
+#include "tests/bench/machine.h"
 #include "tests/bench/serve.h"
 #include "tests/bench/serve_options.h"
 
@@ -48,6 +49,8 @@ class ServeCommand final : public Command {
     Add("--duration", options_.duration_s, "Seconds for which a run sends requests; 0: until all are sent");
     Add("--deadline", options_.deadline_s, "Seconds after which a request has failed");
     Add("--channels", options_.channels, "Connections to the server");
+    Add("--server-pid", options_.server_pid,
+        "Process of a server on this machine, whose processor time is to be told; 0: none");
     Add("--seed", options_.seed, "Of requests and arrivals");
     Add("--prompts", options_.shape.prompts,
         "demo: problems as the demo model knows them; tokens: random ones, for any model; auto: by the "
@@ -69,6 +72,8 @@ class ServeCommand final : public Command {
     }
     CheckSeconds(reader, "duration", options_.duration_s, 0.0);
     CheckSeconds(reader, "deadline", options_.deadline_s, 0.001);
+    if (options_.server_pid != 0 && !ProcessCpuSeconds(options_.server_pid))
+      reader->Fail("server-pid", "no process " + std::to_string(options_.server_pid) + " on this machine");
     reader->CheckRange("channels", options_.channels, 1, 1024);
     reader->CheckOneOf("prompts", options_.shape.prompts, {"auto", "demo", "tokens"});
     reader->CheckRange("prompt-tokens", options_.shape.prompt_tokens, 1, 1 << 20);

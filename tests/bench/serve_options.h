@@ -27,8 +27,9 @@ struct ServeOptions {
   double duration_s = 0.0;          // a run sends for so long; 0: until its requests are sent
   double deadline_s = 120.0;        // of a request
   int32_t channels = 4;             // connections
-  uint64_t seed = 1;                // of requests and arrivals
-  bool flush_cache = false;         // empties the server's prefix cache before each run
+  int32_t server_pid = 0;    // of the server, where it runs on this machine; 0: its time is not measured
+  uint64_t seed = 1;         // of requests and arrivals
+  bool flush_cache = false;  // empties the server's prefix cache before each run
   TreeShapeOptions shape;
 };
 

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -39,8 +41,9 @@ void CheckRow(const nlohmann::json& row) {
 
 TEST_CASE("serve runs every workload with every number of clients, and finds nothing missing") {
   TestServer server;
-  const auto report =
-      RunJson(Serve(server, "--workload few-shot,multi-step,mixed --clients 1,7 --requests 14 --seed 5"));
+  const std::string here = " --server-pid " + std::to_string(getpid());
+  const auto report = RunJson(
+      Serve(server, "--workload few-shot,multi-step,mixed --clients 1,7 --requests 14 --seed 5" + here));
   CHECK(report.at("machine").at("isa").is_string());
   REQUIRE(report.at("rows").size() == 6);
   int i = 0;
@@ -53,6 +56,7 @@ TEST_CASE("serve runs every workload with every number of clients, and finds not
     CHECK(row.at("errors").empty());
     CHECK(row.at("loop") == "closed");
   }
+  CHECK(report.at("rows").at(2).at("server_cpu_s") > 0.0);
   CHECK(report.at("rows").at(0).at("output_tokens") == 14 * 3 * 4);
   CHECK(report.at("rows").at(0).at("prompt_tokens") == 14 * 40);
   // 32 of 40 tokens are shared, in whole blocks; four prompts have to be computed.
@@ -129,6 +133,7 @@ TEST_CASE("a senseless value of serve ends with code 2 and names its flag") {
       {"--duration -1", "--duration"},
       {"--deadline 0", "--deadline"},
       {"--channels 0", "--channels"},
+      {"--server-pid -1", "--server-pid"},
       {"--workload chat", "--workload"},
       {"--prompts poems", "--prompts"},
       {"--prompt-tokens 0", "--prompt-tokens"},
