@@ -72,7 +72,7 @@ class WorkloadBench {
             ? options_.layers
             : static_cast<int32_t>(std::clamp<int64_t>(options_.cold_bytes / layer_bytes, 1, kMostLayers));
     const auto available = AvailableMemoryBytes();
-    if (available && layer_bytes * pool.layers > *available)
+    if (options_.backend.name != "cuda" && available && layer_bytes * pool.layers > *available)
       return InvalidArgument("layers", workload_.name + ": the KV does not fit into memory");
     auto rig = AttentionRig::Create(options_.backend, pool, blocks_, options_.block_tokens);
     if (!rig) return rig.error();
@@ -232,7 +232,10 @@ Result<Report> RunAttention(const AttentionOptions& options) {
     report.backend = (*backend)->info();
   }
   progress.Say("measuring the machine");
-  const auto peak = MeasurePeak(options.backend.isa, report.backend.threads, options.peak_buffer_bytes);
+  const Result<Peak> peak =
+      options.backend.name == "cuda"
+          ? Result<Peak>(Peak{options.peak_gb_per_s * 1e9, options.peak_tflop_per_s * 1e12})
+          : MeasurePeak(options.backend.isa, report.backend.threads, options.peak_buffer_bytes);
   if (!peak) return peak.error();
   report.peak = *peak;
   for (const AttentionWorkload& workload : options.workloads) {

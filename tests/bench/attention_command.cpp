@@ -82,7 +82,7 @@ AttentionCommand::AttentionCommand(CLI::App* program)
   Add("--dtype", dtype_, "Type of KV: bfloat16 or float32");
   Add("--modes", modes_,
       "Attention modes, a run for each: flatten, sequence, masked, node, node_chunk; or all");
-  Add("--backend", options_.backend.name, "What computes: cpu or ref");
+  Add("--backend", options_.backend.name, "What computes: cpu, cuda or ref");
   Add("--isa", options_.backend.isa, "Instruction set of the cpu backend: auto, avx512, avx2, portable");
   Add("--threads", options_.backend.threads, "Threads; 0: every core");
   Add("--block-tokens", options_.block_tokens, "Tokens of a KV block");
@@ -96,6 +96,8 @@ AttentionCommand::AttentionCommand(CLI::App* program)
   Add("--checked-rows", options_.checked_rows,
       "Rows of each workload's last step that are compared with fp64");
   Add("--peak-buffer-bytes", options_.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
+  Add("--peak-gb-per-s", options_.peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
+  Add("--peak-tflop-per-s", options_.peak_tflop_per_s, "Rate of bf16 products of the GPU, likewise");
   AddOutputFlags();
 }
 
@@ -115,7 +117,12 @@ void AttentionCommand::Read(FlagReader* reader) {
   reader->CheckRange("block-tokens", options.block_tokens, 1, kSegmentTokens);
   if (options.block_tokens > 0 && kSegmentTokens % options.block_tokens != 0)
     reader->Fail("block-tokens", "must divide " + std::to_string(kSegmentTokens));
-  reader->CheckOneOf("backend", options.backend.name, {"cpu", "ref"});
+  reader->CheckOneOf("backend", options.backend.name, {"cpu", "cuda", "ref"});
+  const bool cuda = options.backend.name == "cuda";
+  if (cuda && !(options.peak_gb_per_s > 0.0))
+    reader->Fail("peak-gb-per-s", "must be given with --backend cuda: what the GPU's memory reaches");
+  if (cuda && !(options.peak_tflop_per_s > 0.0))
+    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's products reach");
   options.shape.kv_dtype = reader->Type("dtype", dtype_);
   options.backend.dtype = options.shape.kv_dtype;
   std::tie(options.shape.query_heads, options.shape.kv_heads) = reader->Heads("heads", heads_);

@@ -243,6 +243,54 @@ TEST_CASE("attention names the flag at fault") {
   CHECK(outcome.err.find(flag) != std::string::npos);
 }
 
+namespace {
+
+constexpr const char* kTinyReplay =
+    "replay --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 64 --threads 1 "
+    "--prefill-chunk-tokens 32 --peak-buffer-bytes 4194304 ";
+
+}  // namespace
+
+TEST_CASE("replay decodes windows of trees, every mode the same steps") {
+  const Json report = RunJson(std::string(kTinyReplay) +
+                              "--few-shot 3 --prompt-tokens 40 --branch-tokens 30 --tree '1,2,6;20,9,11' "
+                              "--windows 2 --window-steps 5 --modes all");
+  REQUIRE(report.at("rows").size() == 2 * 5);
+  for (const Json& row : report.at("rows")) {
+    CAPTURE(row.dump());
+    CHECK(row.at("decode_us") > 0.0);
+    CHECK(row.at("attention_us") >= 0.0);
+    CHECK(row.at("outside_forward_us") >= 0.0);
+    CHECK(row.at("speedup_over_sequence") > 0.0);
+    CHECK(row.at("skipped_trees") == 0);
+  }
+  // Each window's first tokens come with the end of its prefill.
+  const Json& few_shot = report.at("rows").at(5);
+  CHECK(few_shot.at("tree") == "few-shot 3");
+  CHECK(few_shot.at("steps") == 2 * 4);
+  CHECK(few_shot.at("tokens") == 2 * 4 * 3);
+}
+
+TEST_CASE("replay names the flag at fault") {
+  const auto [arguments, flag] = GENERATE(table<const char*, const char*>({
+      {"", "--trees"},
+      {"--trees /no/such/file", "--trees"},
+      {"--tree '2,4;3,3'", "--tree"},
+      {"--tree '1;3'", "--tree"},
+      {"--few-shot 0", "--few-shot"},
+      {"--few-shot 2 --windows 0", "--windows"},
+      {"--few-shot 2 --window-steps 1", "--window-steps"},
+      {"--few-shot 2 --head-dim 7", "--head-dim"},
+      {"--few-shot 2 --backend cuda", "--peak-gb-per-s"},
+      {"--few-shot 2 --layers 1000 --hidden 65536 --ffn 262144", "--layers"},
+  }));
+  const Outcome outcome = Run(std::string(kTinyReplay) + "--json " + arguments);
+  CAPTURE(arguments, outcome.err);
+  CHECK(outcome.exit_code == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err.find(flag) != std::string::npos);
+}
+
 TEST_CASE("no command is a mistake, help is not") {
   CHECK(Run("").exit_code == 2);
   CHECK(Run("frobnicate").exit_code == 2);

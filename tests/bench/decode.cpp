@@ -10,35 +10,11 @@
 #include "tests/bench/decode_run.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/statistics.h"
+#include "tests/bench/step_cost.h"
 
 namespace espalier::bench {
 
 namespace {
-
-// Elements of the model's matrices: multiply-adds of a row, and what a step reads.
-struct MatrixElements {
-  int64_t all_rows = 0;    // multiplied by every row of a step
-  int64_t logit_rows = 0;  // only by rows whose logits are needed: all behind the last layer's attention
-
-  explicit MatrixElements(const ModelOptions& model) {
-    const int64_t qkv = int64_t{model.hidden} * (model.query_heads + 2 * model.kv_heads) * model.head_dim;
-    const int64_t output = int64_t{model.hidden} * model.query_heads * model.head_dim;
-    const int64_t ffn = int64_t{3} * model.hidden * model.ffn;
-    all_rows = model.layers * qkv + (model.layers - 1) * (output + ffn);
-    logit_rows = output + ffn + int64_t{model.vocab} * model.hidden;
-  }
-
-  double Flop(const StepSample& step) const {
-    return 2.0 * (static_cast<double>(all_rows) * step.rows +
-                  static_cast<double>(logit_rows) * step.logit_rows) +
-           static_cast<double>(step.accounting.flop);
-  }
-  // Of `weight_bytes`, which a step with logits reads whole.
-  double WeightBytes(const StepSample& step, int64_t weight_bytes, DType dtype) const {
-    const int64_t unread = step.logit_rows > 0 ? 0 : logit_rows * static_cast<int64_t>(SizeOf(dtype));
-    return static_cast<double>(weight_bytes - unread);
-  }
-};
 
 // The steps of all repeats of one case.
 struct Samples {
@@ -71,7 +47,7 @@ std::vector<double> Each(const std::vector<StepSample>& steps, Field field) {
 class DecodeBench {
  public:
   DecodeBench(const DecodeOptions& options, std::unique_ptr<ModelRunner> runner, const Peak& peak)
-      : options_(options), runner_(std::move(runner)), peak_(peak), elements_(options.model) {}
+      : options_(options), runner_(std::move(runner)), cost_(options.model, runner_->info(), peak) {}
 
   // Scratch memory grows and pages come in before anything is measured.
   Status WarmUp() {
@@ -104,19 +80,8 @@ class DecodeBench {
 
  private:
   SchedulerOptions Scheduling(int32_t branches, AttentionMode mode) const {
-    const ModelInfo& info = runner_->info();
-    SchedulerOptions scheduler;
-    scheduler.engine.block_tokens = info.block_tokens;
-    scheduler.engine.total_blocks = info.kv_blocks;
-    scheduler.engine.max_branches = branches;
-    scheduler.engine.max_batch_rows = options_.MaxRows(branches);
-    scheduler.engine.prefill_chunk_tokens = options_.prefill_chunk_tokens;
-    scheduler.engine.attention_mode = mode;
-    scheduler.attention = info.attention;
-    scheduler.plan = info.backend.plan;
-    scheduler.steps_in_flight = std::min(info.backend.steps_in_flight, 2);
-    scheduler.max_path_tokens = info.max_positions;
-    return scheduler;
+    return BenchScheduling(runner_->info(), branches, options_.MaxRows(branches),
+                           options_.prefill_chunk_tokens, mode);
   }
 
   static void Tell(int32_t branches, AttentionMode mode, const Samples& samples, const Progress& progress) {
@@ -125,13 +90,6 @@ class DecodeBench {
                   std::string(Name(mode)).c_str(), samples.prefill_tokens_per_s.back(),
                   samples.decode_tokens_per_s.back());
     progress.Say(text);
-  }
-
-  double StepRooflineUs(const StepSample& step) const {
-    const ModelInfo& info = runner_->info();
-    const double bytes = elements_.WeightBytes(step, info.weight_bytes, info.backend.dtype) +
-                         static_cast<double>(step.accounting.kv_read_bytes);
-    return RooflineUs(peak_, info.backend.dtype == DType::kBFloat16, bytes, elements_.Flop(step));
   }
 
   Json Row(int32_t branches, AttentionMode mode, const Samples& samples) const {
@@ -151,8 +109,8 @@ class DecodeBench {
         mean([](const StepSample& s) { return s.accounting.kv_read_bytes_sequence; });
     common.partial_bytes = mean([](const StepSample& s) { return s.accounting.partial_bytes; });
     common.mask_bytes = mean([](const StepSample& s) { return s.accounting.mask_bytes; });
-    common.flop = mean([&](const StepSample& s) { return elements_.Flop(s); });
-    common.roofline_us = mean([&](const StepSample& s) { return StepRooflineUs(s); });
+    common.flop = mean([&](const StepSample& s) { return cost_.Flop(s); });
+    common.roofline_us = mean([&](const StepSample& s) { return cost_.RooflineUs(s); });
     common.measured_us = Median(step_us);
     common.plan_us = median([](const StepSample& s) { return s.plan_us; });
     Json row = MakeRow(common);
@@ -172,7 +130,7 @@ class DecodeBench {
     double prefill_roofline_us = 0.0;
     double prefill_us = 0.0;
     for (const StepSample& step : samples.prefill) {
-      prefill_roofline_us += StepRooflineUs(step);
+      prefill_roofline_us += cost_.RooflineUs(step);
       prefill_us += step.step_us;
     }
     (*row)["prefill_roofline_ratio"] = prefill_roofline_us / prefill_us;
@@ -191,8 +149,7 @@ class DecodeBench {
 
   const DecodeOptions options_;
   std::unique_ptr<ModelRunner> runner_;
-  const Peak peak_;
-  const MatrixElements elements_;
+  const StepCost cost_;
 };
 
 std::vector<Column> Columns() {
@@ -242,9 +199,7 @@ Result<Report> RunDecode(const DecodeOptions& options) {
 
   progress.Say("measuring the machine");
   const ModelOptions& model = options.model;
-  const Result<Peak> peak = model.backend == "cuda"
-                                ? Result<Peak>(Peak{model.peak_gb_per_s * 1e9, model.peak_tflop_per_s * 1e12})
-                                : MeasurePeak(model.isa, report.backend.threads, model.peak_buffer_bytes);
+  const Result<Peak> peak = PeakOf(model, report.backend.threads);
   if (!peak) return peak.error();
   report.peak = *peak;
 

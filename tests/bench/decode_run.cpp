@@ -1,5 +1,6 @@
 #include "tests/bench/decode_run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <random>
@@ -60,8 +61,8 @@ class Loop {
     sample.logit_rows = static_cast<int32_t>(step->logit_rows.size());
     sample.plan_us = static_cast<double>(plan_us - std::exchange(plan_us_, plan_us));
     sample.accounting = step->plan.accounting;
-    const auto prompt_tokens = static_cast<int32_t>(Prompt().token_ids.size());
-    for (const int32_t position : step->batch.row_position) sample.prefill |= position < prompt_tokens;
+    // Every row that decodes needs its logits.
+    sample.prefill = (samples_.empty() && in_flight_.empty()) || sample.logit_rows < sample.rows;
     in_flight_.push_back({begin, sample});
     runner_.Issue(std::move(step));
     return true;
@@ -95,17 +96,28 @@ class Loop {
     if (const auto* error = std::get_if<Error>(&end_)) return *error;
     const auto* finished = std::get_if<TreeFinished>(&end_);
     if (finished == nullptr) return InternalError("the request ended without a last event");
-    const auto& generate = std::get<GenerateSpec>(request_.nodes[1].content);
-    const int64_t expected = int64_t{generate.branches} * generate.max_new_tokens;
-    const int64_t computed = static_cast<int64_t>(Prompt().token_ids.size()) + expected - generate.branches;
+    int64_t given = 0;
+    int64_t expected = 0;
+    int64_t undecoded = 0;  // the last token of a leaf is drawn, but not run
+    std::vector<uint8_t> is_leaf(request_.nodes.size(), 1);
+    for (size_t i = request_.nodes.size(); i-- > 0;) {
+      const TreeNodeSpec& node = request_.nodes[i];
+      if (node.parent >= 0) is_leaf[static_cast<size_t>(node.parent)] = 0;
+      if (const auto* tokens = std::get_if<GivenSpec>(&node.content)) {
+        given += static_cast<int64_t>(tokens->token_ids.size());
+      } else {
+        const auto& generate = std::get<GenerateSpec>(node.content);
+        expected += int64_t{generate.branches} * generate.max_new_tokens;
+        undecoded += is_leaf[i] * generate.branches;
+      }
+    }
+    const int64_t computed = given + expected - undecoded;
     if (finished->usage.generated_tokens == expected && finished->usage.computed_tokens == computed)
       return {};
     return InternalError("the engine made " + std::to_string(finished->usage.generated_tokens) +
                          " tokens in " + std::to_string(finished->usage.computed_tokens) +
                          " rows instead of " + std::to_string(expected) + " in " + std::to_string(computed));
   }
-
-  const GivenSpec& Prompt() const { return std::get<GivenSpec>(request_.nodes[0].content); }
 
   ModelRunner& runner_;
   Scheduler scheduler_;
@@ -134,6 +146,22 @@ TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, 
   request.nodes.push_back({"branches", 0, std::move(generate)});
   request.seed = seed;
   return request;
+}
+
+SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_t max_rows,
+                                 int32_t prefill_chunk_tokens, AttentionMode mode) {
+  SchedulerOptions scheduler;
+  scheduler.engine.block_tokens = info.block_tokens;
+  scheduler.engine.total_blocks = info.kv_blocks;
+  scheduler.engine.max_branches = branches;
+  scheduler.engine.max_batch_rows = max_rows;
+  scheduler.engine.prefill_chunk_tokens = prefill_chunk_tokens;
+  scheduler.engine.attention_mode = mode;
+  scheduler.attention = info.attention;
+  scheduler.plan = info.backend.plan;
+  scheduler.steps_in_flight = std::min(info.backend.steps_in_flight, 2);
+  scheduler.max_path_tokens = info.max_positions;
+  return scheduler;
 }
 
 Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,

@@ -13,7 +13,7 @@ namespace espalier::bench {
 
 // One step of the engine, as a client would wait for it: planning, forward pass, commit, events.
 struct StepSample {
-  bool prefill = false;  // holds rows of the prompt
+  bool prefill = false;  // computes a prompt, beside rows that decode or alone
   int32_t rows = 0;
   int32_t logit_rows = 0;
   double step_us = 0.0;  // with more steps in flight: from the end of the step before
@@ -26,6 +26,10 @@ struct StepSample {
 // A prompt of random tokens with `branches` branches of `new_tokens` tokens each, at temperature 1, not
 // stopped by anything.
 TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, int32_t vocab, uint64_t seed);
+
+// A scheduler over the whole of a runner's KV pool.
+SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_t max_rows,
+                                 int32_t prefill_chunk_tokens, AttentionMode mode);
 
 // Runs one request from start to end on a scheduler of its own, cache cold. An error where a step fails or
 // the request does not end with all of its tokens.

@@ -1,0 +1,223 @@
+#include "tests/bench/replay.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "model/llama.h"
+#include "model/llama_runner.h"
+#include "tests/bench/decode_run.h"
+#include "tests/bench/progress.h"
+#include "tests/bench/replay_request.h"
+#include "tests/bench/step_cost.h"
+
+namespace espalier::bench {
+
+namespace {
+
+// Windows of a workload, evenly spread over the steps of all its trees.
+std::vector<ReplayWindow> MakeWindows(const ReplayOptions& options, const ReplayWorkload& workload) {
+  int64_t total = 0;
+  for (const RecordedTree& tree : workload.trees) total += tree.steps();
+  std::vector<ReplayWindow> windows;
+  for (int32_t i = 0; i < options.windows; ++i) {
+    int64_t step = (2 * int64_t{i} + 1) * total / (2 * int64_t{options.windows});
+    auto tree = workload.trees.begin();
+    for (; step >= tree->steps(); ++tree) step -= tree->steps();
+    const int32_t first =
+        std::max(1, std::min(static_cast<int32_t>(step) + 1, tree->steps() - options.window_steps + 1));
+    ReplayWindow window = MakeWindow(*tree, first, options.window_steps, options.model.vocab,
+                                     options.seed + static_cast<uint64_t>(i));
+    if (window.generated_tokens > 0) windows.push_back(std::move(window));
+  }
+  return windows;
+}
+
+// Sums over the decoding steps of all windows.
+struct ModeSums {
+  AttentionMode mode = AttentionMode::kFlatten;
+  int64_t steps = 0;
+  int64_t tokens = 0;
+  double decode_us = 0.0;
+  double attention_us = 0.0;
+  double outside_us = 0.0;
+  double plan_us = 0.0;
+  double roofline_us = 0.0;
+  double flop = 0.0;
+  PlanAccounting accounting;
+
+  void Add(const std::vector<StepSample>& samples, const StepCost& cost) {
+    for (const StepSample& sample : samples) {
+      if (sample.prefill) continue;
+      ++steps;
+      tokens += sample.logit_rows;
+      decode_us += sample.step_us;
+      attention_us += sample.attention_us;
+      outside_us += sample.outside_forward_us;
+      plan_us += sample.plan_us;
+      roofline_us += cost.RooflineUs(sample);
+      flop += cost.Flop(sample);
+      accounting.kv_read_bytes += sample.accounting.kv_read_bytes;
+      accounting.kv_read_bytes_sequence += sample.accounting.kv_read_bytes_sequence;
+      accounting.partial_bytes += sample.accounting.partial_bytes;
+      accounting.mask_bytes += sample.accounting.mask_bytes;
+    }
+  }
+};
+
+// What all windows need of the model and its KV pool.
+struct Needs {
+  int32_t path_tokens = 1;
+  int32_t branches = 1;
+  int32_t blocks = 1;
+
+  void Cover(const ReplayWindow& window, int32_t block_tokens) {
+    path_tokens = std::max(path_tokens, window.longest_path_tokens);
+    branches = std::max(branches, window.branches);
+    // Every node may leave its last block partly filled, and begin with a copy of the one above it.
+    const auto nodes = static_cast<int64_t>(window.request.nodes.size());
+    const int64_t tokens = window.given_tokens + window.generated_tokens + 2 * nodes * block_tokens;
+    blocks = std::max(blocks, static_cast<int32_t>(tokens / block_tokens) + 1);
+  }
+};
+
+RunnerOptions Runner(const ReplayOptions& options, const Needs& needs) {
+  RunnerOptions runner;
+  runner.backend.name = options.model.backend;
+  runner.backend.isa = options.model.isa;
+  runner.backend.dtype = options.model.dtype;
+  runner.backend.threads = options.model.threads;
+  runner.backend.max_rows = std::max(options.prefill_chunk_tokens, needs.branches);
+  runner.block_tokens = options.model.block_tokens;
+  runner.kv_blocks = needs.blocks;
+  return runner;
+}
+
+Status CheckMemory(const ReplayOptions& options, const LlamaConfig& config, const Needs& needs) {
+  if (options.model.backend == "cuda") return {};  // the device says itself what does not fit
+  const DType dtype = options.model.backend == "ref" ? DType::kFloat32 : options.model.dtype;
+  const AttentionShape attention = AttentionOf(config, dtype);
+  const int64_t bytes =
+      config.Parameters() * static_cast<int64_t>(SizeOf(dtype)) +
+      attention.KvBytesPerTokenLayer() * attention.layers * options.model.block_tokens * needs.blocks;
+  const auto available = AvailableMemoryBytes();
+  if (available && bytes > *available)
+    return InvalidArgument("layers", "weights and KV cache do not fit into the memory that is free");
+  return {};
+}
+
+// `other` of the mode sequence over `mine`; null where it did not run.
+Json SpeedupOver(const std::vector<ModeSums>& all, double ModeSums::*time, const ModeSums& mine) {
+  for (const ModeSums& other : all) {
+    if (other.mode == AttentionMode::kSequence) return other.*time / (mine.*time);
+  }
+  return nullptr;
+}
+
+Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vector<ModeSums>& all,
+         const ModeSums& sums) {
+  CommonFields common;
+  common.workload = workload.name;
+  common.backend = info.backend.name;
+  common.mode = sums.mode;
+  common.shape = info.attention;
+  common.kv_read_bytes = static_cast<double>(sums.accounting.kv_read_bytes);
+  common.kv_read_bytes_sequence = static_cast<double>(sums.accounting.kv_read_bytes_sequence);
+  common.partial_bytes = static_cast<double>(sums.accounting.partial_bytes);
+  common.mask_bytes = static_cast<double>(sums.accounting.mask_bytes);
+  common.flop = sums.flop;
+  common.roofline_us = sums.roofline_us;
+  common.measured_us = sums.decode_us;
+  common.plan_us = sums.plan_us;
+  Json row = MakeRow(common);
+  row["tree"] = workload.name;
+  row["trees"] = workload.trees.size();
+  row["skipped_trees"] = workload.skipped_trees;
+  row["steps"] = sums.steps;
+  row["tokens"] = sums.tokens;
+  row["decode_us"] = RoundUs(sums.decode_us);
+  row["attention_us"] = RoundUs(sums.attention_us);
+  row["outside_forward_us"] = RoundUs(sums.outside_us);
+  row["tokens_per_s"] = static_cast<double>(sums.tokens) / sums.decode_us * 1e6;
+  row["speedup_over_sequence"] = SpeedupOver(all, &ModeSums::decode_us, sums);
+  row["attention_speedup_over_sequence"] = SpeedupOver(all, &ModeSums::attention_us, sums);
+  return row;
+}
+
+std::vector<Column> Columns() {
+  return {{"tree", "tree"},
+          {"mode", "mode"},
+          {"steps", "steps"},
+          {"tok/s", "tokens_per_s", 1.0, 1},
+          {"decode ms", "decode_us", 1e3, 1},
+          {"x sequence", "speedup_over_sequence", 1.0, 2},
+          {"attention ms", "attention_us", 1e3, 1},
+          {"x sequence", "attention_speedup_over_sequence", 1.0, 2},
+          {"plan ms", "plan_us", 1e3, 2},
+          {"outside ms", "outside_forward_us", 1e3, 2},
+          {"KV MB", "kv_read_bytes", 1e6, 1},
+          {"of sequence", "kv_read_bytes_sequence", 1e6, 1},
+          {"of roofline %", "roofline_ratio", 0.01, 1}};
+}
+
+}  // namespace
+
+Result<Report> RunReplay(const ReplayOptions& options) {
+  const Progress progress;
+  Report report;
+  report.load_average = LoadAverage();
+  if (report.load_average > kQuietLoad)
+    progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
+  std::vector<std::vector<ReplayWindow>> windows;
+  Needs needs;
+  for (const ReplayWorkload& workload : options.workloads) {
+    windows.push_back(MakeWindows(options, workload));
+    for (const ReplayWindow& window : windows.back()) needs.Cover(window, options.model.block_tokens);
+  }
+  const LlamaConfig config = options.model.Config(needs.path_tokens);
+  if (Status status = CheckMemory(options, config, needs); !status) return status.error();
+  progress.Say("making the model");
+  const auto runner = RandomLlama(config, options.seed, Runner(options, needs));
+  if (!runner) return runner.error();
+  const ModelInfo& info = (*runner)->info();
+  report.backend = info.backend;
+  progress.Say("measuring the machine");
+  const auto peak = PeakOf(options.model, info.backend.threads);
+  if (!peak) return peak.error();
+  report.peak = *peak;
+  const StepCost cost(options.model, info, *peak);
+
+  const int32_t max_rows = std::max(options.prefill_chunk_tokens, needs.branches);
+  for (size_t w = 0; w < windows.size(); ++w) {
+    std::vector<ModeSums> sums;
+    for (const AttentionMode mode : options.modes) sums.push_back({.mode = mode});
+    for (const ReplayWindow& window : windows[w]) {
+      for (ModeSums& mode : sums) {
+        const auto samples = RunRequest(
+            **runner,
+            BenchScheduling(info, needs.branches, max_rows, options.prefill_chunk_tokens, mode.mode),
+            window.request);
+        if (!samples) return samples.error();
+        mode.Add(*samples, cost);
+        char text[200];
+        std::snprintf(text, sizeof text, "%s, %s: %lld tokens given, %lld drawn, %.1f ms of decoding so far",
+                      options.workloads[w].name.c_str(), std::string(Name(mode.mode)).c_str(),
+                      static_cast<long long>(window.given_tokens),
+                      static_cast<long long>(window.generated_tokens), mode.decode_us * 1e-3);
+        progress.Say(text);
+      }
+    }
+    for (const ModeSums& mode : sums) report.rows.push_back(Row(options.workloads[w], info, sums, mode));
+  }
+  char title[200];
+  std::snprintf(title, sizeof title,
+                "model    random, %.3f M parameters, %s, %d layers; %d windows of %d steps a tree",
+                static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype), info.attention.layers,
+                options.windows, options.window_steps);
+  report.title = title;
+  report.columns = Columns();
+  return report;
+}
+
+}  // namespace espalier::bench

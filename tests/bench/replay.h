@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/base/result.h"
+#include "tests/bench/decode_options.h"
+#include "tests/bench/recorded_trees.h"
+#include "tests/bench/report.h"
+
+namespace espalier::bench {
+
+// Runs that are replayed together: a file's, or one tree.
+struct ReplayWorkload {
+  std::string name;
+  std::vector<RecordedTree> trees;
+  int32_t skipped_trees = 0;
+};
+
+struct ReplayOptions {
+  ModelOptions model;
+  std::vector<ReplayWorkload> workloads;
+  int32_t windows = 3;        // of a workload, evenly spread over the steps of all its trees
+  int32_t window_steps = 16;  // steps of decoding that each window holds at most
+  std::vector<AttentionMode> modes;
+  int32_t prefill_chunk_tokens = 512;
+  uint64_t seed = 1;
+};
+
+// `espalier-bench replay`: trees end to end through scheduler and model as the server runs them. What a tree
+// held when a window begins is prefilled, then the window is decoded step by step, branches ending and
+// forking as recorded. All modes in turn for each window. A row for each workload and mode.
+//
+// Fields of a row: sums over the steps of decoding of all windows. decode_us, attention_us,
+// outside_forward_us and plan_us; kv_read_bytes, flop and the like as `decode` counts them; roofline_ratio =
+// roofline_us / decode_us. speedup_over_sequence: of decode_us; attention_speedup_over_sequence: of
+// attention_us; null where `sequence` did not run. tokens_per_s: drawn tokens over decode_us.
+//
+// Progress goes to standard error. Errors name the flag at fault where there is one.
+Result<Report> RunReplay(const ReplayOptions& options);
+
+}  // namespace espalier::bench

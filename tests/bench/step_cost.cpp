@@ -1,0 +1,32 @@
+#include "tests/bench/step_cost.h"
+
+namespace espalier::bench {
+
+Result<Peak> PeakOf(const ModelOptions& model, int32_t threads) {
+  if (model.backend == "cuda") return Peak{model.peak_gb_per_s * 1e9, model.peak_tflop_per_s * 1e12};
+  return MeasurePeak(model.isa, threads, model.peak_buffer_bytes);
+}
+
+StepCost::StepCost(const ModelOptions& model, const ModelInfo& info, const Peak& peak)
+    : peak_(peak), bf16_(info.backend.dtype == DType::kBFloat16), weight_bytes_(info.weight_bytes) {
+  const int64_t qkv = int64_t{model.hidden} * (model.query_heads + 2 * model.kv_heads) * model.head_dim;
+  const int64_t output = int64_t{model.hidden} * model.query_heads * model.head_dim;
+  const int64_t ffn = int64_t{3} * model.hidden * model.ffn;
+  all_rows_ = model.layers * qkv + (model.layers - 1) * (output + ffn);
+  logit_rows_ = output + ffn + int64_t{model.vocab} * model.hidden;
+  logit_bytes_ = logit_rows_ * static_cast<int64_t>(SizeOf(info.backend.dtype));
+}
+
+double StepCost::Flop(const StepSample& step) const {
+  return 2.0 * (static_cast<double>(all_rows_) * step.rows +
+                static_cast<double>(logit_rows_) * step.logit_rows) +
+         static_cast<double>(step.accounting.flop);
+}
+
+double StepCost::RooflineUs(const StepSample& step) const {
+  const int64_t weights = step.logit_rows > 0 ? weight_bytes_ : weight_bytes_ - logit_bytes_;
+  const auto bytes = static_cast<double>(weights + step.accounting.kv_read_bytes);
+  return bench::RooflineUs(peak_, bf16_, bytes, Flop(step));
+}
+
+}  // namespace espalier::bench

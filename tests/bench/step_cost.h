@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/model_runner.h"
+#include "tests/bench/decode_options.h"
+#include "tests/bench/decode_run.h"
+#include "tests/bench/machine.h"
+
+namespace espalier::bench {
+
+// Measures the machine; of a GPU the options tell it.
+Result<Peak> PeakOf(const ModelOptions& model, int32_t threads);
+
+// What a step of a random Llama has to do, and the least time that takes on a machine of a given peak.
+class StepCost {
+ public:
+  StepCost(const ModelOptions& model, const ModelInfo& info, const Peak& peak);
+
+  // Matrix products and attention.
+  double Flop(const StepSample& step) const;
+  // The longer of weights and KV (as the step's plan reads it) at the measured bandwidth, and Flop at the
+  // measured rate.
+  double RooflineUs(const StepSample& step) const;
+
+ private:
+  const Peak peak_;
+  const bool bf16_;
+  // Elements of the model's matrices: multiply-adds of a row.
+  int64_t all_rows_ = 0;    // multiplied by every row of a step
+  int64_t logit_rows_ = 0;  // only by rows whose logits are needed: all behind the last layer's attention
+  int64_t weight_bytes_ = 0;
+  int64_t logit_bytes_ = 0;  // thereof of matrices that only rows with logits need
+};
+
+}  // namespace espalier::bench
