@@ -26,21 +26,15 @@ int64_t NowUs() {
 // The engine's loop around scheduler and runner, with a sample for each step.
 class Loop {
  public:
-  Loop(ModelRunner& runner, const SchedulerOptions& options, const TreeRequest& request)
-      : runner_(runner), scheduler_(options, nullptr), request_(request) {}
+  Loop(ModelRunner& runner, const SchedulerOptions& options)
+      : runner_(runner), scheduler_(options, nullptr), block_tokens_(options.engine.block_tokens) {}
 
-  Result<std::vector<StepSample>> Run() {
-    scheduler_.Submit(1, request_);
-    last_end_ = Clock::now();
-    while (!scheduler_.idle()) {
-      while (Issue()) {
-      }
-      if (in_flight_.empty() && !scheduler_.idle())
-        return InternalError("the scheduler has work and plans none");
-      if (in_flight_.empty()) break;
-      if (const Status status = Commit(); !status.ok()) return status.error();
+  // The samples of `request`, after `cached`, if there is one, has been run for its prefixes.
+  Result<std::vector<StepSample>> Run(const TreeRequest* cached, const TreeRequest& request) {
+    if (cached != nullptr) {
+      if (const Status status = RunToEnd(*cached); !status.ok()) return status.error();
     }
-    if (const Status status = CheckEnd(); !status.ok()) return status.error();
+    if (const Status status = RunToEnd(request); !status.ok()) return status.error();
     return std::move(samples_);
   }
 
@@ -49,6 +43,21 @@ class Loop {
     Clock::time_point begin;
     StepSample sample;
   };
+
+  Status RunToEnd(const TreeRequest& request) {
+    samples_.clear();
+    scheduler_.Submit(++submitted_, request);
+    last_end_ = Clock::now();
+    while (!scheduler_.idle()) {
+      while (Issue()) {
+      }
+      if (in_flight_.empty() && !scheduler_.idle())
+        return InternalError("the scheduler has work and plans none");
+      if (in_flight_.empty()) break;
+      if (Status status = Commit(); !status.ok()) return status;
+    }
+    return CheckEnd(request);
+  }
 
   bool Issue() {
     const auto begin = Clock::now();
@@ -92,41 +101,49 @@ class Loop {
     }
   }
 
-  Status CheckEnd() const {
+  Status CheckEnd(const TreeRequest& request) const {
     if (const auto* error = std::get_if<Error>(&end_)) return *error;
     const auto* finished = std::get_if<TreeFinished>(&end_);
     if (finished == nullptr) return InternalError("the request ended without a last event");
     int64_t given = 0;
     int64_t expected = 0;
     int64_t undecoded = 0;  // the last token of a leaf is drawn, but not run
-    std::vector<uint8_t> is_leaf(request_.nodes.size(), 1);
-    for (size_t i = request_.nodes.size(); i-- > 0;) {
-      const TreeNodeSpec& node = request_.nodes[i];
+    int64_t repeated = 0;   // at most: given below given shares whole blocks only
+    std::vector<uint8_t> is_leaf(request.nodes.size(), 1);
+    for (size_t i = request.nodes.size(); i-- > 0;) {
+      const TreeNodeSpec& node = request.nodes[i];
       if (node.parent >= 0) is_leaf[static_cast<size_t>(node.parent)] = 0;
       if (const auto* tokens = std::get_if<GivenSpec>(&node.content)) {
         given += static_cast<int64_t>(tokens->token_ids.size());
+        const bool below_given =
+            node.parent >= 0 &&
+            std::holds_alternative<GivenSpec>(request.nodes[static_cast<size_t>(node.parent)].content);
+        if (below_given) repeated += block_tokens_;
       } else {
         const auto& generate = std::get<GenerateSpec>(node.content);
         expected += int64_t{generate.branches} * generate.max_new_tokens;
         undecoded += is_leaf[i] * generate.branches;
       }
     }
-    const int64_t computed = given + expected - undecoded;
-    if (finished->usage.generated_tokens == expected && finished->usage.computed_tokens == computed)
+    const TreeUsage& usage = finished->usage;
+    const int64_t computed = given - usage.cached_tokens + expected - undecoded;
+    if (usage.generated_tokens == expected && usage.computed_tokens >= computed &&
+        usage.computed_tokens <= computed + repeated)
       return {};
-    return InternalError("the engine made " + std::to_string(finished->usage.generated_tokens) +
-                         " tokens in " + std::to_string(finished->usage.computed_tokens) +
-                         " rows instead of " + std::to_string(expected) + " in " + std::to_string(computed));
+    return InternalError("the engine made " + std::to_string(usage.generated_tokens) + " tokens in " +
+                         std::to_string(usage.computed_tokens) + " rows instead of " +
+                         std::to_string(expected) + " in " + std::to_string(computed));
   }
 
   ModelRunner& runner_;
   Scheduler scheduler_;
-  const TreeRequest& request_;
+  int32_t block_tokens_;
   std::deque<InFlight> in_flight_;
   std::vector<StepSample> samples_;
   Clock::time_point last_end_;
   int64_t plan_us_ = 0;
   TreeEvent end_;
+  uint64_t submitted_ = 0;
 };
 
 }  // namespace
@@ -165,10 +182,10 @@ SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_
 }
 
 Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,
-                                           const TreeRequest& request) {
+                                           const TreeRequest& request, const TreeRequest* cached) {
   SchedulerOptions timed = options;
   timed.now_us = NowUs;
-  return Loop(runner, timed, request).Run();
+  return Loop(runner, timed).Run(cached, request);
 }
 
 }  // namespace espalier::bench

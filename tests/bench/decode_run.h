@@ -31,9 +31,10 @@ TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, 
 SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_t max_rows,
                                  int32_t prefill_chunk_tokens, AttentionMode mode);
 
-// Runs one request from start to end on a scheduler of its own, cache cold. An error where a step fails or
-// the request does not end with all of its tokens.
+// Runs one request from start to end on a scheduler of its own, whose cache holds the prefixes of `cached`,
+// run before without samples, or nothing. An error where a step fails or a request does not end with all of
+// its tokens.
 Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,
-                                           const TreeRequest& request);
+                                           const TreeRequest& request, const TreeRequest* cached = nullptr);
 
 }  // namespace espalier::bench

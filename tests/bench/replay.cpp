@@ -45,7 +45,7 @@ struct ModeSums {
   double plan_us = 0.0;
   double roofline_us = 0.0;
   double flop = 0.0;
-  PlanAccounting accounting;
+  PlanAccounting accounting = {};
 
   void Add(const std::vector<StepSample>& samples, const StepCost& cost) {
     for (const StepSample& sample : samples) {
@@ -82,13 +82,19 @@ struct Needs {
   }
 };
 
+// The last block of every branch's path may have to be run again before it decodes: in one step for all, so
+// that they decode side by side.
+int32_t ChunkTokens(const ReplayOptions& options, const Needs& needs) {
+  return std::max(options.prefill_chunk_tokens, needs.branches * options.model.block_tokens);
+}
+
 RunnerOptions Runner(const ReplayOptions& options, const Needs& needs) {
   RunnerOptions runner;
   runner.backend.name = options.model.backend;
   runner.backend.isa = options.model.isa;
   runner.backend.dtype = options.model.dtype;
   runner.backend.threads = options.model.threads;
-  runner.backend.max_rows = std::max(options.prefill_chunk_tokens, needs.branches);
+  runner.backend.max_rows = ChunkTokens(options, needs);
   runner.block_tokens = options.model.block_tokens;
   runner.kv_blocks = needs.blocks;
   return runner;
@@ -188,16 +194,15 @@ Result<Report> RunReplay(const ReplayOptions& options) {
   report.peak = *peak;
   const StepCost cost(options.model, info, *peak);
 
-  const int32_t max_rows = std::max(options.prefill_chunk_tokens, needs.branches);
+  const int32_t chunk = ChunkTokens(options, needs);
   for (size_t w = 0; w < windows.size(); ++w) {
     std::vector<ModeSums> sums;
     for (const AttentionMode mode : options.modes) sums.push_back({.mode = mode});
     for (const ReplayWindow& window : windows[w]) {
       for (ModeSums& mode : sums) {
-        const auto samples = RunRequest(
-            **runner,
-            BenchScheduling(info, needs.branches, max_rows, options.prefill_chunk_tokens, mode.mode),
-            window.request);
+        const auto samples =
+            RunRequest(**runner, BenchScheduling(info, needs.branches, chunk, chunk, mode.mode),
+                       window.request, &window.given);
         if (!samples) return samples.error();
         mode.Add(*samples, cost);
         char text[200];

@@ -29,8 +29,9 @@ struct ReplayOptions {
 };
 
 // `espalier-bench replay`: trees end to end through scheduler and model as the server runs them. What a tree
-// held when a window begins is prefilled, then the window is decoded step by step, branches ending and
-// forking as recorded. All modes in turn for each window. A row for each workload and mode.
+// held when a window begins is computed before, and found in the cache but for the last block of each branch;
+// then the window is decoded step by step, branches ending and forking as recorded. All modes in turn for
+// each window. A row for each workload and mode.
 //
 // Fields of a row: sums over the steps of decoding of all windows. decode_us, attention_us,
 // outside_forward_us and plan_us; kv_read_bytes, flop and the like as `decode` counts them; roofline_ratio =

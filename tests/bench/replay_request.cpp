@@ -35,10 +35,25 @@ class WindowMaker {
     }
     for (int32_t step = begin_; step < end_; ++step)
       window_.branches = std::max(window_.branches, tree_.At(step).rows());
+    window_.given = GivenPart();
     return std::move(window_);
   }
 
  private:
+  // Nothing is given below what is generated.
+  TreeRequest GivenPart() const {
+    TreeRequest part;
+    part.seed = window_.request.seed;
+    std::vector<int32_t> place;
+    for (const TreeNodeSpec& node : window_.request.nodes) {
+      place.push_back(static_cast<int32_t>(part.nodes.size()));
+      if (!std::holds_alternative<GivenSpec>(node.content)) continue;
+      part.nodes.push_back(node);
+      if (node.parent >= 0) part.nodes.back().parent = place[static_cast<size_t>(node.parent)];
+    }
+    return part;
+  }
+
   // Steps of the window in which the node grows.
   int32_t GrownIn(const RecordedNode& node) const {
     return std::max(0, std::min(node.end + 1, end_) - std::max(node.start, begin_));

@@ -18,6 +18,7 @@ RecordedTree AsRecorded(const TreeShape& shape);
 // ids.
 struct ReplayWindow {
   TreeRequest request;
+  TreeRequest given;             // the given nodes of `request` alone
   int64_t given_tokens = 0;      // of all nodes, each once
   int64_t generated_tokens = 0;  // that the request has to end with
   int32_t longest_path_tokens = 0;
