@@ -76,6 +76,7 @@ int Main(int argc, char** argv) {
 #ifndef ESPALIER_BENCH_WITHOUT_SERVE
   commands.push_back(MakeServeCommand(&app));
 #endif
+  commands.push_back(MakeTokenizeCommand(&app));
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
