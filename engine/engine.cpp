@@ -284,8 +284,12 @@ void EngineThread::OnFailure(std::function<void(const Error&)> handler) {
     const std::lock_guard<std::mutex> lock(mutex_);
     failure = failure_;
   }
-  on_failure_ = failure ? nullptr : std::move(handler);
-  if (failure && handler) handler(*failure);
+  if (!failure) {
+    on_failure_ = std::move(handler);
+    return;
+  }
+  on_failure_ = nullptr;
+  if (handler) handler(*failure);
 }
 
 // The thread.

@@ -55,7 +55,7 @@ def write(args, model):
     state = export.load_checkpoint(args.work / "checkpoint.pt", model)
     export.write_folder(args.out, model)
     export.write_curve(args.work / "loss.csv", args.out)
-    export.write_json(args.out / "training.json", {"seed": args.seed, "rate": args.rate, **state})
+    export.write_json(args.out / "training.json", {"seed": args.seed, **state})
     card.write(args.out, model.config)
 
 

@@ -57,7 +57,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   void StartNext(grpc::ByteBuffer message) override {
-    outgoing_ = std::move(message);
+    outgoing_.Swap(&message);
     StartWrite(&outgoing_);
   }
   void End(const grpc::Status& status) override { Finish(status); }

@@ -62,7 +62,8 @@ Below the first level the generated text begins with the line break behind the v
 
 ## Training
 
-`{command}`: {steps} batches of 8192 tokens ({tokens:.1f} million tokens, {minutes:.0f} minutes on one core of a shared machine), bf16 autocast
+{commands}
+{steps} batches of 8192 tokens ({tokens:.1f} million tokens, {minutes:.0f} minutes on one core of a shared machine), bf16 autocast
 over fp32 weights, Muon for matrices and AdamW for embeddings and norms, constant rate, then linear decay to zero over the last 35 %. Documents are
 packed into windows of 128, 512 and 1024 tokens. Problems whose hash is 0 modulo 16 are held out. More than half of the paths hold an inserted
 wrong step: its arithmetic and its verdict are learned, its choice is not (weight 0); verdicts weigh 3. The data depend on the seed alone, but the
@@ -117,6 +118,19 @@ def _evaluation(folder):
     return EVALUATION.format(count=result["countdown"][0]["problems"], tables="\n".join(tables))
 
 
+def _commands(runs):
+    lines = ["```"]
+    for i, run in enumerate(runs):
+        resume = "--resume " if i > 0 else ""
+        lines.append(
+            f"python3 scripts/train_demo_model.py --out model/demo {resume}--minutes {run['minutes']:g} --rate {run['rate']:g}"
+        )
+    lines.append("```")
+    if len(runs) > 1:
+        lines.append("Each run goes on from the one before, raises the rate again and lets it decay.")
+    return "\n".join(lines)
+
+
 def write(folder, config):
     from .tasks import RULES
 
@@ -125,14 +139,18 @@ def write(folder, config):
     losses = [float(r["loss"]) for r in log]
     weights = folder / "model.safetensors"
     minutes = float(log[-1]["minutes"])
-    early = "" if training["finished"] else "\n**An early checkpoint: training goes on; figures and weights will change.**\n"
+    early = (
+        ""
+        if training["finished"]
+        else "\n**An early checkpoint: training goes on; figures and weights will change.**\n"
+    )
     text = TEXT.format(
         **config,
         parameters=weights.stat().st_size / 2e6,
         megabytes=weights.stat().st_size / 1e6,
         state=early,
         rules=", ".join(RULES),
-        command=f"python3 scripts/train_demo_model.py --out model/demo --minutes {round(minutes)}",
+        commands=_commands(training["runs"]),
         steps=training["step"],
         tokens=training["tokens"] / 1e6,
         minutes=minutes,

@@ -83,12 +83,12 @@ def save(path, model, optimizers, state):
 
 
 def resume(path, model, optimizers):
-    """Loads a checkpoint; returns the steps, tokens and minutes that it stands for."""
+    """Loads a checkpoint; returns the steps, tokens and minutes that it stands for, and the runs that made it."""
     state = torch.load(path, map_location="cpu")
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state.get("optimizers", [])):
         optimizer.load_state_dict(saved)
-    return state["step"], state["tokens"], state.get("minutes", 0.0)
+    return state["step"], state["tokens"], state["minutes"], state["runs"]
 
 
 def one_step(model, compiled, optimizers, batch, rate, bf16):
@@ -108,7 +108,11 @@ def one_step(model, compiled, optimizers, batch, rate, bf16):
 def train(model, encoder, minutes, seed, rate, checkpoint, log_path, resumed=False, bf16=True, max_steps=math.inf):
     """`minutes` and `max_steps` count from the first step ever, also when a checkpoint is resumed."""
     optimizers = make_optimizers(model, rate)
-    step, tokens, before = resume(checkpoint, model, optimizers) if resumed else (0, 0, 0.0)
+    step, tokens, before, runs = resume(checkpoint, model, optimizers) if resumed else (0, 0, 0.0, [])
+    # One that goes on from a run cut short, with its rate and up to its length, is the same run.
+    runs = (
+        runs if runs and runs[-1] == {"minutes": minutes, "rate": rate} else [*runs, {"minutes": minutes, "rate": rate}]
+    )
     stream = f"{seed} from step {step}" if resumed else seed
     packer = Packer(encoder, stream)
     shape_rng = tasks.make_rng("shapes", stream)
@@ -117,7 +121,7 @@ def train(model, encoder, minutes, seed, rate, checkpoint, log_path, resumed=Fal
     recent = []
 
     def store(finished):
-        state = dict(step=step, tokens=tokens, minutes=round(spent, 2), finished=finished)
+        state = dict(step=step, tokens=tokens, minutes=round(spent, 2), runs=runs, finished=finished)
         save(checkpoint, model, optimizers, state)
 
     def note():

@@ -129,7 +129,7 @@ std::string NamesOf(const CLI::Option& option) {
   std::string names;
   for (const std::string& name : option.get_snames()) names += (names.empty() ? "-" : ", -") + name;
   for (const std::string& name : option.get_lnames()) names += (names.empty() ? "--" : ", --") + name;
-  const std::string value = ValueNameOf(option);
+  std::string value = ValueNameOf(option);
   if (names.empty()) return value;  // by its place
   if (value.empty()) return names;
   return names + (option.get_items_expected_min() == 0 ? " [" + value + "]" : " " + value);

@@ -165,7 +165,7 @@ class TreeFiles(unittest.TestCase):
     def test_tree_tree_of_thoughts(self):
         events = grow("tree_of_thoughts.json")
         self.assertEqual([len(event["kept"]) for event in selections(events)], [5, 5, 1])
-        self.assertIn(" left 12 ok", path_text(events, selections(events)[-1]["kept"][0]))
+        self.assertIn(" left 31 ok", path_text(events, selections(events)[-1]["kept"][0]))
 
     def test_tree_best_of_n(self):
         events = grow("best_of_n.json")
@@ -174,7 +174,7 @@ class TreeFiles(unittest.TestCase):
         self.assertEqual(max(selected["scores"]), selected["scores"][0])
         best = path_text(events, selected["kept"][0])
         self.assertEqual(best.count(" ok"), 3)
-        self.assertIn(" left 12 ok", best)
+        self.assertIn(" left 31 ok", best)
 
     def test_tree_beam(self):
         events = grow("beam.json")
