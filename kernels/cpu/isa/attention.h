@@ -65,9 +65,61 @@ void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& k
   MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
 }
 
-// All blocks of a run for packed rows that see all of them.
+// What is read after a panel, of which each tile of rows brings a part nearer: a panel's share of its block,
+// K and V alike. A panel of lines times what MultiplyPiece brings with each is just that share.
+struct Ahead {
+  const char* parts[kTilePanels];
+  int32_t count = 0;
+};
+
+// The shares of up to kTilePanels panels from `panel` of the run on; behind its end those of the entries that
+// follow, `next_entry` first.
 template <typename P>
-void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
+Ahead AheadOf(const Tile<P>& t, int32_t blocks, int32_t panel, int32_t next_entry) {
+  const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
+  const int64_t share = int64_t{2} * kLanes * t.args.head_dim;
+  const int32_t end_entry = t.item.first_entry + t.item.entries;
+  Ahead ahead;
+  for (; ahead.count < kTilePanels; ++ahead.count, ++panel) {
+    const int32_t block = panel / panels_per_block;
+    const int32_t entry = next_entry + block - blocks;
+    if (block >= blocks && entry >= end_entry) break;
+    const auto* data = block < blocks ? static_cast<const typename P::Weight*>(t.x.run[block].data)
+                                      : t.KeysOf(t.args.entries[entry].block);
+    ahead.parts[ahead.count] = reinterpret_cast<const char*>(data + panel % panels_per_block * share);
+  }
+  return ahead;
+}
+
+// As ScorePanels of kTilePanels panels, bringing nearer what is read next.
+template <typename P>
+void ScoreAhead(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
+                float* const (&out)[kTilePanels], const Ahead& ahead) {
+  TileRows<P> rows;
+  rows.a = t.Queries(begin);
+  rows.a_stride = t.args.head_dim;
+  for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = out[p];
+  rows.c_stride = kScoreStride;
+  rows.from_zero = true;
+  int32_t part = 0;
+  while (begin < end) {
+    rows.ahead = part < ahead.count ? ahead.parts[part] : nullptr;
+    ++part;
+    const int32_t done = MultiplySome<P, kTilePanels>(rows, end - begin, &keys, 1);
+    begin += done;
+    rows.a += done * rows.a_stride;
+    for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] += done * kScoreStride;
+  }
+  const int64_t bytes =
+      int64_t{2} * kLanes * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight));
+  for (; part < ahead.count; ++part) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead.parts[part] + i, 0, 3);
+  }
+}
+
+// All blocks of a run for packed rows that see all of them. `next_entry`: the first behind the run.
+template <typename P>
+void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, int32_t next_entry) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
   const int32_t panels = blocks * panels_per_block;
   const auto keys = [&](int32_t panel) {
@@ -86,7 +138,7 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end) {
       piece.weights[p] = keys(panel + p);
       tile_out[p] = out(panel + p);
     }
-    ScorePanels<P, kTilePanels>(t, begin, end, piece, tile_out, kScoreStride);
+    ScoreAhead(t, begin, end, piece, tile_out, AheadOf(t, blocks, panel + kTilePanels, next_entry));
   }
   for (; panel < panels; ++panel) {
     ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines}, {out(panel)}, kScoreStride);
@@ -132,7 +184,8 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment) {
     const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
                       t.x.visits[i + 1].direct_end != visit.direct_end;
     if (!last) continue;
-    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end));
+    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end),
+             visit.first_entry + visit.entries);
     blocks = 0;
   }
 }
