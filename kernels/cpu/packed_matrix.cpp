@@ -12,7 +12,8 @@ namespace espalier::cpu {
 namespace {
 
 constexpr int32_t kMostPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
-constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end
+constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end,
+constexpr int32_t kTilePanels = 4;      // but as long as each thread has one, the panels of a register tile
 
 // Element of k and lane within a chunk of a panel.
 int64_t ElementOffset(DType dtype, int64_t k, int64_t lane) {
@@ -51,8 +52,9 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType
   }
   matrix.k_padded_ = RoundUp(matrix.cols_, 32);
   matrix.panels_ = static_cast<int32_t>(RoundUp(matrix.rows_, kLanes) / kLanes);
-  matrix.panels_per_block_ =
-      std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()), 1, kMostPanelsPerBlock);
+  const int32_t tile = std::min(kTilePanels, matrix.panels_ / pool->threads());
+  matrix.panels_per_block_ = std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()),
+                                        std::max(tile, 1), kMostPanelsPerBlock);
   const int64_t elements = matrix.k_padded_ * matrix.panels_ * kLanes;
   Result<Buffer> buffer = Buffer::Allocate(elements * static_cast<int64_t>(SizeOf(dtype)), "model");
   if (!buffer) return buffer.error();
