@@ -16,7 +16,7 @@ namespace espalier::bench {
 class AttentionRig {
  public:
   // `shape`: with the number of layers. Errors name the flag at fault.
-  static Result<std::unique_ptr<AttentionRig>> Create(const BackendOptions& backend,
+  static Result<std::unique_ptr<AttentionRig>> Create(const BackendOptions& options,
                                                       const AttentionShape& shape, int32_t blocks,
                                                       int32_t block_tokens);
 

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -96,4 +97,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace espalier::bench
 
-int main(int argc, char** argv) { return espalier::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return espalier::bench::Main(argc, argv);
+  } catch (const std::exception& error) {  // of a library, or out of memory
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

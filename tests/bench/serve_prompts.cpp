@@ -52,6 +52,7 @@ struct SolvedProblem {
 SolvedProblem RandomCountdown(Random* random) {
   while (true) {
     std::vector<int> numbers;
+    numbers.reserve(kNumbers);
     for (int i = 0; i < kNumbers; ++i) numbers.push_back(Draw(random, 1, kMaxNumber));
     std::sort(numbers.begin(), numbers.end());
     SolvedProblem solved;
