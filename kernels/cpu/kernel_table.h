@@ -77,6 +77,7 @@ struct BlockVisit {
 struct RunBlock {
   const void* data = nullptr;
   int32_t column = 0;
+  int32_t entry = 0;  // the last of the block's
 };
 
 inline constexpr int64_t kScoreStride = kSegmentTokens + kLanes;  // floats; not a power of two: cache sets

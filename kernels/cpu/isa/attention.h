@@ -65,61 +65,86 @@ void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& k
   MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
 }
 
-// What is read after a panel, of which each tile of rows brings a part nearer: a panel's share of its block,
-// K and V alike. A panel of lines times what MultiplyPiece brings with each is just that share.
-struct Ahead {
-  const char* parts[kTilePanels];
-  int32_t count = 0;
-};
-
-// The shares of up to kTilePanels panels from `panel` of the run on; behind its end those of the entries that
-// follow, `next_entry` first.
+// Brings the KV of the entries that come next nearer, each block once, kAheadTokens before it is needed: K
+// and V, in parts of 16 tokens. A tile of rows that multiplies panels of K brings a part between its
+// products: what MultiplyPiece brings with the lines of a panel is just that. What is left is brought at
+// once.
 template <typename P>
-Ahead AheadOf(const Tile<P>& t, int32_t blocks, int32_t panel, int32_t next_entry) {
-  const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
-  const int64_t share = int64_t{2} * kLanes * t.args.head_dim;
-  const int32_t end_entry = t.item.first_entry + t.item.entries;
-  Ahead ahead;
-  for (; ahead.count < kTilePanels; ++ahead.count, ++panel) {
-    const int32_t block = panel / panels_per_block;
-    const int32_t entry = next_entry + block - blocks;
-    if (block >= blocks && entry >= end_entry) break;
-    const auto* data = block < blocks ? static_cast<const typename P::Weight*>(t.x.run[block].data)
-                                      : t.KeysOf(t.args.entries[entry].block);
-    ahead.parts[ahead.count] = reinterpret_cast<const char*>(data + panel % panels_per_block * share);
+class Bringer {
+ public:
+  explicit Bringer(const Tile<P>& t)
+      : t_(t),
+        parts_per_block_(t.args.kv.stored_tokens / kLanes),
+        part_bytes_(int64_t{2} * kLanes * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight))),
+        entry_(t.item.first_entry) {
+    Reach(t.item.first_entry - 1);
+    Rest();
   }
-  return ahead;
-}
+
+  // `entry` is what is read now.
+  void Reach(int32_t entry) {
+    const int32_t window = MaxOf(1, kAheadTokens / t_.args.kv.stored_tokens);
+    const int32_t end = MinOf(entry + 1 + window, t_.item.first_entry + t_.item.entries);
+    for (; entry_ < end; ++entry_) {
+      const int32_t block = t_.args.entries[entry_].block;
+      if (block == block_) continue;
+      block_ = block;
+      if (entry_ <= entry) continue;
+      const auto* data = reinterpret_cast<const char*>(t_.KeysOf(block));
+      for (int32_t part = 0; part < parts_per_block_; ++part) {
+        if (count_ == kMostParts) Rest();
+        parts_[count_++] = data + part * part_bytes_;
+      }
+    }
+  }
+
+  // A part that nobody has brought yet, or null.
+  const char* Next() { return next_ < count_ ? parts_[next_++] : nullptr; }
+
+  void Rest() {
+    for (; next_ < count_; ++next_) {
+      for (int64_t i = 0; i < part_bytes_; i += 64) __builtin_prefetch(parts_[next_] + i, 0, 3);
+    }
+    next_ = count_ = 0;
+  }
+
+ private:
+  static constexpr int32_t kAheadTokens = 64;
+  static constexpr int32_t kMostParts = 16;
+
+  const Tile<P>& t_;
+  int32_t parts_per_block_;
+  int64_t part_bytes_;
+  int32_t entry_;  // the first that has not been looked at
+  int32_t block_ = -1;
+  int32_t next_ = 0;
+  int32_t count_ = 0;
+  const char* parts_[kMostParts];
+};
 
 // As ScorePanels of kTilePanels panels, bringing nearer what is read next.
 template <typename P>
-void ScoreAhead(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
-                float* const (&out)[kTilePanels], const Ahead& ahead) {
+void ScoreAndBring(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
+                   float* const (&out)[kTilePanels], Bringer<P>* bringer) {
   TileRows<P> rows;
   rows.a = t.Queries(begin);
   rows.a_stride = t.args.head_dim;
   for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = out[p];
   rows.c_stride = kScoreStride;
   rows.from_zero = true;
-  int32_t part = 0;
   while (begin < end) {
-    rows.ahead = part < ahead.count ? ahead.parts[part] : nullptr;
-    ++part;
+    rows.ahead = bringer->Next();
     const int32_t done = MultiplySome<P, kTilePanels>(rows, end - begin, &keys, 1);
     begin += done;
     rows.a += done * rows.a_stride;
     for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] += done * kScoreStride;
   }
-  const int64_t bytes =
-      int64_t{2} * kLanes * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight));
-  for (; part < ahead.count; ++part) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead.parts[part] + i, 0, 3);
-  }
+  bringer->Rest();
 }
 
-// All blocks of a run for packed rows that see all of them. `next_entry`: the first behind the run.
+// All blocks of a run for packed rows that see all of them.
 template <typename P>
-void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, int32_t next_entry) {
+void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Bringer<P>* bringer) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
   const int32_t panels = blocks * panels_per_block;
   const auto keys = [&](int32_t panel) {
@@ -138,9 +163,12 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, int3
       piece.weights[p] = keys(panel + p);
       tile_out[p] = out(panel + p);
     }
-    ScoreAhead(t, begin, end, piece, tile_out, AheadOf(t, blocks, panel + kTilePanels, next_entry));
+    bringer->Reach(t.x.run[(panel + kTilePanels - 1) / panels_per_block].entry);
+    ScoreAndBring(t, begin, end, piece, tile_out, bringer);
   }
   for (; panel < panels; ++panel) {
+    bringer->Reach(t.x.run[panel / panels_per_block].entry);
+    bringer->Rest();
     ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines}, {out(panel)}, kScoreStride);
   }
 }
@@ -168,7 +196,7 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
 }
 
 template <typename P>
-void ScoreSegment(const Tile<P>& t, const Segment& segment) {
+void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
   const Vec unseen = Set1(-__builtin_inff());
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
     for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes)
@@ -177,15 +205,19 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment) {
   int32_t blocks = 0;
   for (int32_t i = 0; i < segment.visits; ++i) {
     const BlockVisit& visit = t.x.visits[i];
+    const int32_t entry = visit.first_entry + visit.entries - 1;
+    if (visit.direct_begin - visit.row_begin + visit.row_end - visit.direct_end > 0) {
+      bringer->Reach(entry);
+      bringer->Rest();
+    }
     for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ScoreRow(t, segment, visit, row);
     for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ScoreRow(t, segment, visit, row);
     if (visit.direct_begin == visit.direct_end) continue;
-    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
+    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column, entry};
     const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
                       t.x.visits[i + 1].direct_end != visit.direct_end;
     if (!last) continue;
-    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end),
-             visit.first_entry + visit.entries);
+    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end), bringer);
     blocks = 0;
   }
 }
@@ -372,6 +404,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
       args,    item,
       scratch, static_cast<const typename P::Weight*>(args.kv.data) + kv_head * args.kv.head_stride,
       group,   kv_head * group};
+  Bringer<P> bringer(t);
   PackQueries(t);
   for (int32_t packed = 0; packed < item.rows * group; ++packed) scratch.out_sum[packed] = 0.0F;
   const int32_t end = item.first_entry + item.entries;
@@ -379,7 +412,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     const Segment segment = ReadSegment(args, scratch, entry, end);
     entry = segment.end_entry;
     if (segment.visits == 0) continue;
-    ScoreSegment(t, segment);
+    ScoreSegment(t, segment, &bringer);
     SoftmaxSegment(t, segment);
     ValueSegment(t, segment);
     if (item.first_partial >= 0) {
