@@ -112,6 +112,9 @@ class Backend {
   // writing sets the number of rows that the buffer holds.
   virtual void WriteActivation(ActivationId activation, std::span<const float> values) = 0;
   virtual std::vector<float> ReadActivation(ActivationId activation) = 0;
+  // For benchmarks, within a step: the next operation finds nothing in the device's caches. Does nothing
+  // where a backend has no means; there only more memory than the caches hold helps.
+  virtual void FlushCaches() {}
 };
 
 // Errors name the flag at fault: an unknown backend or instruction set, one this machine lacks, no device.

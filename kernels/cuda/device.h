@@ -16,6 +16,7 @@ struct DeviceInfo {
   int32_t processors = 1;
   int64_t shared_bytes = 0;  // the most that a block may have
   int64_t total_bytes = 0;
+  int64_t cache_bytes = 0;  // of the last cache before memory
 };
 
 // Memory, one stream of work and the kernels of a device: all that the backend asks of CUDA. Everything but
@@ -50,8 +51,8 @@ class Device {
   virtual void Synchronize() = 0;
 
   virtual void Record(int32_t event) = 0;
-  virtual void WaitFor(int32_t event) = 0;                              // blocks the host
-  virtual int64_t MicrosecondsBetween(int32_t begin, int32_t end) = 0;  // of events that have happened
+  virtual void WaitFor(int32_t event) = 0;                             // blocks the host
+  virtual int64_t NanosecondsBetween(int32_t begin, int32_t end) = 0;  // of events that have happened
 
   virtual void Run(const EmbedArgs& args) = 0;
   virtual void Run(const RmsNormArgs& args) = 0;

@@ -50,6 +50,7 @@ class DeviceBackend final : public Backend {
 
   void WriteActivation(ActivationId activation, std::span<const float> values) override;
   std::vector<float> ReadActivation(ActivationId activation) override;
+  void FlushCaches() override;
 
  private:
   static constexpr int32_t kStepsInFlight = 2;
@@ -108,6 +109,12 @@ class DeviceBackend final : public Backend {
 
   DeviceBackend(const BackendOptions& options, std::unique_ptr<Device> device);
   Status AllocateOwn();
+  // The error where a KV pool was the last that fitted.
+  Error NoRoomBeside() const;
+  // Of one row and segment.
+  static int64_t PartialBytes(const AttentionShape& shape) {
+    return int64_t{shape.query_heads} * (shape.head_dim + 2) * static_cast<int64_t>(sizeof(float));
+  }
   DType compute_dtype() const { return info_.dtype; }
   bool bf16() const { return info_.dtype == DType::kBFloat16; }
   int64_t element_bytes() const { return static_cast<int64_t>(SizeOf(info_.dtype)); }
@@ -117,7 +124,9 @@ class DeviceBackend final : public Backend {
   Result<DeviceMemory> UploadFloats(std::span<const float> values);
 
   StepSlot& current() { return slots_[static_cast<size_t>(issued_ % kStepsInFlight)]; }
-  // Grows memory to at least `bytes`; false, with the device failed, where there is none.
+  // Memory of at least `bytes`, with what it held lost where it grows; false, with the device failed, where
+  // there is none. Reserve takes some more, for what grows step by step.
+  bool Grow(DeviceMemory* memory, int64_t bytes, const char* what);
   bool Reserve(DeviceMemory* memory, int64_t bytes, const char* what);
   bool ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what);
   bool PrepareSlot(StepSlot* slot);
@@ -146,6 +155,7 @@ class DeviceBackend final : public Backend {
   DeviceMemory partials_;
   DeviceMemory logits_;
   DeviceMemory sample_scratch_;
+  DeviceMemory flush_;
   HistoryStore histories_;
   int64_t kv_token_bytes_ = 0;
 

@@ -20,6 +20,8 @@ constexpr int32_t kFirstSlots = 1 << 14;  // branch slots that need no more memo
 // and the libraries' own needs.
 constexpr int64_t kHeadroomBytes = int64_t{768} << 20;
 constexpr int32_t kHighestTile = 32;  // packed rows
+// Of partial results of attention: plans that would need more cut less.
+constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
 
 template <typename Id, typename T>
 Id Append(std::vector<T>* objects, T object) {
@@ -251,16 +253,23 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
   pool.values = std::move(*memory);
   device_->Fill(pool.values.data(), 0, pool.values.bytes());
   if (!device_->status().ok()) return device_->status().error();
-  // The tallest matrix is the head: a pool that leaves no room for its logits is refused now, not at the
-  // first step.
+  // The tallest matrix is the head: a pool that leaves no room for its logits, or for attention's partial
+  // results, is refused now, not at the first step.
   int32_t vocab = 0;
   for (const Matrix& matrix : matrices_) vocab = std::max(vocab, matrix.padded_rows);
-  if (vocab > 0 && !ReserveSampling(vocab)) {
-    return Error{ErrorCode::kResourceExhausted, "kv-cache-bytes",
-                 "leaves too little memory beside it: " + device_->status().error().message};
-  }
+  if (vocab > 0 && !ReserveSampling(vocab)) return NoRoomBeside();
+  const int64_t partial_bytes = PartialBytes(shape);
+  const int64_t segments = int64_t{blocks} * block_tokens / kSegmentTokens + 1;  // of the longest path
+  const int64_t partials = std::min(kMostPartialBytes / partial_bytes, max_rows_ * segments);
+  if (!Grow(&partials_, partials * partial_bytes, "partial attention")) return NoRoomBeside();
+  info_.plan.max_partials = std::min(info_.plan.max_partials, partials);
   info_.plan.max_tile_rows = std::clamp(packed_rows / heads, 1, info_.plan.max_tile_rows);
   return Append<KvId>(&kv_pools_, std::move(pool));
+}
+
+Error DeviceBackend::NoRoomBeside() const {
+  return {ErrorCode::kResourceExhausted, "kv-cache-bytes",
+          "leaves too little memory beside it: " + device_->status().error().message};
 }
 
 Result<ActivationId> DeviceBackend::AddActivation(ActivationKind kind, int64_t cols) {

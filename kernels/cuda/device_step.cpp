@@ -27,6 +27,8 @@ T& At(std::vector<T>& objects, Id id) {
   return objects[index];
 }
 
+int64_t Microseconds(int64_t nanoseconds) { return (nanoseconds + 500) / 1000; }
+
 }  // namespace
 
 DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
@@ -43,10 +45,15 @@ DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
 }
 
 bool DeviceBackend::Reserve(DeviceMemory* memory, int64_t bytes, const char* what) {
+  const bool enough = memory->data() != nullptr && memory->bytes() >= bytes;
+  return Grow(memory, enough ? bytes : bytes + bytes / 2, what);
+}
+
+bool DeviceBackend::Grow(DeviceMemory* memory, int64_t bytes, const char* what) {
   if (!device_->status().ok()) return false;
   if (memory->data() != nullptr && memory->bytes() >= bytes) return true;
   *memory = DeviceMemory();
-  Result<DeviceMemory> grown = DeviceMemory::Allocate(device_.get(), bytes + bytes / 2, "", what);
+  Result<DeviceMemory> grown = DeviceMemory::Allocate(device_.get(), bytes, "", what);
   if (!grown) {
     device_->Fail(grown.error());
     return false;
@@ -222,8 +229,7 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
   const Activation& in = CheckedQkv(pool, qkv);
   const Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
   ESPALIER_CHECK(layer >= 0 && layer < shape.layers);
-  const int64_t partial_floats = int64_t{shape.query_heads} * (shape.head_dim + 2);
-  if (!Reserve(&partials_, header.partials * partial_floats * 4, "partial attention")) return;
+  if (!Reserve(&partials_, header.partials * PartialBytes(shape), "partial attention")) return;
 
   AttentionArgs args;
   args.blob = slot.blob.data();
@@ -362,11 +368,13 @@ StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
   StepResult result;
   result.step_id = step.step_id;
   const int32_t first = slot.first_event;
-  result.times.forward_us = device_->MicrosecondsBetween(first + kBegin, first + kEnd);
+  result.times.forward_us = Microseconds(device_->NanosecondsBetween(first + kBegin, first + kEnd));
+  int64_t attention_ns = 0;
   for (int32_t i = 0; i < slot.attention_calls; ++i) {
     const int32_t event = first + kFirstAttention + 2 * i;
-    result.times.attention_us += device_->MicrosecondsBetween(event, event + 1);
+    attention_ns += device_->NanosecondsBetween(event, event + 1);
   }
+  result.times.attention_us = Microseconds(attention_ns);
   if (!slot.sampled) return result;
 
   const auto* summaries = reinterpret_cast<const RowSummary*>(results + at.summaries);
@@ -441,6 +449,13 @@ std::vector<float> DeviceBackend::ReadActivation(ActivationId activation) {
     }
   }
   return values;
+}
+
+// Twice what the cache holds is written: all that was there before gives way.
+void DeviceBackend::FlushCaches() {
+  if (Reserve(&flush_, 2 * device_->info().cache_bytes, "emptying the caches")) {
+    device_->Fill(flush_.data(), 0, flush_.bytes());
+  }
 }
 
 }  // namespace espalier::cuda

@@ -61,7 +61,10 @@ class GpuDevice final : public Device {
     const cudaError_t error = cudaMallocHost(&memory, static_cast<size_t>(bytes));
     return Allocated(error, memory);
   }
-  void Free(std::byte* memory) override { cudaFree(memory); }
+  void Free(std::byte* memory) override {
+    cudaStreamSynchronize(stream_);
+    cudaFree(memory);
+  }
   void FreeHost(std::byte* memory) override {
     cudaStreamSynchronize(stream_);
     cudaFreeHost(memory);
@@ -99,12 +102,12 @@ class GpuDevice final : public Device {
   void WaitFor(int32_t event) override {
     if (status_.ok()) Check(cudaEventSynchronize(events_.at(static_cast<size_t>(event))), "a step");
   }
-  int64_t MicrosecondsBetween(int32_t begin, int32_t end) override {
+  int64_t NanosecondsBetween(int32_t begin, int32_t end) override {
     float milliseconds = 0.0F;
     const auto event = [this](int32_t index) { return events_.at(static_cast<size_t>(index)); };
     if (!status_.ok() || !Check(cudaEventElapsedTime(&milliseconds, event(begin), event(end)), "timing"))
       return 0;
-    return static_cast<int64_t>(milliseconds * 1000.0F);
+    return static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6);
   }
 
   void Run(const EmbedArgs& args) override { Launch(args, "embedding"); }
@@ -133,6 +136,7 @@ class GpuDevice final : public Device {
     info_.processors = properties.multiProcessorCount;
     info_.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
     info_.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    info_.cache_bytes = properties.l2CacheSize;
   }
 
   Status Start() {

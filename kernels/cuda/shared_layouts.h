@@ -55,7 +55,6 @@ struct SampleShared {
   uint64_t total;
   uint64_t needed;
   uint32_t threshold;
-  int32_t ties;
   int32_t found;
   int32_t token;
   float max;

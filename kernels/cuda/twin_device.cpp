@@ -15,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kCacheBytes = int64_t{1} << 20;
+
 // Sixteen sums side by side; k is a multiple of 16.
 template <typename T>
 float Product(const T* a, const T* b, int32_t k) {
@@ -32,7 +34,7 @@ float Product(const T* a, const T* b, int32_t k) {
 class TwinDevice final : public Device {
  public:
   explicit TwinDevice(const TwinOptions& options) : options_(options) {
-    info_ = {"twin", "host", options.processors, options.shared_bytes, options.memory_bytes};
+    info_ = {"twin", "host", options.processors, options.shared_bytes, options.memory_bytes, kCacheBytes};
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -67,9 +69,9 @@ class TwinDevice final : public Device {
   void Synchronize() override {}
   void Record(int32_t event) override { events_.at(static_cast<size_t>(event)) = Clock::now(); }
   void WaitFor(int32_t) override {}
-  int64_t MicrosecondsBetween(int32_t begin, int32_t end) override {
+  int64_t NanosecondsBetween(int32_t begin, int32_t end) override {
     const auto time = events_.at(static_cast<size_t>(end)) - events_.at(static_cast<size_t>(begin));
-    return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
   }
 
   void Run(const EmbedArgs& args) override { Launch(args); }

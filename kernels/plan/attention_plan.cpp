@@ -79,7 +79,9 @@ class Planner {
     CloseTile(rows, first);
   }
 
-  void Cut() { cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors); }
+  void Cut() {
+    cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors, options_.max_partials);
+  }
 
   void AddRowTiles(int32_t max_rows) {
     for (const RowRange rows : plan::TileRows(batch_, max_rows)) AddRowTile(rows);

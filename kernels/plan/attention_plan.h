@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -51,6 +52,8 @@ struct PlanOptions {
       64;  // rows of a tile; with the GQA group this is the height of the kernel's register tile
   int32_t processors = 1;      // threads or SMs that items * kv_heads should keep evenly busy
   int32_t chunk_tokens = 256;  // kNodeChunk: length of a chunk
+  // Partials that the device has memory for: cuts that would need more are not made (kFlatten, kSequence).
+  int64_t max_partials = std::numeric_limits<int64_t>::max();
 };
 
 // A run of tokens in one KV block. Cached tokens (first_own_row < 0) are all seen by the rows [row_begin,

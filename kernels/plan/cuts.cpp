@@ -13,8 +13,12 @@ constexpr int64_t kManyUnits = 16;
 class Cutter {
  public:
   Cutter(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries, const AttentionShape& shape,
-         int32_t processors)
-      : tiles_(tiles), entries_(entries), shape_(shape), processors_(std::max(processors, 1)) {}
+         int32_t processors, int64_t max_partials)
+      : tiles_(tiles),
+        entries_(entries),
+        shape_(shape),
+        processors_(std::max(processors, 1)),
+        max_partials_(max_partials) {}
 
   Cuts Run() const {
     Cuts best;
@@ -27,6 +31,7 @@ class Cutter {
       if (best.time <= even + even / kEvenPart) break;
       Cuts cuts;
       cuts.parts = CutTo(std::max<int64_t>(even / pieces, 1));
+      if (PartialsOf(cuts.parts) > max_partials_) break;  // smaller parts need no fewer
       cuts.time = TimeOf(cuts.parts, even);
       if (cuts.time < best.time - best.time / kEvenPart) best = std::move(cuts);
     }
@@ -81,6 +86,19 @@ class Cutter {
     if (parts->size() == first + 1) parts->back().cost = tile.cost + kItemCost;
   }
 
+  // Those of the cut parts: a partial for each row and segment.
+  int64_t PartialsOf(const std::vector<TilePart>& parts) const {
+    int64_t partials = 0;
+    for (const TilePart& part : parts) {
+      if (part.whole) continue;
+      const int32_t last = part.first_entry + part.entries - 1;
+      const int64_t segments = SegmentOf(entries_[static_cast<size_t>(last)]) -
+                               SegmentOf(entries_[static_cast<size_t>(part.first_entry)]) + 1;
+      partials += segments * tiles_[static_cast<size_t>(part.tile)].rows.size();
+    }
+    return partials;
+  }
+
   // When the last processor ends if each takes the costliest unit left as soon as it is free.
   int64_t TimeOf(const std::vector<TilePart>& parts, int64_t even) const {
     std::vector<int64_t> costs;
@@ -115,13 +133,14 @@ class Cutter {
   const std::vector<PlanEntry>& entries_;
   const AttentionShape& shape_;
   int32_t processors_;
+  int64_t max_partials_;
 };
 
 }  // namespace
 
 Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-              const AttentionShape& shape, int32_t processors) {
-  return Cutter(tiles, entries, shape, processors).Run();
+              const AttentionShape& shape, int32_t processors, int64_t max_partials) {
+  return Cutter(tiles, entries, shape, processors, max_partials).Run();
 }
 
 }  // namespace espalier::plan

@@ -95,9 +95,10 @@ struct Cuts {
   int64_t time = 0;             // when the last processor ends, by the cost model
 };
 
-// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole.
+// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole. The cut
+// tiles form at most `max_partials` partials.
 Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-              const AttentionShape& shape, int32_t processors);
+              const AttentionShape& shape, int32_t processors, int64_t max_partials);
 
 // Smaller gains are not worth more cuts or lower tiles: one part in this many.
 inline constexpr int64_t kEvenPart = 32;

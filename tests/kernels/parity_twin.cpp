@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -326,6 +327,51 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
   REQUIRE(!last.ok());
   CHECK(last.error().field == "kv-cache-bytes");
   CHECK(last.error().message.find("leaves too little memory beside it") == 0);
+
+  // One that leaves none for partial results.
+  const auto narrow = Twin(DType::kFloat32, tight, 64);
+  const auto beside = narrow->AddKv(Shape(2, 1, 32, DType::kFloat32), 190, 16);
+  REQUIRE(!beside.ok());
+  CHECK(beside.error().field == "kv-cache-bytes");
+  CHECK(beside.error().message.find("partial attention") != std::string::npos);
+}
+
+TEST_CASE("Plans cut KV only as far as the pool left memory for partial results") {
+  const AttentionShape shape = Shape(4, 2, 16, DType::kFloat32);
+  const auto small = Twin(DType::kFloat32);
+  CHECK(small->AddKv(shape, kBlocks, 16).ok());
+  // 13 segments hold 192 blocks of 16 tokens and the rows of a step.
+  CHECK(small->info().plan.max_partials == int64_t{kMaxRows} * 13);
+
+  cuda::TwinOptions large;
+  large.processors = 132;
+  const auto twin = Twin(DType::kFloat32, large, 512);
+  const AttentionShape wide = Shape(128, 8, 256, DType::kFloat32);
+  REQUIRE(twin->AddKv(wide, 64, 16).ok());
+  const PlanOptions& options = twin->info().plan;
+  const int64_t partial_bytes = int64_t{128} * (256 + 2) * 4;
+  CHECK(options.max_partials == (int64_t{256} << 20) / partial_bytes);
+  // Rows that together would need more: none is cut.
+  Random random(9);
+  const Forest forest = FewShotForest(random, 60000, 20, 10);
+  PlanOptions unlimited = options;
+  unlimited.max_partials = std::numeric_limits<int64_t>::max();
+  CHECK(PlanAttention(forest.batch, wide, unlimited).partials > options.max_partials);
+  CHECK(PlanAttention(forest.batch, wide, options).partials <= options.max_partials);
+}
+
+TEST_CASE("Emptying the caches changes nothing but time") {
+  const AttentionShape shape = Shape(4, 2, 16, DType::kFloat32);
+  const auto twin = Twin(DType::kFloat32);
+  AttentionRig rig(*twin, shape, kBlocks, 16, kMaxRows);
+  rig.Fill(21);
+  Random random(21);
+  const Forest forest = SmallForest(random, 16);
+  const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rig.qkv_cols()));
+  const auto step = Planned(forest.batch, shape, SomeOptions(*twin, AttentionMode::kFlatten, random));
+  const std::vector<float> expected = rig.Attend(step, qkv);
+  RunStep(*twin, MakeStep(RowsOnly(1)), [&] { twin->FlushCaches(); });
+  CHECK(SameBits(rig.Attend(step, qkv), expected));
 }
 
 TEST_CASE("Shapes that the kernels cannot run are refused by name") {

@@ -387,6 +387,29 @@ TEST_CASE("KV is cut where whole tiles cannot keep processors busy") {
   }
 }
 
+TEST_CASE("KV is cut no further than there is memory for partials") {
+  Random random(5);
+  const Forest forest = FewShotForest(random, 16 * kSegmentTokens, 20, 10);
+  const AttentionShape shape = {.layers = 1, .query_heads = 8, .kv_heads = 2, .head_dim = 64};
+  for (const AttentionMode mode : {AttentionMode::kFlatten, AttentionMode::kSequence}) {
+    PlanOptions options;
+    options.mode = mode;
+    options.processors = 132;
+    const AttentionPlan free = PlanAttention(forest.batch, shape, options);
+    REQUIRE(free.partials > 0);
+    for (const int64_t limit :
+         {int64_t{free.partials}, int64_t{free.partials} - 1, int64_t{100}, int64_t{0}}) {
+      options.max_partials = limit;
+      const AttentionPlan plan = PlanAttention(forest.batch, shape, options);
+      INFO(Name(mode) << " limit " << limit << ": " << plan.partials);
+      REQUIRE(CheckPlan(forest.batch, plan, options).ok());
+      REQUIRE(plan.partials <= limit);
+      REQUIRE(plan.accounting.flop == free.accounting.flop);
+      if (limit == free.partials) REQUIRE(plan.partials == free.partials);
+    }
+  }
+}
+
 TEST_CASE("Tiles are lowered where one segment of KV leaves processors idle") {
   Random random(5);
   const Forest forest = FewShotForest(random, 160, 32, 10);
