@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in one command on a bare machine with one: the gpu tests, the device's ceilings,
-# the benchmarks. Every step runs under a time-out, all of it within 8 minutes.
+# the benchmarks, the sanitizers. Every step runs under a time-out, all of it within 8 minutes; what was left out, and
+# why, stands in the report beside what ran.
 #
 #   scripts/gpu_check.sh [--out DIR] [--bin DIR] [--only STEP,...]   on the machine with the GPU
 #   scripts/gpu_check.sh --stage DIR                                 on a build machine: fills DIR with programs to carry
@@ -8,7 +9,8 @@
 # --out: where report.txt, report.json and logs.tar.gz go (build/gpu_check).
 # --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
 #        none, the tests of the kernels are built here (CUDA toolkit, CMake, ninja; Catch2's header from --bin).
-# Exit code: 0 all steps passed, 1 a step failed or ran out of time, 2 wrong use, 3 no usable GPU (nothing is run).
+# Exit code: 0 all steps passed, 1 a step failed, was skipped or ran out of time, 2 wrong use, 3 no usable GPU (nothing
+# is run).
 set -uo pipefail
 script_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$script_dir")
@@ -16,7 +18,7 @@ root=$(dirname "$script_dir")
 programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings cuda_bench)
 
 usage() {
-  sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -70,17 +72,37 @@ mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
 rm -f "$out"/logs/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv "$out"/logs.tar.gz
 begin=$(date +%s)
-budget=470
+budget=465
 failed=0
+no_gpu=""
 export ESPALIER_SOURCE_DIR=$root
+
+wanted() {
+  case "$only" in "" | *",$1,"*) ;; *) return 1 ;; esac
+}
+
+# leave_out NAME WHY: notes that a step did not run.
+leave_out() {
+  wanted "$1" || return 0
+  printf '%s\tleft out: %s\t\t0\n' "$1" "$2" >>"$out/steps.tsv"
+  printf '[%4d s] %-12s left out: %s\n' "$(($(date +%s) - begin))" "$1" "$2"
+}
 
 # step NAME SECONDS COMMAND...: runs it with its output in NAME.log; notes how it ended.
 step() {
   local name=$1 limit=$2 code started left
   shift 2
-  case "$only" in "" | *",$name,"*) ;; *) return 0 ;; esac
+  wanted "$name" || return 0
+  if [ -n "$no_gpu" ]; then
+    leave_out "$name" "$no_gpu"
+    return 1
+  fi
   left=$((budget - ($(date +%s) - begin)))
-  [ "$left" -gt 5 ] || left=5
+  if [ "$left" -lt 10 ]; then
+    leave_out "$name" "no time was left"
+    failed=1
+    return 1
+  fi
   [ "$limit" -le "$left" ] || limit=$left
   started=$(date +%s)
   timeout --kill-after=5 "$limit" "$@" >"$out/logs/$name.log" 2>&1
@@ -106,22 +128,32 @@ import sys
 out = pathlib.Path(sys.argv[1])
 report = {"gpu": sys.argv[2], "steps": []}
 text = [f"GPU: {sys.argv[2]}", ""]
+tables = []
 steps = out / "steps.tsv"
 for line in steps.read_text().splitlines() if steps.exists() else []:
     name, result, code, seconds = line.split("\t")
+    entry = {"name": name, "result": result, "seconds": int(seconds)}
+    report["steps"].append(entry)
+    if not code:
+        text.append(f"{name:12} {result}")
+        continue
     log = (out / "logs" / f"{name}.log").read_text(errors="replace")
-    report["steps"].append({"name": name, "result": result, "exit_code": int(code), "seconds": int(seconds), "tail": log[-4000:]})
-    text.append(f"{name:12} {result:12} {seconds:>4} s")
+    # Tests that found no device say so, one line each.
+    skipped = [row for row in log.splitlines() if row.startswith("skipped: ")]
+    entry.update(exit_code=int(code), skipped_tests=len(skipped), tail=log[-4000:])
+    text.append(f"{name:12} {result:12} {seconds:>4} s" + (f", {len(skipped)} tests skipped" if skipped else ""))
     if result != "passed":
         text += ["    " + row for row in log.splitlines()[-25:]]
+    elif name in ("ceilings", "attention", "decode", "replay"):
+        tables += ["", f"{name}:", log.strip()]
 for path in sorted(out.glob("*.json")):
     if path.name == "report.json":
         continue
     try:
         report[path.stem] = json.loads(path.read_text())
     except ValueError:
-        continue
-    text += ["", f"{path.stem}:", path.read_text().strip()]
+        text.append(f"{path.name} is not JSON")
+text += tables
 (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
 (out / "report.txt").write_text("\n".join(text) + "\n")
 PYTHON
@@ -139,49 +171,68 @@ build_here() {
 gpu=$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -1)
 if [ -z "$gpu" ] && [ -e /dev/nvidia0 ]; then gpu=unknown; fi
 if [ -z "$gpu" ]; then
-  echo "gpu_check: no usable GPU here (nvidia-smi names none, there is no /dev/nvidia0): nothing was run" >&2
-  report "none"
-  exit 3
+  echo "gpu_check: no usable GPU here (nvidia-smi names none, there is no /dev/nvidia0): nothing is run" >&2
+  no_gpu="no usable GPU"
 fi
-echo "GPU: $gpu"
+echo "GPU: ${gpu:-none}"
 # cuBLASLt is loaded at run time.
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/cuda/lib64
-"$bin/cuda_parity_test" --help >/dev/null 2>&1 || build_here
+export PATH=$PATH:/usr/local/cuda/bin
+[ -n "$no_gpu" ] || "$bin/cuda_parity_test" --help >/dev/null 2>&1 || build_here
 
 # run NAME SECONDS PROGRAM ...: a step, where the program is there.
 run() {
   local name=$1 limit=$2 program=$3
   shift 3
-  if [ ! -x "$bin/$program" ]; then
-    echo "          $name: left out, there is no $program"
-    return 0
+  if [ -z "$no_gpu" ] && [ ! -x "$bin/$program" ]; then
+    leave_out "$name" "there is no $program in $bin"
+    return 1
   fi
   step "$name" "$limit" "$bin/$program" "$@"
 }
 
-run ceilings 60 cuda_ceilings && cp "$out/logs/ceilings.log" "$out/ceilings.json"
-run parity 150 cuda_parity_test -d yes
-run golden 60 cuda_golden_test -d yes
-run engine 60 cuda_engine_test -d yes
-if command -v compute-sanitizer >/dev/null && [ -x "$bin/cuda_parity_test" ]; then
-  for tool in memcheck racecheck; do
-    step $tool 60 compute-sanitizer --tool $tool --error-exitcode 1 "$bin/cuda_parity_test" \
-      "Blocks are zeroed*,Logits*,Drawn tokens*,Prefill*,Normalisation*"
-  done
-fi
+run ceilings 45 cuda_ceilings && cp "$out/logs/ceilings.log" "$out/ceilings.json"
+run parity 110 cuda_parity_test -d yes
+run golden 40 cuda_golden_test -d yes
+run engine 40 cuda_engine_test -d yes
+
+# bench NAME SECONDS ARGUMENTS...: a command of the benchmarks in all modes, beside what the ceilings measured.
 peak() {
   python3 -c 'import json, sys
 c = json.load(open(sys.argv[1]))
 print(c["copy_gb_per_s"] if sys.argv[2] == "memory" else max(p["tflop_per_s"] for p in c["products"]))' "$out/ceilings.json" "$1"
 }
-if memory=$(peak memory 2>/dev/null) && products=$(peak products 2>/dev/null); then
-  run decode 90 cuda_bench decode --backend cuda --prompt-tokens 4000 --branches 1,20,50 --new-tokens 32 \
-    --modes flatten,sequence --repeats 1 --peak-gb-per-s "$memory" --peak-tflop-per-s "$products" --json-file "$out/decode.json"
-else
-  echo "          decode: left out, the ceilings were not measured"
-fi
+memory=$(peak memory 2>/dev/null)
+products=$(peak products 2>/dev/null)
+bench() {
+  local name=$1 limit=$2
+  shift 2
+  if [ -z "$no_gpu" ] && [ -z "$memory$products" ]; then
+    leave_out "$name" "the ceilings were not measured"
+    return 1
+  fi
+  run "$name" "$limit" cuda_bench "$name" --backend cuda --modes all --peak-gb-per-s "$memory" \
+    --peak-tflop-per-s "$products" --json-file "$out/$name.json" "$@"
+}
+bench attention 60 --layers 4 --repeats 5 --shapes-out "$out/shapes.json" --tree '1,10;4000,400' --tree '1,16,64;1024,256,32' \
+  --tree '1,256;256,32' --tree '1,4,16,512;1024,256,128,32' --tree '1,1024;2048,32' --few-shot 1,20,50 --token-tree 64 --prefill 512
+bench decode 60 --prompt-tokens 4000 --branches 1,20,50 --new-tokens 16 --repeats 1
+bench replay 40 --few-shot 20 --tree '1,4,16;2048,128,128' --windows 2
 
-report "$gpu"
+# sanitize TOOL SECONDS: a few cases of every kernel; the tools make programs slower a hundredfold.
+sanitize() {
+  if [ -z "$no_gpu" ] && ! command -v compute-sanitizer >/dev/null; then
+    leave_out "$1" "there is no compute-sanitizer"
+    return 1
+  fi
+  step "$1" "$2" compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/cuda_parity_test" \
+    "Blocks are zeroed*,Logits*,Drawn tokens*,Prefill*,Normalisation*,SwiGLU*,Embedding*"
+}
+sanitize memcheck 45
+sanitize racecheck 45
+
+report "${gpu:-none}"
 tar -C "$out" -czf "$out/logs.tar.gz" logs && rm -r "$out/logs"
 echo "report: $out/report.txt, $out/report.json"
+[ -z "$no_gpu" ] || exit 3
 exit $failed

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "tests/bench/attention_rig.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/statistics.h"
+#include "tests/bench/time_list.h"
 
 namespace espalier::bench {
 
@@ -170,7 +173,9 @@ class WorkloadBench {
                       {"min", RoundUs(*std::min_element(run.step_us.begin(), run.step_us.end()))},
                       {"max", RoundUs(*std::max_element(run.step_us.begin(), run.step_us.end()))},
                       {"runs", run.step_us.size()}};
-    row["achieved_bytes_per_s"] = common.kv_read_bytes / (time_us * 1e-6);
+    const double bytes_per_s = common.kv_read_bytes / (time_us * 1e-6);
+    row["achieved_bytes_per_s"] = bytes_per_s;
+    row["bandwidth_ratio"] = bytes_per_s / peak_.read_bytes_per_s;
     row["speedup_over_sequence"] = SpeedupOver(AttentionMode::kSequence, run);
     row["speedup_over_masked"] = SpeedupOver(AttentionMode::kMasked, run);
     row["max_error_over_ref"] = run.error ? Json(*run.error) : Json(nullptr);
@@ -203,10 +208,50 @@ std::vector<Column> Columns() {
           {"KV MB", "kv_read_bytes", 1e6, 2},
           {"of sequence", "kv_read_bytes_sequence", 1e6, 2},
           {"GB/s", "achieved_bytes_per_s", 1e9, 1},
+          {"of peak %", "bandwidth_ratio", 0.01, 1},
           {"roofline us", "roofline_us", 1.0, 1},
           {"of roofline %", "roofline_ratio", 0.01, 1},
           {"plan us", "plan_us", 1.0, 1},
           {"error", "max_error_over_ref", 1.0, 6}};
+}
+
+// The pointer to a field whose name is the user's.
+std::string FieldOf(const std::string& object, const std::string& name) {
+  return (Json::json_pointer("/" + object) / name).to_string().substr(1);
+}
+
+// Times of kernels that ran elsewhere, [workload].
+Result<std::map<std::string, PeerTimes>> PeersOf(const AttentionOptions& options) {
+  std::map<std::string, PeerTimes> times;
+  bool found = options.peers.empty();
+  for (const AttentionWorkload& workload : options.workloads) {
+    times[workload.name] = TimesOf(options.peers, workload, options.shape);
+    found = found || !times[workload.name].empty();
+  }
+  if (!found) return InvalidArgument("peer-times", "no time is about these workloads, heads and types");
+  return times;
+}
+
+// Sets them beside ours, in every row and as columns.
+void AddPeers(const std::map<std::string, PeerTimes>& times, Report* report) {
+  std::set<std::string> names;
+  for (const auto& [workload, peers] : times) {
+    for (const auto& [name, time_us] : peers) names.insert(name);
+  }
+  for (Json& row : report->rows) {
+    const PeerTimes& peers = times.at(row["workload"]);
+    for (const std::string& name : names) {
+      const auto found = peers.find(name);
+      const bool known = found != peers.end();
+      row["peer_us"][name] = known ? Json(RoundUs(found->second)) : Json(nullptr);
+      row["speedup_over_peers"][name] =
+          known ? Json(found->second / row["time_us"]["median"].get<double>()) : Json(nullptr);
+    }
+  }
+  for (const std::string& name : names) {
+    report->columns.push_back({name + " us", FieldOf("peer_us", name), 1.0, 1});
+    report->columns.push_back({"x " + name, FieldOf("speedup_over_peers", name), 1.0, 2});
+  }
 }
 
 std::string Title(const AttentionOptions& options) {
@@ -221,6 +266,8 @@ std::string Title(const AttentionOptions& options) {
 }  // namespace
 
 Result<Report> RunAttention(const AttentionOptions& options) {
+  const auto peers = PeersOf(options);
+  if (!peers) return peers.error();
   const Progress progress;
   Report report;
   report.load_average = LoadAverage();
@@ -247,6 +294,7 @@ Result<Report> RunAttention(const AttentionOptions& options) {
   }
   report.title = Title(options);
   report.columns = Columns();
+  AddPeers(*peers, &report);
   return report;
 }
 

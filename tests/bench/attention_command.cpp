@@ -2,6 +2,7 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "tests/bench/attention_options.h"
 #include "tests/bench/command.h"
 #include "tests/bench/recorded_trees.h"
+#include "tests/bench/time_list.h"
 
 namespace espalier::bench {
 
@@ -42,12 +44,13 @@ class AttentionCommand final : public Command {
 
   // Reads files, too. Damaged trees, which are left out, are told of on standard error.
   void Read(FlagReader* reader) override;
-  Result<Report> Run() override { return RunAttention(options_); }
+  Result<Report> Run() override;
 
  private:
   void ReadWorkloads(FlagReader* reader);
   void ReadRecorded(const std::string& path, FlagReader* reader);
   void ReadTokenTrees(FlagReader* reader);
+  void ReadPeers(const std::string& path, FlagReader* reader);
   void AddShape(TreeShape shape) { options_.workloads.push_back({shape.name, {shape}}); }
 
   AttentionOptions options_;
@@ -62,6 +65,8 @@ class AttentionCommand final : public Command {
   std::string heads_ = "32/8";
   std::string modes_ = "flatten,sequence";
   std::string dtype_ = "bfloat16";
+  std::string shapes_out_;
+  std::vector<std::string> peer_times_;
 };
 
 AttentionCommand::AttentionCommand(CLI::App* program)
@@ -98,7 +103,22 @@ AttentionCommand::AttentionCommand(CLI::App* program)
   Add("--peak-buffer-bytes", options_.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   Add("--peak-gb-per-s", options_.peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
   Add("--peak-tflop-per-s", options_.peak_tflop_per_s, "Rate of bf16 products of the GPU, likewise");
+  Add("--shapes-out", shapes_out_, "File for the workloads as plain JSON, with this run's times");
+  AddList("--peer-times", peer_times_,
+          "File of the same form with times of other kernels, to stand beside this run's. Repeatable");
   AddOutputFlags();
+}
+
+Result<Report> AttentionCommand::Run() {
+  std::ofstream shapes;
+  if (!shapes_out_.empty()) shapes.open(shapes_out_);
+  const Error unwritable = InvalidArgument("shapes-out", "'" + shapes_out_ + "' cannot be written");
+  if (shapes.fail()) return unwritable;
+  auto report = RunAttention(options_);
+  if (!report || !shapes.is_open()) return report;
+  if (!(shapes << ShapeList(options_.workloads, options_.shape, report->rows) << std::flush))
+    return unwritable;
+  return report;
 }
 
 void AttentionCommand::Read(FlagReader* reader) {
@@ -127,6 +147,7 @@ void AttentionCommand::Read(FlagReader* reader) {
   options.backend.dtype = options.shape.kv_dtype;
   std::tie(options.shape.query_heads, options.shape.kv_heads) = reader->Heads("heads", heads_);
   options.modes = reader->Modes("modes", modes_);
+  for (const std::string& path : peer_times_) ReadPeers(path, reader);
   if (reader->problems().empty()) ReadWorkloads(reader);
   for (const AttentionWorkload& workload : options.workloads) {
     for (const TreeShape& step : workload.steps)
@@ -172,6 +193,14 @@ void AttentionCommand::ReadRecorded(const std::string& path, FlagReader* reader)
   workload.trees = static_cast<int32_t>(trees->trees.size());
   workload.skipped_trees = trees->skipped + static_cast<int32_t>(trees->damaged.size());
   options_.workloads.push_back(std::move(workload));
+}
+
+void AttentionCommand::ReadPeers(const std::string& path, FlagReader* reader) {
+  const auto entries = ReadPeerTimes(path);
+  if (entries)
+    options_.peers.insert(options_.peers.end(), entries->begin(), entries->end());
+  else
+    reader->Fail("peer-times", entries.error().message);
 }
 
 void AttentionCommand::ReadTokenTrees(FlagReader* reader) {

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/plan/attention_plan.h"
+#include "tests/bench/report.h"
 #include "tests/bench/tree_shape.h"
 
 namespace espalier::bench {
@@ -16,6 +18,16 @@ struct AttentionWorkload {
   std::vector<TreeShape> steps;  // one, but for recorded trees
   int32_t trees = 1;
   int32_t skipped_trees = 0;
+};
+
+// Times of kernels that ran elsewhere, for one workload: [name] microseconds of one layer and one step.
+using PeerTimes = std::map<std::string, double>;
+
+// An entry of a list of times (time_list.h).
+struct PeerEntry {
+  std::string workload;
+  Json shape;  // those fields that were given
+  PeerTimes times_us;
 };
 
 struct AttentionOptions {
@@ -33,6 +45,7 @@ struct AttentionOptions {
   // backend cuda: what the GPU reaches, measured beside this program
   double peak_gb_per_s = 0.0;
   double peak_tflop_per_s = 0.0;
+  std::vector<PeerEntry> peers;  // times of other kernels, measured elsewhere
 };
 
 }  // namespace espalier::bench

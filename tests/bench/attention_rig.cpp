@@ -139,7 +139,10 @@ Result<double> AttentionRig::Attend(const TreeBatch& batch, const AttentionPlan&
   step->step_id = ++step_;
   step->plan = plan;
   backend_->BeginStep(std::move(step));
-  for (int32_t layer = 0; layer < shape_.layers; ++layer) backend_->TreeAttention(kv_, layer, qkv_, out_);
+  for (int32_t layer = 0; layer < shape_.layers; ++layer) {
+    backend_->FlushCaches();
+    backend_->TreeAttention(kv_, layer, qkv_, out_);
+  }
   backend_->EndStep();
   const auto result = backend_->Wait();
   if (!result) return result.error();

@@ -11,8 +11,8 @@
 namespace espalier::bench {
 
 // Attention alone on a backend of its own: a KV pool full of random numbers, the same in each layer, and
-// queries. Layers stand one behind the other in memory, as in a model: where they do not fit into the caches
-// together, each is read from memory.
+// queries. Every layer is read from memory: a device's caches are emptied before it; on the CPU layers stand
+// one behind the other in memory, as in a model, more of them than the caches hold.
 class AttentionRig {
  public:
   // `shape`: with the number of layers. Errors name the flag at fault.
@@ -24,7 +24,8 @@ class AttentionRig {
 
   // Gives the batch's rows random queries, and their keys and values to the pool.
   Status Prepare(const TreeBatch& batch);
-  // Attention of the batch that was prepared, in every layer; microseconds of one layer.
+  // Attention of the batch that was prepared, in every layer; microseconds of one layer, a GPU's by its own
+  // events.
   Result<double> Attend(const TreeBatch& batch, const AttentionPlan& plan);
   // What the last Attend gave: its largest difference from softmax(q k^T / sqrt(head_dim)) v in fp64 over
   // each row's path, in parts of the largest value; over at most `most_rows` rows, evenly spread.

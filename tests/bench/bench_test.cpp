@@ -61,8 +61,16 @@ TEST_CASE("decode prints one JSON object with every field, a row for each number
     for (const char* field : {"kv_read_bytes", "kv_read_bytes_sequence", "partial_bytes", "mask_bytes",
                               "flop", "weight_bytes", "branches"})
       CHECK(row.at(field).is_number_integer());
-    for (const char* field : {"prefill_tokens_per_s", "decode_tokens_per_s", "roofline_us", "roofline_ratio"})
+    for (const char* field : {"prefill_tokens_per_s", "decode_tokens_per_s", "roofline_us", "roofline_ratio",
+                              "forward_us", "achieved_bytes_per_s", "bandwidth_ratio"})
       CHECK(row.at(field) > 0.0);
+    const double bytes = row.at("weight_bytes").get<double>() + row.at("kv_read_bytes").get<double>();
+    const double peak = report.at("peak").at("read_bytes_per_s");
+    CHECK(row.at("achieved_bytes_per_s").get<double>() ==
+          Approx(bytes / row.at("forward_us").get<double>() * 1e6).epsilon(0.01));
+    CHECK(row.at("bandwidth_ratio").get<double>() ==
+          Approx(row.at("achieved_bytes_per_s").get<double>() / peak));
+    CHECK(row.at("forward_us") >= row.at("attention_us"));
     for (const char* field : {"plan_us", "attention_us", "outside_forward_us"}) CHECK(row.at(field) >= 0.0);
     const double median = row.at("step_us").at("median");
     CHECK(median > 0.0);
@@ -200,6 +208,9 @@ TEST_CASE("attention prints a row for each workload and mode, with exact bytes a
     CHECK(row.at("speedup_over_sequence") > 0.0);
     CHECK(row.at("speedup_over_masked") > 0.0);
     CHECK(row.at("achieved_bytes_per_s") > 0.0);
+    CHECK(row.at("bandwidth_ratio").get<double>() ==
+          Approx(row.at("achieved_bytes_per_s").get<double>() /
+                 report.at("peak").at("read_bytes_per_s").get<double>()));
     CHECK(row.at("mask_bytes").get<int64_t>() >= 0);
   }
   const Json& flatten = report.at("rows").at(0);
@@ -259,6 +270,10 @@ TEST_CASE("replay decodes windows of trees, every mode the same steps") {
   for (const Json& row : report.at("rows")) {
     CAPTURE(row.dump());
     CHECK(row.at("decode_us") > 0.0);
+    CHECK(row.at("forward_us") > 0.0);
+    CHECK(row.at("forward_us") <= row.at("decode_us"));
+    CHECK(row.at("achieved_bytes_per_s") > 0.0);
+    CHECK(row.at("bandwidth_ratio") > 0.0);
     CHECK(row.at("attention_us") >= 0.0);
     CHECK(row.at("outside_forward_us") >= 0.0);
     CHECK(row.at("speedup_over_sequence") > 0.0);

@@ -118,7 +118,9 @@ class DecodeBench {
     row["prefill_tokens_per_s"] = Median(samples.prefill_tokens_per_s);
     row["decode_tokens_per_s"] = Median(samples.decode_tokens_per_s);
     row["step_us"] = {{"median", RoundUs(Median(step_us))}, {"p99", RoundUs(Quantile(step_us, 0.99))}};
-    row["attention_us"] = RoundUs(median([](const StepSample& s) { return s.attention_us; }));
+    cost_.AddReached(median([](const StepSample& s) { return s.forward_us; }),
+                     median([](const StepSample& s) { return s.attention_us; }),
+                     mean([&](const StepSample& s) { return cost_.Bytes(s); }), common.kv_read_bytes, &row);
     row["outside_forward_us"] = RoundUs(median([](const StepSample& s) { return s.outside_forward_us; }));
     row["weight_bytes"] = info.weight_bytes;
     AddDetails(samples, &row);
@@ -160,7 +162,12 @@ std::vector<Column> Columns() {
           {"decode tok/s", "decode_tokens_per_s", 1.0, 1},
           {"step ms", "step_us/median", 1e3, 2},
           {"p99 ms", "step_us/p99", 1e3, 2},
+          {"forward ms", "forward_us", 1e3, 2},
+          {"GB/s", "achieved_bytes_per_s", 1e9, 1},
+          {"of peak %", "bandwidth_ratio", 0.01, 1},
           {"attention ms", "attention_us", 1e3, 2},
+          {"KV GB/s", "attention_bytes_per_s", 1e9, 1},
+          {"of peak %", "attention_bandwidth_ratio", 0.01, 1},
           {"plan us", "plan_us"},
           {"outside us", "outside_forward_us"},
           {"KV MB", "kv_read_bytes", 1e6, 1},

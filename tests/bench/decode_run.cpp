@@ -87,7 +87,8 @@ class Loop {
     in_flight_.pop_front();
     sample.step_us = MicrosecondsBetween(std::max(begin, last_end_), end);
     sample.attention_us = static_cast<double>(result->times.attention_us);
-    sample.outside_forward_us = std::max(0.0, sample.step_us - static_cast<double>(result->times.forward_us));
+    sample.forward_us = static_cast<double>(result->times.forward_us);
+    sample.outside_forward_us = std::max(0.0, sample.step_us - sample.forward_us);
     last_end_ = end;
     samples_.push_back(sample);
     return {};

@@ -16,9 +16,10 @@ struct StepSample {
   bool prefill = false;  // computes a prompt, beside rows that decode or alone
   int32_t rows = 0;
   int32_t logit_rows = 0;
-  double step_us = 0.0;  // with more steps in flight: from the end of the step before
-  double plan_us = 0.0;  // batch and attention plan
-  double attention_us = 0.0;
+  double step_us = 0.0;       // with more steps in flight: from the end of the step before
+  double plan_us = 0.0;       // batch and attention plan
+  double forward_us = 0.0;    // as the device saw it: on a GPU by its own events
+  double attention_us = 0.0;  // thereof, likewise
   double outside_forward_us = 0.0;
   PlanAccounting accounting;
 };

@@ -40,7 +40,9 @@ struct ModeSums {
   int64_t steps = 0;
   int64_t tokens = 0;
   double decode_us = 0.0;
+  double forward_us = 0.0;
   double attention_us = 0.0;
+  double bytes = 0.0;
   double outside_us = 0.0;
   double plan_us = 0.0;
   double roofline_us = 0.0;
@@ -53,7 +55,9 @@ struct ModeSums {
       ++steps;
       tokens += sample.logit_rows;
       decode_us += sample.step_us;
+      forward_us += sample.forward_us;
       attention_us += sample.attention_us;
+      bytes += cost.Bytes(sample);
       outside_us += sample.outside_forward_us;
       plan_us += sample.plan_us;
       roofline_us += cost.RooflineUs(sample);
@@ -122,7 +126,7 @@ Json SpeedupOver(const std::vector<ModeSums>& all, double ModeSums::*time, const
 }
 
 Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vector<ModeSums>& all,
-         const ModeSums& sums) {
+         const ModeSums& sums, const StepCost& cost) {
   CommonFields common;
   common.workload = workload.name;
   common.backend = info.backend.name;
@@ -143,7 +147,7 @@ Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vecto
   row["steps"] = sums.steps;
   row["tokens"] = sums.tokens;
   row["decode_us"] = RoundUs(sums.decode_us);
-  row["attention_us"] = RoundUs(sums.attention_us);
+  cost.AddReached(sums.forward_us, sums.attention_us, sums.bytes, common.kv_read_bytes, &row);
   row["outside_forward_us"] = RoundUs(sums.outside_us);
   row["tokens_per_s"] = static_cast<double>(sums.tokens) / sums.decode_us * 1e6;
   row["speedup_over_sequence"] = SpeedupOver(all, &ModeSums::decode_us, sums);
@@ -158,8 +162,13 @@ std::vector<Column> Columns() {
           {"tok/s", "tokens_per_s", 1.0, 1},
           {"decode ms", "decode_us", 1e3, 1},
           {"x sequence", "speedup_over_sequence", 1.0, 2},
+          {"forward ms", "forward_us", 1e3, 1},
+          {"GB/s", "achieved_bytes_per_s", 1e9, 1},
+          {"of peak %", "bandwidth_ratio", 0.01, 1},
           {"attention ms", "attention_us", 1e3, 1},
           {"x sequence", "attention_speedup_over_sequence", 1.0, 2},
+          {"KV GB/s", "attention_bytes_per_s", 1e9, 1},
+          {"of peak %", "attention_bandwidth_ratio", 0.01, 1},
           {"plan ms", "plan_us", 1e3, 2},
           {"outside ms", "outside_forward_us", 1e3, 2},
           {"KV MB", "kv_read_bytes", 1e6, 1},
@@ -213,7 +222,8 @@ Result<Report> RunReplay(const ReplayOptions& options) {
         progress.Say(text);
       }
     }
-    for (const ModeSums& mode : sums) report.rows.push_back(Row(options.workloads[w], info, sums, mode));
+    for (const ModeSums& mode : sums)
+      report.rows.push_back(Row(options.workloads[w], info, sums, mode, cost));
   }
   char title[200];
   std::snprintf(title, sizeof title,

@@ -33,7 +33,8 @@ struct ReplayOptions {
 // then the window is decoded step by step, branches ending and forking as recorded. All modes in turn for
 // each window. A row for each workload and mode.
 //
-// Fields of a row: sums over the steps of decoding of all windows. decode_us, attention_us,
+// Fields of a row: sums over the steps of decoding of all windows. decode_us, what a client waits;
+// forward_us, attention_us and what is made of them, the device's own times (step_cost.h: AddReached);
 // outside_forward_us and plan_us; kv_read_bytes, flop and the like as `decode` counts them; roofline_ratio =
 // roofline_us / decode_us. speedup_over_sequence: of decode_us; attention_speedup_over_sequence: of
 // attention_us; null where `sequence` did not run. tokens_per_s: drawn tokens over decode_us.

@@ -23,10 +23,24 @@ double StepCost::Flop(const StepSample& step) const {
          static_cast<double>(step.accounting.flop);
 }
 
-double StepCost::RooflineUs(const StepSample& step) const {
+double StepCost::Bytes(const StepSample& step) const {
   const int64_t weights = step.logit_rows > 0 ? weight_bytes_ : weight_bytes_ - logit_bytes_;
-  const auto bytes = static_cast<double>(weights + step.accounting.kv_read_bytes);
-  return bench::RooflineUs(peak_, bf16_, bytes, Flop(step));
+  return static_cast<double>(weights + step.accounting.kv_read_bytes);
+}
+
+double StepCost::RooflineUs(const StepSample& step) const {
+  return bench::RooflineUs(peak_, bf16_, Bytes(step), Flop(step));
+}
+
+void StepCost::AddReached(double forward_us, double attention_us, double bytes, double kv_read_bytes,
+                          Json* row) const {
+  const auto rate = [](double moved, double us) { return us > 0.0 ? moved / (us * 1e-6) : 0.0; };
+  (*row)["forward_us"] = RoundUs(forward_us);
+  (*row)["attention_us"] = RoundUs(attention_us);
+  (*row)["achieved_bytes_per_s"] = rate(bytes, forward_us);
+  (*row)["bandwidth_ratio"] = rate(bytes, forward_us) / peak_.read_bytes_per_s;
+  (*row)["attention_bytes_per_s"] = rate(kv_read_bytes, attention_us);
+  (*row)["attention_bandwidth_ratio"] = rate(kv_read_bytes, attention_us) / peak_.read_bytes_per_s;
 }
 
 }  // namespace espalier::bench

@@ -6,6 +6,7 @@
 #include "tests/bench/decode_options.h"
 #include "tests/bench/decode_run.h"
 #include "tests/bench/machine.h"
+#include "tests/bench/report.h"
 
 namespace espalier::bench {
 
@@ -19,9 +20,17 @@ class StepCost {
 
   // Matrix products and attention.
   double Flop(const StepSample& step) const;
-  // The longer of weights and KV (as the step's plan reads it) at the measured bandwidth, and Flop at the
-  // measured rate.
+  // Weights, and KV as the step's plan reads it.
+  double Bytes(const StepSample& step) const;
+  // The longer of Bytes at the measured bandwidth and Flop at the measured rate.
   double RooflineUs(const StepSample& step) const;
+
+  // Adds what the device reached, from sums or means over the same steps: the fields forward_us,
+  // attention_us, achieved_bytes_per_s (`bytes` over forward_us), bandwidth_ratio (that over the measured
+  // bandwidth) and, of KV over attention_us, attention_bytes_per_s and attention_bandwidth_ratio. 0 where no
+  // time was measured.
+  void AddReached(double forward_us, double attention_us, double bytes, double kv_read_bytes,
+                  Json* row) const;
 
  private:
   const Peak peak_;
