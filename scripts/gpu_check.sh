@@ -5,6 +5,7 @@
 #
 #   scripts/gpu_check.sh [--out DIR] [--bin DIR] [--only STEP,...]   on the machine with the GPU
 #   scripts/gpu_check.sh --stage DIR                                 on a build machine: fills DIR with programs to carry
+#   scripts/gpu_check.sh --stand-alone PROGRAM...                    whether programs need no library but glibc's
 #
 # --out: where report.txt, report.json and logs.tar.gz go (build/gpu_check).
 # --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
@@ -18,7 +19,7 @@ root=$(dirname "$script_dir")
 programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings cuda_bench)
 
 usage() {
-  sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -26,6 +27,8 @@ out=$root/build/gpu_check
 bin=$script_dir
 only=""
 stage_dir=""
+lone=()
+failed=0
 while [ $# -gt 0 ]; do
   case "$1" in
     --out | --bin | --only | --stage)
@@ -38,25 +41,36 @@ while [ $# -gt 0 ]; do
       esac
       shift 2
       ;;
+    --stand-alone)
+      shift
+      lone=("$@")
+      set --
+      [ ${#lone[@]} -gt 0 ] || usage
+      ;;
     *) usage ;;
   esac
 done
 
-# Programs, stripped, that need nothing of a machine but glibc; libraries beyond it are named.
+# Names libraries beyond glibc that a program needs: a bare machine lacks them.
+stands_alone() {
+  local needed
+  needed=$(ldd "$1" | awk '{print $1}' |
+    grep -vE '^(linux-vdso|/lib64/ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so)')
+  [ -z "$needed" ] && return 0
+  echo "gpu_check: $(basename "$1") needs: ${needed//$'\n'/ }" >&2
+  return 1
+}
+
+# Programs, stripped, that stand alone.
 stage_programs() {
   mkdir -p "$stage_dir" || exit 1
   # shellcheck source=scripts/stage.sh
   source "$script_dir/stage.sh"
   "$script_dir/build.sh" release "${programs[@]}" || exit 1
-  local program needed foreign=0
+  local program foreign=0
   for program in "${programs[@]}"; do
     strip -o "$stage_dir/$program" "$root/build/release/bin/$program" || exit 1
-    needed=$(ldd "$stage_dir/$program" | awk '{print $1}' |
-      grep -vE '^(linux-vdso|/lib64/ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so)')
-    if [ -n "$needed" ]; then
-      echo "gpu_check: $program needs: ${needed//$'\n'/ }" >&2
-      foreign=1
-    fi
+    stands_alone "$stage_dir/$program" || foreign=1
   done
   cp "${BASH_SOURCE[0]}" "$stage_dir/"
   if [ -f /usr/include/catch2/catch.hpp ]; then
@@ -67,13 +81,16 @@ stage_programs() {
   exit $foreign
 }
 [ -z "$stage_dir" ] || stage_programs
+if [ ${#lone[@]} -gt 0 ]; then
+  for program in "${lone[@]}"; do stands_alone "$program" || failed=1; done
+  exit $failed
+fi
 
 mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
 rm -f "$out"/logs/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv "$out"/logs.tar.gz
 begin=$(date +%s)
 budget=465
-failed=0
 no_gpu=""
 export ESPALIER_SOURCE_DIR=$root
 

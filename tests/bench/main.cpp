@@ -75,10 +75,10 @@ int Main(int argc, char** argv) {
   commands.push_back(MakeDecodeCommand(&app));
   commands.push_back(MakePlanCommand(&app));
   commands.push_back(MakeReplayCommand(&app));
-#ifndef ESPALIER_BENCH_WITHOUT_SERVE
+#ifndef ESPALIER_BENCH_DEVICE_ONLY
   commands.push_back(MakeServeCommand(&app));
-#endif
   commands.push_back(MakeTokenizeCommand(&app));
+#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
