@@ -22,18 +22,17 @@ class GpuDevice final : public Device {
  public:
   static Result<std::unique_ptr<Device>> Open() {
     int count = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
-      return NotUsable("no usable NVIDIA driver or device: " + TextOf(error));
+    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
+      int driver = 0;
+      cudaDriverGetVersion(&driver);
+      return NoDevice(driver, CUDART_VERSION, TextOf(error == cudaSuccess ? cudaErrorNoDevice : error));
     }
-    if (count == 0) return NotUsable("no NVIDIA device");
     cudaDeviceProp properties = {};
     if (const cudaError_t error = cudaGetDeviceProperties(&properties, 0); error != cudaSuccess) {
       return NotUsable("the NVIDIA device does not answer: " + TextOf(error));
     }
-    if (properties.major < 8) {
-      return NotUsable(std::string(properties.name) + " has compute capability " +
-                       std::to_string(properties.major) + "." + std::to_string(properties.minor) +
-                       ", the cuda backend needs 8.0 or later");
+    if (Status status = CheckCapability(properties.name, properties.major, properties.minor); !status.ok()) {
+      return status.error();
     }
     std::unique_ptr<GpuDevice> device(new GpuDevice(properties));
     if (Status status = device->Start(); !status.ok()) return status.error();
@@ -192,5 +191,24 @@ class GpuDevice final : public Device {
 }  // namespace
 
 Result<std::unique_ptr<Device>> OpenGpu() { return GpuDevice::Open(); }
+
+Error NoDevice(int driver, int runtime, const std::string& reason) {
+  const auto text = [](int version) {
+    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  };
+  if (driver == 0) return NotUsable("no NVIDIA driver is installed here");
+  // Drivers run programs of their own major version.
+  if (driver / 1000 < runtime / 1000) {
+    return NotUsable("the NVIDIA driver is for CUDA " + text(driver) + ", this program needs one for CUDA " +
+                     std::to_string(runtime / 1000) + ".0 or later");
+  }
+  return NotUsable("no usable NVIDIA device: " + reason);
+}
+
+Status CheckCapability(const std::string& name, int major, int minor) {
+  if (major >= 8) return {};
+  return NotUsable(name + " has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+                   ", the cuda backend needs 8.0 or later");
+}
 
 }  // namespace espalier::cuda
