@@ -249,7 +249,7 @@ sanitize memcheck 45
 sanitize racecheck 45
 
 report "${gpu:-none}"
-tar -C "$out" -czf "$out/logs.tar.gz" logs && rm -r "$out/logs"
+tar -C "$out" -czf "$out/logs.tar.gz" logs && rm -r "$out/logs" "$out/steps.tsv"
 echo "report: $out/report.txt, $out/report.json"
 [ -z "$no_gpu" ] || exit 3
 exit $failed
