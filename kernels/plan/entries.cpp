@@ -41,14 +41,19 @@ void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin
     if (!keep_unseen_) return;
     entry.row_begin = entry.row_end = rows.begin;
   }
+  // Nodes with cached tokens begin at the start of a block, so no block reaches into another segment.
+  const int32_t block_tokens = batch_.block_tokens;
+  const int32_t* block = batch_.blocks.data() + node.first_block + begin / block_tokens;
+  int32_t slot = begin % block_tokens;
   for (int32_t token = begin; token < end;) {
-    const int32_t piece_end = std::min(end, PieceEnd(node, token, node.begin_position + token));
-    entry.block = batch_.blocks[static_cast<size_t>(node.first_block + token / batch_.block_tokens)];
-    entry.first_slot = static_cast<int16_t>(token % batch_.block_tokens);
-    entry.tokens = static_cast<int16_t>(piece_end - token);
+    const int32_t tokens = std::min(end - token, block_tokens - slot);
+    entry.block = *block++;
+    entry.first_slot = static_cast<int16_t>(slot);
+    entry.tokens = static_cast<int16_t>(tokens);
     entry.position = node.begin_position + token;
     entries->push_back(entry);
-    token = piece_end;
+    token += tokens;
+    slot = 0;
   }
 }
 
@@ -116,6 +121,22 @@ void EntryLister::ListRows(RowRange rows, std::vector<PlanEntry>* entries) {
   GroupBySegment(first, entries);
 }
 
+size_t EntryLister::GuessEntries(const std::vector<RowRange>& tiles) const {
+  const auto node_of = [&](size_t index) -> const BatchNode& { return batch_.nodes[index]; };
+  const auto entries_of = [&](const BatchNode& node) {
+    return static_cast<size_t>((node.cached_tokens + node.rows) / batch_.block_tokens) + 1;
+  };
+  size_t entries = 0;
+  for (const RowRange rows : tiles) {
+    const auto first = static_cast<size_t>(batch_.row_node[static_cast<size_t>(rows.begin)]);
+    for (int32_t node = node_of(first).parent; node >= 0; node = node_of(static_cast<size_t>(node)).parent)
+      entries += entries_of(node_of(static_cast<size_t>(node)));
+    for (size_t node = first; node < batch_.nodes.size() && node_of(node).first_row < rows.end; ++node)
+      entries += entries_of(node_of(node));
+  }
+  return entries;
+}
+
 void EntryLister::ListTree(int32_t node_begin, int32_t node_end, RowRange rows,
                            std::vector<PlanEntry>* entries) {
   const size_t first = entries->size();
@@ -124,19 +145,24 @@ void EntryLister::ListTree(int32_t node_begin, int32_t node_end, RowRange rows,
 }
 
 void EntryLister::GroupBySegment(size_t first, std::vector<PlanEntry>* entries) {
-  const auto begin = entries->begin() + static_cast<std::ptrdiff_t>(first);
   const auto by_segment = [](const PlanEntry& a, const PlanEntry& b) { return SegmentOf(a) < SegmentOf(b); };
-  if (std::is_sorted(begin, entries->end(), by_segment)) return;
+  const auto listed = entries->begin() + static_cast<std::ptrdiff_t>(first);
+  const auto sorted_end = std::is_sorted_until(listed, entries->end(), by_segment);
+  if (sorted_end == entries->end()) return;
+  // What all rows share comes first and stays where it is.
+  const PlanEntry& least = *std::min_element(sorted_end, entries->end(), by_segment);
+  const int32_t first_segment = SegmentOf(least);
+  const auto begin = std::upper_bound(listed, sorted_end, least, by_segment);
   segment_begin_.clear();
   for (auto entry = begin; entry != entries->end(); ++entry) {
-    const auto next = static_cast<size_t>(SegmentOf(*entry)) + 1;
+    const auto next = static_cast<size_t>(SegmentOf(*entry) - first_segment) + 1;
     if (segment_begin_.size() <= next) segment_begin_.resize(next + 1, 0);
     ++segment_begin_[next];
   }
   for (size_t i = 1; i < segment_begin_.size(); ++i) segment_begin_[i] += segment_begin_[i - 1];
   grouped_.assign(begin, entries->end());
   for (const PlanEntry& entry : grouped_) {
-    begin[segment_begin_[static_cast<size_t>(SegmentOf(entry))]++] = entry;
+    begin[segment_begin_[static_cast<size_t>(SegmentOf(entry) - first_segment)]++] = entry;
   }
 }
 

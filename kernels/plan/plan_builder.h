@@ -45,6 +45,8 @@ class EntryLister {
                 std::vector<PlanEntry>* entries) const;
   // Appends everything that `rows` see, segment by segment, pre-order within.
   void ListRows(RowRange rows, std::vector<PlanEntry>* entries);
+  // About how many entries ListRows will append for all tiles together; more where rows of a node branch.
+  size_t GuessEntries(const std::vector<RowRange>& tiles) const;
   // Appends all tokens of nodes [node_begin, node_end), a whole tree, in the same order.
   void ListTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
   // Orders entries from `first` on by segment, keeping the order within a segment.
