@@ -70,7 +70,9 @@ def check(folder, limits_file, write):
         )
         if use["stack_bytes"] or use["spill_bytes"]:
             faults.append(f"{kernel} for {architecture} keeps registers in memory")
-        if limit is not None and use["registers"] > limit:
+        if kernel not in limits:
+            faults.append(f"{kernel} has no limit in {limits_file}: add it by --write")
+        elif limit is not None and use["registers"] > limit:  # other architectures have none
             faults.append(f"{kernel} for {architecture} uses {use['registers']} registers, more than {limit}")
     for kernel in limits:
         if not any(name == kernel for name, _ in found):
