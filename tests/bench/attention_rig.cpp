@@ -81,7 +81,8 @@ Status AttentionRig::AddBuffers(int32_t blocks) {
   kv_ = *kv;
   // Angles of zero: keys and queries are stored as they are.
   const std::vector<float> still(static_cast<size_t>(shape_.head_dim / 2), 0.0F);
-  const auto rotary = backend_->AddRotary(still, 1.0F, 1 << 20);
+  // No path is longer than the pool, nor a step that fills it than its rows.
+  const auto rotary = backend_->AddRotary(still, 1.0F, std::max(blocks * block_tokens_, max_rows_));
   if (!rotary) return rotary.error();
   rotary_ = *rotary;
   const auto qkv = backend_->AddActivation(ActivationKind::kResidual, columns());
