@@ -59,11 +59,27 @@ def parse_arguments():
     return args
 
 
+def told_command(args):
+    """The command line without what is of this machine alone: where recorded trees lie, what starts a call."""
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if not skip and not word.startswith("--under="):
+            words += [] if word == "--under" else [word]
+        skip = word == "--under" and not skip
+    return without_folder(args, shlex.join(["scripts/paper_tables.py", *words]))
+
+
+def without_folder(args, command):
+    command = re.sub(r" --json-file \S+", "", command)
+    return command.replace(str(args.workloads), "FOLDER") if args.workloads else command
+
+
 def measure(args):
     attention, replay, reports = [], [], {}
     for piece in args.chosen:
         begin = time.monotonic()
         one = pieces.run(piece, args.bench, shlex.split(args.under), args.limit)
+        one["command"] = without_folder(args, one["command"])
         reports[piece.name] = one
         for flatten, sequence in report.pairs(one):
             if piece.kind == "attention":
@@ -84,7 +100,7 @@ def text_of(args, attention, replay, reports):
         f"peak     reads {reads[0]:.1f} to {reads[-1]:.1f} GB/s, bf16 products {products[0]:.0f} to {products[-1]:.0f} "
         "GFLOP/s, measured in each piece\n"
         f"commit   {first['commit']}\n"
-        f"command  {shlex.join(['scripts/paper_tables.py', *sys.argv[1:]])}\n"
+        f"command  {told_command(args)}\n"
     )
     if attention:
         text += (
@@ -112,7 +128,7 @@ def main():
         text = text_of(args, attention, replay, reports)
         stem = args.out / args.name
         stem.with_name(args.name + ".txt").write_text(text, encoding="utf-8")
-        known = {"schema": "espalier-paper/1", "command": shlex.join(["scripts/paper_tables.py", *sys.argv[1:]])}
+        known = {"schema": "espalier-paper/1", "command": told_command(args)}
         known |= {"attention": attention, "replay": replay, "reports": reports}
         stem.with_name(args.name + ".json").write_text(json.dumps(known) + "\n", encoding="utf-8")
         report.plots(stem, attention)
