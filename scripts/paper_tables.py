@@ -38,7 +38,9 @@ def parse_arguments():
     parser.add_argument("--replay-layers", type=int, default=8, help="of the random model [%(default)s]")
     parser.add_argument("--replay-steps", type=int, default=12, help="of decoding, end to end [%(default)s]")
     parser.add_argument("--only", help="regular expression: pieces to measure, by name [all]")
-    parser.add_argument("--list", action="store_true", help="print the names of the pieces and their calls, measure none")
+    parser.add_argument(
+        "--list", action="store_true", help="print the names of the pieces and their calls, measure none"
+    )
     parser.add_argument("--under", default="", help="command that starts each call, as 'nice -n -5' or 'taskset 3'")
     parser.add_argument("--limit", type=int, default=600, help="seconds for a piece [%(default)s]")
     args = parser.parse_args()
@@ -106,7 +108,8 @@ def text_of(args, attention, replay, reports):
         text += (
             f"\nAttention alone, one layer, heads of {args.head_dim}; us: flatten; paper: its speed-up on an A100; "
             "bytes ratio: KV read by sequence over KV read by flatten;\nlimit: the longer part of the roofline; of "
-            "bandwidth: KV read over time (above 100: caches serve)\n\n" + report.table(report.ATTENTION_COLUMNS, attention)
+            "bandwidth: KV read over time (above 100: caches serve)\n\n"
+            + report.table(report.ATTENTION_COLUMNS, attention)
         )
     if replay:
         text += (
