@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <array>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <queue>
 #include <string>
@@ -13,6 +15,12 @@
 namespace espalier::test {
 
 namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr uint32_t kSmallForests = 2000;
+#else
+constexpr uint32_t kSmallForests = 20000;
+#endif
 
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};
@@ -199,6 +207,50 @@ int32_t MostRows(const AttentionPlan& plan) {
   return most;
 }
 
+// A token that a row sees, as (position, block, slot).
+using SeenToken = std::array<int32_t, 3>;
+
+// What a row has to read, by walking the links of its tree.
+std::vector<SeenToken> PathOf(const Forest& forest, int32_t row) {
+  const TreeBatch& batch = forest.batch;
+  std::vector<SeenToken> path;
+  for (const int32_t n : forest.NodesSeenBy(row)) {
+    const BatchNode& node = batch.nodes[static_cast<size_t>(n)];
+    for (int32_t i = 0; i < node.cached_tokens; ++i) {
+      const int32_t block = batch.blocks[static_cast<size_t>(node.first_block + i / batch.block_tokens)];
+      path.push_back({node.begin_position + i, block, i % batch.block_tokens});
+    }
+  }
+  for (const int32_t own : forest.RowsSeenBy(row)) {
+    const auto slot = static_cast<int32_t>(batch.KvSlotOfRow(own));
+    path.push_back(
+        {batch.row_position[static_cast<size_t>(own)], slot / batch.block_tokens, slot % batch.block_tokens});
+  }
+  std::sort(path.begin(), path.end());
+  return path;
+}
+
+// What each row reads by the plan, item by item.
+std::vector<std::vector<SeenToken>> ReadBy(const AttentionPlan& plan, const TreeBatch& batch) {
+  std::vector<std::vector<SeenToken>> read(static_cast<size_t>(batch.rows()));
+  for (const PlanItem& item : plan.items) {
+    for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
+      const PlanEntry& entry = plan.entries[static_cast<size_t>(e)];
+      for (int32_t i = 0; i < entry.tokens; ++i) {
+        const int32_t own = entry.first_own_row < 0 ? -1 : entry.first_own_row + i;
+        const auto o = static_cast<size_t>(std::max(own, 0));
+        const int32_t begin = std::max(entry.row_begin, own);
+        const int32_t end = own < 0 ? entry.row_end : std::min(entry.row_end, batch.row_subtree_end[o]);
+        const int32_t position = own < 0 ? entry.position + i : batch.row_position[o];
+        for (int32_t row = begin; row < end; ++row)
+          read[static_cast<size_t>(row)].push_back({position, entry.block, entry.first_slot + i});
+      }
+    }
+  }
+  for (std::vector<SeenToken>& tokens : read) std::sort(tokens.begin(), tokens.end());
+  return read;
+}
+
 }  // namespace
 
 TEST_CASE("Every mode's plan of a random forest is proved right") {
@@ -218,6 +270,24 @@ TEST_CASE("Every mode's plan of a random forest is proved right") {
     if (options.mode == AttentionMode::kFlatten && plan.partials > 0) ++cut;
   }
   REQUIRE(cut > 50);  // the forests exercise cuts
+}
+
+TEST_CASE("Rows read by every mode's plan what a naive walk of their paths reads") {
+  for (uint32_t seed = 0; seed < kSmallForests; ++seed) {
+    Random random(seed);
+    const ForestLimits limits = {2, 3, 3, Pick(random, 1, 6), 8};
+    const Forest forest = MixedForest(random, limits, 1 << Pick(random, 2, 5));
+    PlanOptions options = RandomOptions(random);
+    options.max_tile_rows = Pick(random, 1, 20);
+    options.mode = kModes[seed % std::size(kModes)];
+    const AttentionPlan plan = PlanAttention(forest.batch, Shape(8, 2), options);
+    const auto read = ReadBy(plan, forest.batch);
+    bool same = true;
+    for (int32_t row = 0; row < forest.batch.rows(); ++row)
+      same = same && read[static_cast<size_t>(row)] == PathOf(forest, row);
+    INFO("seed " << seed << " mode " << Name(options.mode));
+    REQUIRE(same);
+  }
 }
 
 TEST_CASE("An empty batch has an empty plan") {
