@@ -39,9 +39,12 @@ struct BackendOptions {
   std::string name = "cpu";        // auto (cuda where it works, else cpu), cpu, ref, cuda
   std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
   DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
-  int32_t threads = 0;             // cpu: 0 means every core this process may use
-  int32_t max_rows = 512;          // the most rows of a step
-  std::string fallback = "";       // set by CreateBackend: BackendInfo::fallback
+  // Of matrix products. With kInt8 their operands are int8 too, made from fp32 (kernels/base/int8.h); tables,
+  // norms, biases and KV stay in dtype.
+  WeightType weights = WeightType::kDType;
+  int32_t threads = 0;        // cpu: 0 means every core this process may use
+  int32_t max_rows = 512;     // the most rows of a step
+  std::string fallback = "";  // set by CreateBackend: BackendInfo::fallback
 };
 
 struct BackendInfo {
@@ -49,6 +52,7 @@ struct BackendInfo {
   std::string device;  // the processor's own name
   std::string isa;     // instruction set in use, e.g. "avx512_bf16"
   DType dtype = DType::kBFloat16;
+  WeightType weights = WeightType::kDType;
   int32_t threads = 1;
   std::string fallback;         // why `auto` took no GPU; empty where it did, or was not asked to choose
   int32_t steps_in_flight = 1;  // how many steps may be issued before the first is waited for
@@ -72,6 +76,8 @@ class Backend {
   // Set-up. Rows of the parts are stacked: {q, k, v} become one [sum of rows, cols] matrix. The host memory
   // is not used after the call.
   virtual Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) = 0;
+  // A matrix for Embed, kept in dtype. Where weights have that type too, it serves products as well.
+  virtual Result<MatrixId> AddTable(std::span<const HostTensor> parts) { return AddMatrix(parts); }
   virtual Result<VectorId> AddVector(std::span<const HostTensor> parts) = 0;
   // Rotary angles: position * inv_freq[i] turns the pair (i, i + head_dim / 2); [head_dim / 2] fp32. `scale`
   // multiplies sine and cosine. Positions [0, max_positions).

@@ -22,6 +22,19 @@ constexpr const char* Name(DType type) {
   return "unknown";
 }
 
+// What weights of matrix products are stored as.
+enum class WeightType : uint8_t {
+  kDType,  // in the DType that everything else has
+  kInt8,   // kernels/base/int8.h
+};
+
+// As settings have it: "dtype" or "int8".
+constexpr const char* Name(WeightType type) { return type == WeightType::kInt8 ? "int8" : "dtype"; }
+// What the weights are: "int8", or the name of `dtype`.
+constexpr const char* Name(WeightType type, DType dtype) {
+  return type == WeightType::kInt8 ? "int8" : Name(dtype);
+}
+
 // bfloat16: the upper half of an IEEE-754 binary32.
 using bf16_t = uint16_t;
 

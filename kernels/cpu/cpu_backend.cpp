@@ -40,6 +40,7 @@ CpuBackend::CpuBackend(const BackendOptions& options, const KernelTable& kernels
   info_.device = ProcessorName();
   info_.isa = kernels.isa;
   info_.dtype = options.dtype;
+  info_.weights = options.weights;
   info_.threads = pool_->threads();
   info_.fallback = options.fallback;
   info_.steps_in_flight = 1;

@@ -24,6 +24,7 @@ class CpuBackend final : public Backend {
   const BackendInfo& info() const override { return info_; }
 
   Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override;
+  Result<MatrixId> AddTable(std::span<const HostTensor> parts) override;
   Result<VectorId> AddVector(std::span<const HostTensor> parts) override;
   Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
   Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
@@ -71,10 +72,13 @@ class CpuBackend final : public Backend {
     }
   };
 
+  Result<MatrixId> AddPacked(std::span<const HostTensor> parts, WeightType weights);
   Activation& Output(ActivationId id, int64_t rows, int64_t cols);
   const Activation& Floats(ActivationId id);
   const Activation& CheckedQkv(const KvPool& kv, ActivationId qkv);
-  GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows) const;
+  // Everything but C. int8 operands are made here, in memory that the next call takes again.
+  GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);
+  void Quantize(const Activation& in, int64_t first_row, GemmArgs* args);
   void RunProduct(const PackedMatrix& w, const GemmArgs& args);
   // Memory of attention for tiles and item lists of this size.
   void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials);
@@ -95,6 +99,11 @@ class CpuBackend final : public Backend {
   std::vector<Rotary> rotaries_;
   std::vector<KvPool> kv_pools_;
   std::vector<Activation> activations_;
+  struct {
+    Buffer values;   // [rows][stride] int8
+    Buffer scales;   // [rows][groups] fp32
+    Buffer offsets;  // [rows][groups] int32
+  } int8_operands_;
   Buffer partials_;
   std::vector<Buffer> scratch_;  // [threads]
   Buffer logits_;

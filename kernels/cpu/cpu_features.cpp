@@ -24,7 +24,9 @@ bool HasAvx512() {
   return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+bool HasAvx512Bf16() {
+  return HasAvx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
 const KernelTable* Avx2Table() { return &Avx2Kernels(); }
 const KernelTable* Avx512Table() { return &Avx512Kernels(); }
 const KernelTable* Avx512Bf16Table() { return &Avx512Bf16Kernels(); }

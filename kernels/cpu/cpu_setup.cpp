@@ -21,7 +21,15 @@ Id Append(std::vector<T>* objects, T object) {
 }  // namespace
 
 Result<MatrixId> CpuBackend::AddMatrix(std::span<const HostTensor> parts) {
-  Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, info_.dtype, pool_.get());
+  return AddPacked(parts, info_.weights);
+}
+
+Result<MatrixId> CpuBackend::AddTable(std::span<const HostTensor> parts) {
+  return AddPacked(parts, WeightType::kDType);
+}
+
+Result<MatrixId> CpuBackend::AddPacked(std::span<const HostTensor> parts, WeightType weights) {
+  Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, info_.dtype, weights, pool_.get());
   if (!matrix) return matrix.error();
   return Append<MatrixId>(&matrices_, std::move(*matrix));
 }
@@ -75,8 +83,9 @@ Result<KvId> CpuBackend::AddKv(const AttentionShape& shape, int32_t blocks, int3
 Result<ActivationId> CpuBackend::AddActivation(ActivationKind kind, int64_t cols) {
   if (cols <= 0) return InvalidArgument("", "an activation needs columns");
   Activation activation;
-  activation.bf16 =
-      kind == ActivationKind::kOperand && info_.dtype == DType::kBFloat16 && kernels_.bf16_operands;
+  // int8 operands are made from fp32 when a product needs them.
+  activation.bf16 = kind == ActivationKind::kOperand && info_.dtype == DType::kBFloat16 &&
+                    info_.weights == WeightType::kDType && kernels_.bf16_operands;
   activation.cols = cols;
   const int64_t line = activation.bf16 ? 32 : 16;  // elements
   activation.stride = (RoundUp(cols, line) / line | 1) * line;

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/base/int8.h"
 #include "kernels/cpu/cpu_backend_impl.h"
 
 namespace espalier::cpu {
@@ -59,6 +60,7 @@ void CpuBackend::Embed(MatrixId table, ActivationId out) {
   const PackedMatrix& t = At(matrices_, table);
   Activation& o = Output(out, step_->batch.rows(), t.cols());
   ESPALIER_CHECK(!o.bf16);
+  ESPALIER_CHECK_MSG(!t.int8(), "a table is added by AddTable");
   ForRows(o.rows, o.cols, [&](int64_t row) {
     t.ReadRow(slots_.Resolve(step_->tokens[static_cast<size_t>(row)]), o.Floats(row));
   });
@@ -74,10 +76,24 @@ void CpuBackend::RmsNorm(ActivationId in, VectorId weight, float epsilon, Activa
   });
 }
 
-GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_t first_row,
-                             int64_t rows) const {
+void CpuBackend::Quantize(const Activation& in, int64_t first_row, GemmArgs* args) {
+  args->a_stride = (RoundUp(in.cols, 64) / 64 | 1) * 64;
+  args->a_groups = (in.cols + kInt8Group - 1) / kInt8Group;
+  auto* values = Reserve<int8_t>(&int8_operands_.values, args->rows * args->a_stride);
+  auto* scales = Reserve<float>(&int8_operands_.scales, args->rows * args->a_groups);
+  auto* offsets = Reserve<int32_t>(&int8_operands_.offsets, args->rows * args->a_groups);
+  args->a = values;
+  args->a_scales = scales;
+  args->a_offsets = offsets;
+  ForRows(args->rows, in.cols, [&](int64_t row) {
+    kernels_.quantize_row({in.Floats(first_row + row), in.cols, values + row * args->a_stride,
+                           scales + row * args->a_groups, offsets + row * args->a_groups});
+  });
+}
+
+GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows) {
   ESPALIER_CHECK(in.cols == w.cols());
-  ESPALIER_CHECK_MSG(in.bf16 == (kernels_.bf16_operands && w.dtype() == DType::kBFloat16),
+  ESPALIER_CHECK_MSG(in.bf16 == (kernels_.bf16_operands && w.dtype() == DType::kBFloat16 && !w.int8()),
                      "a product reads a kOperand activation");
   GemmArgs args;
   args.a = in.Row(first_row);
@@ -87,12 +103,18 @@ GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_
   args.k = static_cast<int32_t>(w.cols());
   args.panels = w.panels();
   args.panels_per_block = w.panels_per_block();
+  if (w.int8()) {
+    args.weight_scales = w.scales();
+    Quantize(in, first_row, &args);
+  }
   return args;
 }
 
 void CpuBackend::RunProduct(const PackedMatrix& w, const GemmArgs& args) {
   if (args.rows == 0) return;
-  const auto gemm = w.dtype() == DType::kFloat32 ? kernels_.gemm_fp32 : kernels_.gemm_bf16;
+  const auto gemm = w.int8()                       ? kernels_.gemm_int8
+                    : w.dtype() == DType::kFloat32 ? kernels_.gemm_fp32
+                                                   : kernels_.gemm_bf16;
   const bool small = w.rows() * w.cols() * args.rows < kParallelFloats;
   pool_->ParallelFor(w.blocks(), small ? w.blocks() : 1,
                      [&](int64_t block, int32_t) { gemm(args, static_cast<int32_t>(block)); });

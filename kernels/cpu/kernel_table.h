@@ -10,14 +10,17 @@
 // program, so that no instruction leaks to a machine that lacks it.
 namespace espalier::cpu {
 
-inline constexpr int32_t kLanes = 16;    // outputs of a panel: a 64-byte line of fp32
-inline constexpr int32_t kChunkK = 128;  // k of a panel before the next panel's begins
+inline constexpr int32_t kLanes = 16;      // outputs of a panel: a 64-byte line of fp32
+inline constexpr int32_t kChunkK = 128;    // k of a panel before the next panel's begins
+inline constexpr int32_t kInt8Bias = 128;  // int8 weights lie as unsigned bytes, q + 128
 
 // C[rows, n] (+)= A[rows, k] * W^T (+ bias), one block of panels at a call. Additions of an element go by
 // ascending k, in one chain, whatever `rows` is: a row alone and in a batch has the same bits.
 //
 // Weights lie as [block of panels][k / kChunkK][panel of 16 n][k within the chunk][16 n], for bf16 with pairs
 // of k side by side: [k / 2][16 n][2]. k is padded to 32 and n to 16 by zeros.
+// int8 weights: [k / 4][16 n][4], a scale for each n, and operands as quantize_row leaves them; a chunk is a
+// group of operands.
 struct GemmArgs {
   const void* a = nullptr;  // [rows, a_stride], operands; readable and finite up to k rounded up to 2
   int64_t a_stride = 0;     // elements
@@ -30,6 +33,20 @@ struct GemmArgs {
   int32_t k = 0;
   int32_t panels = 0;
   int32_t panels_per_block = 1;
+  // int8 weights only.
+  const float* weight_scales = nullptr;  // [16 * panels]
+  const float* a_scales = nullptr;       // [rows, a_groups]
+  const int32_t* a_offsets = nullptr;    // [rows, a_groups]
+  int64_t a_groups = 0;
+};
+
+// A row of fp32 operands becomes int8 (kernels/base/int8.h).
+struct QuantizeArgs {
+  const float* in = nullptr;  // [columns], then zeros up to the next multiple of 16
+  int64_t columns = 0;
+  int8_t* out = nullptr;       // [columns], then zeros up to the next multiple of 16
+  float* scales = nullptr;     // of each group of kInt8Group columns
+  int32_t* offsets = nullptr;  // of each group: what the weights' bias adds to a sum, kInt8Bias * sum of q
 };
 
 // A KV pool's layer. One head of a block: K as [stored_tokens / 16][head_dim][16 tokens], V as [head_dim /
@@ -126,6 +143,8 @@ struct KernelTable {
   bool bf16_operands = false;  // bf16 weights and KV are multiplied by bf16 operands; otherwise by fp32
   void (*gemm_bf16)(const GemmArgs&, int32_t block) = nullptr;
   void (*gemm_fp32)(const GemmArgs&, int32_t block) = nullptr;
+  void (*gemm_int8)(const GemmArgs&, int32_t block) = nullptr;
+  void (*quantize_row)(const QuantizeArgs&) = nullptr;
   void (*attention_bf16)(const AttentionArgs&, const PlanItem&, int32_t kv_head,
                          const AttentionScratch&) = nullptr;
   void (*attention_fp32)(const AttentionArgs&, const PlanItem&, int32_t kv_head,
@@ -140,6 +159,7 @@ struct KernelTable {
   // Reads with many accumulators, multiplies in registers: for measuring the machine.
   uint32_t (*read_bytes)(const void* data, int64_t bytes) = nullptr;
   float (*bf16_multiply_adds)(int64_t rounds, int64_t* multiply_adds) = nullptr;
+  float (*int8_multiply_adds)(int64_t rounds, int64_t* multiply_adds) = nullptr;
 };
 
 const KernelTable& PortableKernels();

@@ -1,11 +1,14 @@
 #include "kernels/cpu/packed_matrix.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "kernels/base/convert.h"
+#include "kernels/base/int8.h"
 
 namespace espalier::cpu {
 
@@ -14,11 +17,6 @@ namespace {
 constexpr int32_t kMostPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
 constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end,
 constexpr int32_t kTilePanels = 4;      // but as long as each thread has one, the panels of a register tile
-
-// Element of k and lane within a chunk of a panel.
-int64_t ElementOffset(DType dtype, int64_t k, int64_t lane) {
-  return dtype == DType::kFloat32 ? k * kLanes + lane : (k / 2 * kLanes + lane) * 2 + k % 2;
-}
 
 // Finds the part and row within it of a row of the stacked matrix.
 const std::byte* RowData(std::span<const HostTensor> parts, int64_t row, DType* dtype) {
@@ -35,9 +33,11 @@ const std::byte* RowData(std::span<const HostTensor> parts, int64_t row, DType* 
 
 }  // namespace
 
-Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType dtype, ThreadPool* pool) {
+Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType dtype, WeightType weights,
+                                        ThreadPool* pool) {
   PackedMatrix matrix;
   matrix.dtype_ = dtype;
+  matrix.weights_ = weights;
   for (const HostTensor& part : parts) {
     if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
     if (matrix.cols_ != 0 && matrix.cols_ != part.cols) {
@@ -56,12 +56,31 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType
   matrix.panels_per_block_ = std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()),
                                         std::max(tile, 1), kMostPanelsPerBlock);
   const int64_t elements = matrix.k_padded_ * matrix.panels_ * kLanes;
-  Result<Buffer> buffer = Buffer::Allocate(elements * static_cast<int64_t>(SizeOf(dtype)), "model");
+  const auto element_bytes = matrix.int8() ? int64_t{1} : static_cast<int64_t>(SizeOf(dtype));
+  Result<Buffer> buffer = Buffer::Allocate(elements * element_bytes, "model");
   if (!buffer) return buffer.error();
   matrix.buffer_ = std::move(*buffer);
-  pool->ParallelFor(matrix.panels_, 1,
-                    [&](int64_t panel, int32_t) { matrix.PackPanel(parts, static_cast<int32_t>(panel)); });
+  if (matrix.int8()) {
+    Result<Buffer> scales =
+        Buffer::Allocate(int64_t{matrix.panels_} * kLanes * static_cast<int64_t>(sizeof(float)), "model");
+    if (!scales) return scales.error();
+    matrix.scales_ = std::move(*scales);
+  }
+  std::atomic<bool> finite{true};
+  pool->ParallelFor(matrix.panels_, 1, [&](int64_t panel, int32_t) {
+    if (!matrix.int8()) {
+      matrix.PackPanel(parts, static_cast<int32_t>(panel));
+    } else if (!matrix.PackInt8Panel(parts, static_cast<int32_t>(panel))) {
+      finite = false;
+    }
+  });
+  if (!finite) return InvalidArgument("weights", kNotFiniteInt8);
   return matrix;
+}
+
+int64_t PackedMatrix::ElementOffset(int64_t k, int64_t lane) const {
+  if (int8()) return (k / 4 * kLanes + lane) * 4 + k % 4;
+  return dtype_ == DType::kFloat32 ? k * kLanes + lane : (k / 2 * kLanes + lane) * 2 + k % 2;
 }
 
 int64_t PackedMatrix::PanelOffset(int32_t panel, int64_t k) const {
@@ -87,10 +106,34 @@ void PackedMatrix::PackPanel(std::span<const HostTensor> parts, int32_t panel) {
         for (int64_t i = 0; i < length; ++i) out[i * kLanes] = values[i];
       } else {
         bf16_t* out = buffer_.as<bf16_t>() + offset;
-        for (int64_t i = 0; i < length; ++i) out[ElementOffset(dtype_, i, lane)] = ToBFloat16(values[i]);
+        for (int64_t i = 0; i < length; ++i) out[ElementOffset(i, lane)] = ToBFloat16(values[i]);
       }
     }
   }
+}
+
+bool PackedMatrix::PackInt8Panel(std::span<const HostTensor> parts, int32_t panel) {
+  const int64_t lanes = std::min<int64_t>(kLanes, rows_ - int64_t{panel} * kLanes);
+  std::vector<float> values(static_cast<size_t>(cols_));
+  std::vector<int8_t> q(values.size());
+  bool finite = true;
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t row = int64_t{panel} * kLanes + lane;
+    DType source_type = dtype_;
+    const std::byte* source = RowData(parts, row, &source_type);
+    ConvertToFloat(source, source_type, cols_, values.data());
+    const float scale = QuantizeInt8(values.data(), cols_, q.data());
+    finite = finite && std::isfinite(scale);
+    scales_.as<float>()[row] = scale;
+    for (int64_t k = 0; k < cols_; k += kChunkK) {
+      const int64_t length = std::min<int64_t>(kChunkK, cols_ - k);
+      uint8_t* out = buffer_.as<uint8_t>() + PanelOffset(panel, k);
+      for (int64_t i = 0; i < length; ++i) {
+        out[ElementOffset(i, lane)] = static_cast<uint8_t>(q[static_cast<size_t>(k + i)] + kInt8Bias);
+      }
+    }
+  }
+  return finite;
 }
 
 void PackedMatrix::ReadRow(int64_t row, float* out) const {
@@ -101,9 +144,13 @@ void PackedMatrix::ReadRow(int64_t row, float* out) const {
     const int64_t length = std::min<int64_t>(kChunkK, cols_ - k);
     const int64_t offset = PanelOffset(panel, k);
     for (int64_t i = 0; i < length; ++i) {
-      const int64_t element = offset + ElementOffset(dtype_, i, lane);
-      out[k + i] =
-          dtype_ == DType::kFloat32 ? buffer_.as<float>()[element] : ToFloat(buffer_.as<bf16_t>()[element]);
+      const int64_t element = offset + ElementOffset(i, lane);
+      if (int8()) {
+        out[k + i] = static_cast<float>(buffer_.as<uint8_t>()[element] - kInt8Bias) * scales()[row];
+      } else {
+        out[k + i] =
+            dtype_ == DType::kFloat32 ? buffer_.as<float>()[element] : ToFloat(buffer_.as<bf16_t>()[element]);
+      }
     }
   }
 }

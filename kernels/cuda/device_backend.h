@@ -22,7 +22,9 @@ int32_t RowBucket(int32_t rows, int32_t max_rows);
 // of a step in device_step.cpp.
 class DeviceBackend final : public Backend {
  public:
-  // Errors: no memory for its own buffers.
+  // Refuses options that no device serves.
+  static Status Check(const BackendOptions& options);
+  // Errors: those of Check; no memory for its own buffers.
   static Result<std::unique_ptr<Backend>> Create(const BackendOptions& options,
                                                  std::unique_ptr<Device> device);
   ~DeviceBackend() override;

@@ -56,14 +56,23 @@ Result<DeviceMemory> DeviceMemory::AllocateHost(Device* device, int64_t bytes, c
   return error;
 }
 
-Result<std::unique_ptr<Backend>> DeviceBackend::Create(const BackendOptions& options,
-                                                       std::unique_ptr<Device> device) {
+Status DeviceBackend::Check(const BackendOptions& options) {
   if (options.dtype != DType::kBFloat16 && options.dtype != DType::kFloat32) {
     return Error{ErrorCode::kUnimplemented, "dtype", "the cuda backend computes in bfloat16 or float32"};
+  }
+  if (options.weights != WeightType::kDType) {
+    return Error{ErrorCode::kUnimplemented, "weights",
+                 "the cuda backend has no int8 weights yet; the cpu backend has"};
   }
   if (options.max_rows <= 0 || options.max_rows > kMostRows) {
     return InvalidArgument("max_rows", "must lie in [1, " + std::to_string(kMostRows) + "]");
   }
+  return {};
+}
+
+Result<std::unique_ptr<Backend>> DeviceBackend::Create(const BackendOptions& options,
+                                                       std::unique_ptr<Device> device) {
+  if (Status status = Check(options); !status.ok()) return status.error();
   std::unique_ptr<DeviceBackend> backend(new DeviceBackend(options, std::move(device)));
   if (Status status = backend->AllocateOwn(); !status.ok()) return status.error();
   return std::unique_ptr<Backend>(std::move(backend));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/base/convert.h"
+#include "kernels/base/int8.h"
 #include "kernels/ref/ref_ops.h"
 #include "kernels/sampling.h"
 
@@ -24,7 +25,8 @@ int64_t MicrosecondsSince(Clock::time_point begin) {
 struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
-  std::vector<float> values;  // [rows, cols]
+  std::vector<float> values;  // [rows, cols]; of int8 weights q
+  std::vector<float> scales;  // [rows] of int8 weights; else empty
 
   const float* row(int64_t r) const { return values.data() + r * cols; }
 };
@@ -59,6 +61,46 @@ struct Activation {
   const float* row(int64_t r) const { return values.data() + r * cols; }
 };
 
+// The rows of a product, quantised where the weights are.
+class Operands {
+ public:
+  Operands(const Matrix& weights, const Activation& rows) : weights_(weights), rows_(rows) {
+    if (weights.scales.empty()) return;
+    groups_ = (rows.cols + kInt8Group - 1) / kInt8Group;
+    quantized_.cols = rows.cols;
+    std::vector<int8_t> q(kInt8Group);
+    for (int64_t row = 0; row < rows.rows; ++row) {
+      for (int64_t k = 0; k < rows.cols; k += kInt8Group) {
+        const int64_t count = std::min<int64_t>(kInt8Group, rows.cols - k);
+        scales_.push_back(QuantizeInt8(rows.row(row) + k, count, q.data()));
+        quantized_.values.insert(quantized_.values.end(), q.data(), q.data() + count);
+      }
+    }
+  }
+
+  // Of a row and an output.
+  float Product(int64_t row, int64_t n) const {
+    if (weights_.scales.empty()) return Dot(rows_.row(row), weights_.row(n), weights_.cols);
+    float sum = 0.0F;
+    for (int64_t group = 0; group < groups_; ++group) {
+      const int64_t k = group * kInt8Group;
+      // Exact: all partial sums are integers below 2^24.
+      const float dot =
+          Dot(quantized_.row(row) + k, weights_.row(n) + k, std::min<int64_t>(kInt8Group, weights_.cols - k));
+      sum +=
+          dot * scales_[static_cast<size_t>(row * groups_ + group)] * weights_.scales[static_cast<size_t>(n)];
+    }
+    return sum;
+  }
+
+ private:
+  const Matrix& weights_;
+  const Activation& rows_;
+  int64_t groups_ = 0;
+  Activation quantized_;
+  std::vector<float> scales_;  // [rows][groups]
+};
+
 template <typename Id, typename T>
 Id Append(std::vector<T>* objects, T object) {
   objects->push_back(std::move(object));
@@ -79,12 +121,22 @@ class RefBackend final : public Backend {
     info_.device = "host";
     info_.isa = "scalar";
     info_.dtype = DType::kFloat32;
+    info_.weights = options.weights;
     info_.plan.max_tile_rows = 64;
   }
 
   const BackendInfo& info() const override { return info_; }
 
   Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override {
+    Result<Matrix> matrix = Stack(parts);
+    if (!matrix) return matrix.error();
+    if (info_.weights == WeightType::kInt8) {
+      if (Status status = QuantizeRows(&*matrix); !status.ok()) return status.error();
+    }
+    return Append<MatrixId>(&matrices_, std::move(*matrix));
+  }
+
+  Result<MatrixId> AddTable(std::span<const HostTensor> parts) override {
     Result<Matrix> matrix = Stack(parts);
     if (!matrix) return matrix.error();
     return Append<MatrixId>(&matrices_, std::move(*matrix));
@@ -184,11 +236,12 @@ class RefBackend final : public Backend {
     const Matrix& m = At(matrices_, w);
     ESPALIER_CHECK(i.cols == m.cols);
     Activation& o = Output(out, i.rows, m.rows);
+    const Operands operands(m, i);
     // A weight row stays in the first-level cache while all input rows use it.
     for (int64_t n = 0; n < m.rows; ++n) {
       const float b = bias == VectorId::kNone ? 0.0F : At(vectors_, bias)[static_cast<size_t>(n)];
       for (int64_t row = 0; row < i.rows; ++row) {
-        const float product = Dot(i.row(row), m.row(n), m.cols) + b;
+        const float product = operands.Product(row, n) + b;
         float& target = o.row(row)[n];
         target = mode == MatMulMode::kAccumulate ? target + product : product;
       }
@@ -255,9 +308,10 @@ class RefBackend final : public Backend {
     const Matrix& m = At(matrices_, head);
     ESPALIER_CHECK(i.cols == m.cols && static_cast<size_t>(i.rows) == step_->logit_rows.size());
     std::vector<float> logits(static_cast<size_t>(i.rows * m.rows));
+    const Operands operands(m, i);
     for (int64_t row = 0; row < i.rows; ++row) {
       for (int64_t n = 0; n < m.rows; ++n) {
-        logits[static_cast<size_t>(row * m.rows + n)] = Dot(i.row(row), m.row(n), m.cols);
+        logits[static_cast<size_t>(row * m.rows + n)] = operands.Product(row, n);
       }
     }
     SampleStep(*step_, logits, m.rows, SerialFor, &slots_, &result_);
@@ -288,6 +342,18 @@ class RefBackend final : public Backend {
   }
 
  private:
+  static Status QuantizeRows(Matrix* matrix) {
+    std::vector<int8_t> q(static_cast<size_t>(matrix->cols));
+    for (int64_t row = 0; row < matrix->rows; ++row) {
+      float* values = matrix->values.data() + row * matrix->cols;
+      const float scale = QuantizeInt8(values, matrix->cols, q.data());
+      if (!std::isfinite(scale)) return InvalidArgument("weights", kNotFiniteInt8);
+      matrix->scales.push_back(scale);
+      std::copy(q.begin(), q.end(), values);
+    }
+    return {};
+  }
+
   static Result<Matrix> Stack(std::span<const HostTensor> parts) {
     Matrix matrix;
     for (const HostTensor& part : parts) {

@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,13 +71,64 @@ TEST_CASE("Packed weights give back every row, whatever the shape") {
       if (first > 0) parts.push_back({values.data(), DType::kFloat32, first, cols});
       parts.push_back({values.data() + first * cols, DType::kFloat32, rows - first, cols});
       for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-        Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, dtype, pool->get());
+        Result<PackedMatrix> matrix = PackedMatrix::Pack(parts, dtype, WeightType::kDType, pool->get());
         REQUIRE(matrix.ok());
         std::vector<float> read(values.size());
         for (int64_t row = 0; row < rows; ++row) matrix->ReadRow(row, read.data() + row * cols);
         CHECK(read == values);
       }
     }
+  }
+}
+
+TEST_CASE("int8 weights give back every row within half a step of its scale, and what int8 holds exactly") {
+  Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::Create(2);
+  REQUIRE(pool.ok());
+  constexpr int64_t kRows = 35;
+  for (const int64_t cols : {1, 31, 128, 300}) {
+    std::vector<float> values(static_cast<size_t>(kRows * cols));
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto row = static_cast<int64_t>(i) / cols;
+      // Even rows hold multiples of their scale, 127 first; odd ones anything; the last nothing but zeros.
+      values[i] = row % 2 == 0 ? 0.25F * (127.0F - static_cast<float>(i % static_cast<size_t>(cols) % 255))
+                               : std::sin(static_cast<float>(i)) * static_cast<float>(row);
+      if (row == kRows - 1) values[i] = 0.0F;
+    }
+    const HostTensor part = {values.data(), DType::kFloat32, kRows, cols};
+    Result<PackedMatrix> matrix =
+        PackedMatrix::Pack({&part, 1}, DType::kBFloat16, WeightType::kInt8, pool->get());
+    REQUIRE(matrix.ok());
+    std::vector<float> read(static_cast<size_t>(cols));
+    for (int64_t row = 0; row < kRows; ++row) {
+      matrix->ReadRow(row, read.data());
+      const float* expected = values.data() + row * cols;
+      float largest = 0.0F;
+      float error = 0.0F;
+      for (int64_t i = 0; i < cols; ++i) {
+        largest = std::max(largest, std::abs(expected[i]));
+        error = std::max(error, std::abs(read[static_cast<size_t>(i)] - expected[i]));
+      }
+      INFO("row " << row << " of " << cols);
+      CHECK(matrix->scales()[row] == largest / 127.0F);
+      CHECK(error <= (row % 2 == 0 ? 0.0F : largest / 127.0F * 0.5001F));
+    }
+  }
+}
+
+TEST_CASE("int8 weights refuse what they cannot hold, by the setting's name") {
+  BackendOptions options;
+  options.weights = WeightType::kInt8;
+  options.threads = 1;
+  const std::unique_ptr<Backend> backend = CreateCpuBackend(options).value();
+  std::vector<float> values(64 * 40, 1.0F);
+  const HostTensor part = {values.data(), DType::kFloat32, 40, 64};
+  CHECK(backend->AddMatrix({&part, 1}).ok());
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    values[37 * 64 + 5] = bad;
+    const Result<MatrixId> refused = backend->AddMatrix({&part, 1});
+    REQUIRE(!refused.ok());
+    CHECK(refused.error().field == "weights");
+    CHECK(backend->AddTable({&part, 1}).ok());
   }
 }
 
@@ -123,6 +177,7 @@ TEST_CASE("Peaks of the machine are measured") {
   REQUIRE(peaks.ok());
   CHECK(peaks->read_bytes_per_second > 1e8);
   CHECK(peaks->bf16_flop_per_second > 1e8);
+  CHECK(peaks->int8_op_per_second > 1e8);
 }
 
 }  // namespace espalier::cpu

@@ -36,7 +36,7 @@ Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
 
 }  // namespace
 
-std::vector<Candidate> MakeCandidates(int32_t max_rows) {
+std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights) {
   std::vector<Candidate> candidates;
   std::vector<std::string> sets = {"auto"};
   if (std::string(ESPALIER_PARITY_BACKEND) == "cpu") {
@@ -48,6 +48,7 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows) {
       options.name = ESPALIER_PARITY_BACKEND;
       options.isa = isa;
       options.dtype = dtype;
+      options.weights = weights;
       options.threads = 2;
       options.max_rows = max_rows;
       Result<std::unique_ptr<Backend>> backend = MakeBackend(options);
@@ -55,15 +56,17 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows) {
         why_not = backend.error().ToString();
         continue;
       }
-      candidates.push_back({options.name + " " + isa + " " + Name(dtype), dtype, std::move(*backend)});
+      const std::string name = options.name + " " + isa + " " + Name(dtype) + ", weights " + Name(weights);
+      candidates.push_back({name, dtype, std::move(*backend), weights});
     }
   }
   return candidates;
 }
 
-std::unique_ptr<Backend> MakeRef(int32_t max_rows) {
+std::unique_ptr<Backend> MakeRef(int32_t max_rows, WeightType weights) {
   BackendOptions options;
   options.name = "ref";
+  options.weights = weights;
   options.max_rows = max_rows;
   return CreateBackend(options).value();
 }
@@ -75,6 +78,10 @@ bool SkipWithout(const std::vector<Candidate>& candidates) {
 }
 
 double Tolerance(DType dtype) { return dtype == DType::kFloat32 ? 5e-6 : 6e-3; }
+
+double ProductTolerance(const Candidate& candidate) {
+  return Tolerance(candidate.weights == WeightType::kInt8 ? DType::kFloat32 : candidate.dtype);
+}
 
 double NormalisedError(std::span<const float> actual, std::span<const float> expected) {
   if (actual.size() != expected.size()) return std::numeric_limits<double>::infinity();
@@ -102,6 +109,11 @@ std::vector<float> RandomValues(Random& random, size_t count, float spread) {
 MatrixId AddMatrix(Backend& backend, const std::vector<float>& values, int64_t rows) {
   const HostTensor part = View(values, rows);
   return backend.AddMatrix({&part, 1}).value();
+}
+
+MatrixId AddTable(Backend& backend, const std::vector<float>& values, int64_t rows) {
+  const HostTensor part = View(values, rows);
+  return backend.AddTable({&part, 1}).value();
 }
 
 VectorId AddVector(Backend& backend, const std::vector<float>& values) {

@@ -17,17 +17,21 @@ struct Candidate {
   std::string name;  // for messages: "cpu avx2 bfloat16"
   DType dtype = DType::kFloat32;
   std::unique_ptr<Backend> backend;
+  WeightType weights = WeightType::kDType;
 };
 
 // Every instruction set and type of the backend that this machine has, each with room for `max_rows` rows.
-std::vector<Candidate> MakeCandidates(int32_t max_rows);
-std::unique_ptr<Backend> MakeRef(int32_t max_rows);
+// With int8 weights: none where the backend has none.
+std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights = WeightType::kDType);
+std::unique_ptr<Backend> MakeRef(int32_t max_rows, WeightType weights = WeightType::kDType);
 // The test case is skipped, saying so, where there is no candidate (no device).
 bool SkipWithout(const std::vector<Candidate>& candidates);
 
 // The largest normalised error of an operation that is still right: bf16 operands hold 8 bits, and their
 // rounding errors average out over a sum.
 double Tolerance(DType dtype);
+// Of a matrix product: int8 operands are made from fp32 and the same in every backend.
+double ProductTolerance(const Candidate& candidate);
 
 // sqrt(sum (a - b)^2 / sum b^2): infinite if lengths differ or `actual` holds a NaN or an infinity.
 double NormalisedError(std::span<const float> actual, std::span<const float> expected);
@@ -38,6 +42,7 @@ std::vector<float> RandomValues(Random& random, size_t count, float spread = 1.0
 
 // Adds a [rows, cols] matrix of fp32 values.
 MatrixId AddMatrix(Backend& backend, const std::vector<float>& values, int64_t rows);
+MatrixId AddTable(Backend& backend, const std::vector<float>& values, int64_t rows);
 VectorId AddVector(Backend& backend, const std::vector<float>& values);
 // An activation buffer full of NaN: whatever an operation leaves out shows.
 ActivationId PoisonedActivation(Backend& backend, ActivationKind kind, int64_t cols, int32_t rows);

@@ -51,12 +51,17 @@ std::vector<float> RunMatMul(Backend& backend, const std::vector<float>& in,
   });
 }
 
-}  // namespace
+void CompareProductWithRef(const std::string& what, std::vector<Candidate>& candidates, Backend& ref,
+                           const Operation& operation) {
+  const std::vector<float> expected = operation(ref);
+  for (Candidate& candidate : candidates) {
+    const double error = NormalisedError(operation(*candidate.backend), expected);
+    INFO(what << " on " << candidate.name << ": error " << error);
+    REQUIRE(error <= ProductTolerance(candidate));
+  }
+}
 
-TEST_CASE("Matrix products agree with ref") {
-  auto candidates = MakeCandidates(kMaxRows);
-  if (SkipWithout(candidates)) return;
-  const auto ref = MakeRef(kMaxRows);
+void CheckProducts(std::vector<Candidate>& candidates, Backend& ref) {
   Random random(1);
   const int32_t row_counts[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 128};
   const int32_t widths[] = {1, 16, 48, 100, 259, 384, 1000};
@@ -71,16 +76,13 @@ TEST_CASE("Matrix products agree with ref") {
     const bool accumulate = Pick(random, 0, 1) == 1;
     const auto before =
         accumulate ? RandomValues(random, static_cast<size_t>(rows * n)) : std::vector<float>{};
-    CompareWithRef("matmul " + std::to_string(rows) + "x" + std::to_string(n) + "x" + std::to_string(k),
-                   candidates, *ref,
-                   [&](Backend& backend) { return RunMatMul(backend, in, weights, bias, before, rows); });
+    CompareProductWithRef(
+        "matmul " + std::to_string(rows) + "x" + std::to_string(n) + "x" + std::to_string(k), candidates, ref,
+        [&](Backend& backend) { return RunMatMul(backend, in, weights, bias, before, rows); });
   }
 }
 
-TEST_CASE("Stacked matrices of every storage type are one matrix") {
-  auto candidates = MakeCandidates(kMaxRows);
-  if (SkipWithout(candidates)) return;
-  const auto ref = MakeRef(kMaxRows);
+void CheckStackedMatrices(std::vector<Candidate>& candidates, Backend& ref) {
   Random random(2);
   constexpr int32_t kCols = 96;
   const auto in = RandomValues(random, 5 * kCols);
@@ -92,7 +94,7 @@ TEST_CASE("Stacked matrices of every storage type are one matrix") {
   const std::vector<HostTensor> parts = {{first.data(), DType::kFloat32, 40, kCols},
                                          {second.data(), DType::kBFloat16, 24, kCols},
                                          {third.data(), DType::kFloat16, 8, kCols}};
-  CompareWithRef("stacked matrix", candidates, *ref, [&](Backend& backend) {
+  CompareProductWithRef("stacked matrix", candidates, ref, [&](Backend& backend) {
     const MatrixId w = backend.AddMatrix(parts).value();
     const ActivationId a = PoisonedActivation(backend, ActivationKind::kOperand, kCols, kMaxRows);
     const ActivationId c = PoisonedActivation(backend, ActivationKind::kResidual, 72, kMaxRows);
@@ -101,6 +103,27 @@ TEST_CASE("Stacked matrices of every storage type are one matrix") {
       backend.MatMul(a, w, VectorId::kNone, MatMulMode::kOverwrite, c);
     });
   });
+}
+
+}  // namespace
+
+TEST_CASE("Matrix products agree with ref") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  CheckProducts(candidates, *MakeRef(kMaxRows));
+}
+
+TEST_CASE("Stacked matrices of every storage type are one matrix") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  CheckStackedMatrices(candidates, *MakeRef(kMaxRows));
+}
+
+TEST_CASE("Products with int8 weights agree with ref, whose integers are the same") {
+  auto candidates = MakeCandidates(kMaxRows, WeightType::kInt8);
+  if (SkipWithout(candidates)) return;
+  CheckProducts(candidates, *MakeRef(kMaxRows, WeightType::kInt8));
+  CheckStackedMatrices(candidates, *MakeRef(kMaxRows, WeightType::kInt8));
 }
 
 TEST_CASE("Normalisation agrees with ref") {
@@ -149,6 +172,9 @@ TEST_CASE("SwiGLU agrees with ref, also where the gate saturates") {
 TEST_CASE("Embedding and gathering move rows unchanged") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
+  for (Candidate& candidate : MakeCandidates(kMaxRows, WeightType::kInt8)) {
+    candidates.push_back(std::move(candidate));
+  }
   const auto ref = MakeRef(kMaxRows);
   Random random(5);
   constexpr int32_t kVocab = 301;
@@ -159,7 +185,7 @@ TEST_CASE("Embedding and gathering move rows unchanged") {
   step->tokens.front().token_id = kVocab - 1;
   step->logit_rows = {0, 3, 4, 31, 49};
   const auto run = [&](Backend& backend) {
-    const MatrixId t = AddMatrix(backend, table, kVocab);
+    const MatrixId t = AddTable(backend, table, kVocab);
     const ActivationId rows = PoisonedActivation(backend, ActivationKind::kResidual, kCols, kMaxRows);
     const ActivationId gathered = PoisonedActivation(backend, ActivationKind::kResidual, kCols, kMaxRows);
     std::vector<float> result;

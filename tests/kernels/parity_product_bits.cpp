@@ -20,6 +20,9 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
 TEST_CASE("A row of a matrix product has the same bits alone and in a batch") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
+  for (Candidate& candidate : MakeCandidates(kMaxRows, WeightType::kInt8)) {
+    candidates.push_back(std::move(candidate));
+  }
   Random random(33);
   for (Candidate& candidate : candidates) {
     Backend& backend = *candidate.backend;

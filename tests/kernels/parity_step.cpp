@@ -142,7 +142,7 @@ TEST_CASE("Drawn tokens follow their slot into the next step, and penalties thei
   for (Candidate& candidate : candidates) {
     Backend& backend = *candidate.backend;
     const MatrixId w = AddMatrix(backend, head, kVocab);
-    const MatrixId t = AddMatrix(backend, table, kVocab);
+    const MatrixId t = AddTable(backend, table, kVocab);
     const ActivationId rows = PoisonedActivation(backend, ActivationKind::kOperand, kHidden, kMaxRows);
     const ActivationId embedded = PoisonedActivation(backend, ActivationKind::kResidual, kHidden, kMaxRows);
     const StepResult drawn = RunStep(backend, first, [&] {

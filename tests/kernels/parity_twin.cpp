@@ -263,7 +263,7 @@ TEST_CASE("A lost device fails the steps in flight and every later one") {
   BackendOptions options;
   options.max_rows = 64;
   const auto twin = cuda::DeviceBackend::Create(options, std::move(device)).value();
-  const MatrixId table = AddMatrix(*twin, std::vector<float>(16 * 16, 1.0F), 16);
+  const MatrixId table = AddTable(*twin, std::vector<float>(16 * 16, 1.0F), 16);
   const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
   for (int32_t i = 0; i < 2; ++i) {
     twin->BeginStep(MakeStep(RowsOnly(2)));
@@ -283,7 +283,7 @@ TEST_CASE(
     "A token outside the vocabulary, and a slot that drew none, are errors and not reads out of bounds") {
   for (const RowToken token : {RowToken{16, -1}, RowToken{-1, 5}}) {
     const auto twin = Twin(DType::kFloat32, {}, 64);
-    const MatrixId table = AddMatrix(*twin, std::vector<float>(16 * 16, 1.0F), 16);
+    const MatrixId table = AddTable(*twin, std::vector<float>(16 * 16, 1.0F), 16);
     const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
     auto step = MakeStep(RowsOnly(2));
     step->tokens[1] = token;

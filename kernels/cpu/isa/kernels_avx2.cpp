@@ -8,6 +8,10 @@
 
 #include "kernels/cpu/isa/gemm.h"
 
+#include "kernels/cpu/isa/int8_sums.h"
+
+#include "kernels/cpu/isa/gemm_int8.h"
+
 #include "kernels/cpu/isa/attention_visits.h"
 
 #include "kernels/cpu/isa/attention.h"

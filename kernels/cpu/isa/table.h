@@ -10,6 +10,8 @@ constexpr KernelTable MakeTable(const char* isa) {
   table.bf16_operands = kBf16Operands;
   table.gemm_bf16 = Gemm<Bf16Product>;
   table.gemm_fp32 = Gemm<Fp32Product>;
+  table.gemm_int8 = GemmInt8;
+  table.quantize_row = QuantizeRow;
   table.attention_bf16 = Attend<Bf16Product>;
   table.attention_fp32 = Attend<Fp32Product>;
   table.merge_partials = MergePartials;
@@ -18,6 +20,7 @@ constexpr KernelTable MakeTable(const char* isa) {
   table.swiglu = SwiGluRow;
   table.read_bytes = ReadBytes;
   table.bf16_multiply_adds = Bf16MultiplyAdds;
+  table.int8_multiply_adds = Int8MultiplyAdds;
   return table;
 }
 

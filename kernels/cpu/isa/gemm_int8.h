@@ -1,0 +1,226 @@
+// For kernels_*.cpp only, after gemm.h and int8_sums.h: everything has internal linkage.
+#pragma once
+
+#include "kernels/base/int8.h"
+
+// Products of int8 rows with int8 weights. The sums of a chunk of k are integers; then C takes them in, chunk
+// after chunk in ascending k. So the bits of an element depend on nothing else here either.
+namespace espalier::cpu {
+namespace {
+
+static_assert(kInt8Group == kChunkK);
+
+// Where weights and operands lie; for the parts of gemm.h that only move pointers.
+struct Int8Product {
+  using Weight = uint8_t;
+  using Operand = int8_t;
+  static constexpr int32_t kStep = 4;
+};
+
+struct Int8Rows {
+  TileRows<Int8Product> rows;
+  const float* scales;     // of the first row for the chunk of k; `groups` from row to row
+  const int32_t* offsets;  // likewise
+  int64_t groups;
+  const float* weight_scales;  // [16 * panels]
+};
+
+Int8Rows Int8RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row, int32_t panel,
+                    int32_t k) {
+  const int64_t group = row * args.a_groups + k / kInt8Group;
+  return {RowsOf(args, block, row, panel), args.a_scales + group, args.a_offsets + group, args.a_groups,
+          args.weight_scales + (block.c - args.c) + static_cast<int64_t>(panel) * kLanes};
+}
+
+template <int32_t kRows, int32_t kPanels>
+__attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& tile,
+                                                         const Piece<Int8Product>& piece) {
+  // Rows three apart share a pointer: few enough registers for any kRows.
+  constexpr int32_t kBases = (kRows + 2) / 3;
+  const int64_t a_stride = tile.rows.a_stride;
+  const int8_t* bases[kBases];
+#pragma GCC unroll 16
+  for (int32_t i = 0; i < kBases; ++i) bases[i] = tile.rows.a + piece.operand_offset + 3 * i * a_stride;
+  const uint8_t* weights[kPanels];
+  for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
+  const auto* ahead =
+      tile.rows.ahead != nullptr ? tile.rows.ahead : reinterpret_cast<const char*>(weights[0]);
+  Int8Sum sums[kRows][kPanels];
+#pragma GCC unroll 16
+  for (int32_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = ZeroInt8Sum();
+  }
+  for (int32_t line = 0; line < piece.lines; ++line) {
+    Int8Line w[kPanels];
+#pragma GCC unroll 16
+    for (int32_t p = 0; p < kPanels; ++p) {
+      w[p] = LoadInt8Line(weights[p]);
+      weights[p] += kLanes * Int8Product::kStep;
+    }
+    if constexpr (kPanels > 1) {
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + 64, 0, 2);
+      ahead += kAheadBytes;
+    }
+#pragma GCC unroll 16
+    for (int32_t r = 0; r < kRows; ++r) {
+      const Int8Operand a = LoadInt8Operand(bases[r / 3] + (r % 3) * a_stride);
+#pragma GCC unroll 16
+      for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = Int8MulAdd(w[p], a, sums[r][p]);
+    }
+#pragma GCC unroll 16
+    for (int32_t i = 0; i < kBases; ++i) bases[i] += Int8Product::kStep;
+  }
+#pragma GCC unroll 16
+  for (int32_t r = 0; r < kRows; ++r) {
+    const Vec scale = Set1(tile.scales[r * tile.groups]);
+    const int32_t offset = tile.offsets[r * tile.groups];
+#pragma GCC unroll 16
+    for (int32_t p = 0; p < kPanels; ++p) {
+      float* c = tile.rows.c[p] + r * tile.rows.c_stride;
+      const Vec sum = Mul(FinishInt8Sum(sums[r][p], offset), scale);
+      Store(c, MulAdd(sum, Load(tile.weight_scales + p * kLanes), Load(c)));
+    }
+  }
+}
+
+// The tallest tile of at most `count` rows; returns its height.
+template <int32_t kPanels, int32_t kSize = 0>
+ESPALIER_INLINE int32_t MultiplySomeInt8(const Int8Rows& tile, int32_t count,
+                                         const Piece<Int8Product>& piece) {
+  constexpr int32_t kRows = kInt8RowSizes[kSize];
+  if constexpr (kRows > 1) {
+    if (count < kRows) return MultiplySomeInt8<kPanels, kSize + 1>(tile, count, piece);
+  }
+  MultiplyInt8Tile<kRows, kPanels>(tile, piece);
+  return kRows;
+}
+
+template <int32_t kPanels>
+void MultiplyInt8Rows(Int8Rows tile, int32_t count, const Piece<Int8Product>& piece) {
+  while (count > 0) {
+    const int32_t done = MultiplySomeInt8<kPanels>(tile, count, piece);
+    count -= done;
+    tile.rows.a += done * tile.rows.a_stride;
+    tile.scales += done * tile.groups;
+    tile.offsets += done * tile.groups;
+    if (tile.rows.ahead != nullptr) {
+      tile.rows.ahead += int64_t{kAheadBytes} * piece.lines;
+      if (tile.rows.ahead >= tile.rows.ahead_end) tile.rows.ahead = nullptr;
+    }
+    for (int32_t p = 0; p < kPanels; ++p) tile.rows.c[p] += done * tile.rows.c_stride;
+  }
+}
+
+// As StreamBlock.
+void StreamInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
+  for (int32_t k = 0; k < args.k; k += kChunkK) {
+    int32_t panel = 0;
+    for (; args.rows > kOnePanelRows && panel + kTilePanels <= block.panels; panel += kTilePanels) {
+      const auto piece = PieceOf<Int8Product, kTilePanels>(args, block, panel, k);
+      const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
+      Int8Rows tile = Int8RowsOf(args, block, 0, panel, k);
+      tile.rows.ahead = reinterpret_cast<const char*>(piece.weights[0]) + bytes;
+      tile.rows.ahead_end = tile.rows.ahead + bytes;
+      MultiplyInt8Rows<kTilePanels>(tile, args.rows, piece);
+    }
+    for (; panel < block.panels; ++panel) {
+      MultiplyInt8Rows<1>(Int8RowsOf(args, block, 0, panel, k), args.rows,
+                          PieceOf<Int8Product, 1>(args, block, panel, k));
+    }
+  }
+}
+
+template <int32_t kPanels>
+void MultiplyInt8Stretch(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row, int32_t rows,
+                         int32_t panel, int32_t k_begin) {
+  const int32_t stretch_end = k_begin + kStretchPieces * kChunkK;
+  const int32_t k_end = args.k < stretch_end ? args.k : stretch_end;
+  for (int32_t k = k_begin; k < k_end; k += kChunkK) {
+    MultiplyInt8Rows<kPanels>(Int8RowsOf(args, block, row, panel, k), rows,
+                              PieceOf<Int8Product, kPanels>(args, block, panel, k));
+  }
+}
+
+// As TileBlock, but that a tile of C is in L1 between chunks.
+void TileInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
+  for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
+    for (int32_t row = 0; row < args.rows; row += kInt8RowSizes[0]) {
+      const int32_t rows = args.rows - row < kInt8RowSizes[0] ? args.rows - row : kInt8RowSizes[0];
+      int32_t panel = 0;
+      for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
+        MultiplyInt8Stretch<kTilePanels>(args, block, row, rows, panel, k);
+      }
+      for (; panel < block.panels; ++panel) MultiplyInt8Stretch<1>(args, block, row, rows, panel, k);
+    }
+  }
+}
+
+void GemmInt8(const GemmArgs& args, int32_t index) {
+  const auto block = FindBlock<Int8Product>(args, index);
+  StartBlock(args, block);
+  if (args.rows <= kFewRows) {
+    StreamInt8Block(args, block);
+  } else {
+    TileInt8Block(args, block);
+  }
+}
+
+// One group; `count` is rounded up to 16. The same q as QuantizeInt8's.
+ESPALIER_INLINE float QuantizeGroup(const float* in, int32_t count, int8_t* out) {
+  Vec largest = Set1(0.0F);
+  Vec not_finite = Set1(0.0F);  // v - v is zero but for infinities and NaN
+  for (int32_t i = 0; i < count; i += kLanes) {
+    const Vec v = Load(in + i);
+    largest = Max(largest, Max(v, Sub(Set1(0.0F), v)));
+    not_finite = Add(not_finite, Sub(v, v));
+  }
+  const float most = ReduceMax(largest);
+  const bool zeros = !(most >= kInt8Least);
+  const Vec inverse = Set1(zeros ? 0.0F : kInt8Most / most);
+  for (int32_t i = 0; i < count; i += kLanes) {
+    const Vec q = Round(Mul(Load(in + i), inverse));
+    StoreInt8(out + i, Min(Max(q, Set1(-kInt8Most)), Set1(kInt8Most)));
+  }
+  return (zeros ? 0.0F : most / kInt8Most) + ReduceAdd(not_finite);
+}
+
+void QuantizeRow(const QuantizeArgs& args) {
+  for (int64_t k = 0; k < args.columns; k += kInt8Group) {
+    const auto left = static_cast<int32_t>(args.columns - k < kInt8Group ? args.columns - k : kInt8Group);
+    const int32_t count = (left + kLanes - 1) / kLanes * kLanes;
+    args.scales[k / kInt8Group] = QuantizeGroup(args.in + k, count, args.out + k);
+    int32_t sum = 0;
+    for (int32_t i = 0; i < count; ++i) sum += args.out[k + i];
+    args.offsets[k / kInt8Group] = kInt8Bias * sum;
+  }
+}
+
+// As Bf16MultiplyAdds.
+float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
+  constexpr int32_t kRows = kInt8RowSizes[0];
+  alignas(64) uint8_t weights[kTilePanels][kChunkK * kLanes] = {};
+  alignas(64) int8_t operands[kRows][kChunkK] = {};
+  alignas(64) float c[kRows][kTilePanels * kLanes] = {};
+  alignas(64) float weight_scales[kTilePanels * kLanes] = {};
+  const float scales[kRows] = {};
+  const int32_t offsets[kRows] = {};
+  Piece<Int8Product> piece = {};
+  piece.lines = kChunkK / Int8Product::kStep;
+  Int8Rows tile = {{operands[0], kChunkK, {}, kTilePanels * kLanes, false, nullptr, nullptr},
+                   scales,
+                   offsets,
+                   1,
+                   weight_scales};
+  for (int32_t p = 0; p < kTilePanels; ++p) {
+    piece.weights[p] = weights[p];
+    tile.rows.c[p] = c[0] + p * kLanes;
+  }
+  for (int64_t i = 0; i < rounds; ++i) MultiplyInt8Tile<kRows, kTilePanels>(tile, piece);
+  *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
+  return c[0][0];
+}
+
+}  // namespace
+}  // namespace espalier::cpu
