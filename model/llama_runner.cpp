@@ -55,12 +55,25 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
 }
 
 // Bytes of the matrices that every step reads whole; an untied embedding is only gathered from.
-int64_t WeightBytes(const LlamaConfig& config, DType dtype) {
-  const int64_t gathered = config.tie_word_embeddings ? 0 : int64_t{config.vocab_size} * config.hidden_size;
-  return (config.Parameters() - gathered) * static_cast<int64_t>(SizeOf(dtype));
+int64_t ReadBytes(const LlamaConfig& config, const BackendInfo& device) {
+  const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
+  const int64_t read = config.Parameters() - (config.tie_word_embeddings ? 0 : vocabulary);
+  if (device.weights == WeightType::kDType) return read * static_cast<int64_t>(SizeOf(device.dtype));
+  const int64_t outputs =
+      config.q_size() + 2 * config.kv_size() + 2 * (config.hidden_size + config.intermediate_size);
+  return read + (config.layers * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace
+
+int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
+  BackendInfo device;
+  device.dtype = dtype;
+  device.weights = weights;
+  const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
+  const bool table = !config.tie_word_embeddings || weights == WeightType::kInt8;
+  return ReadBytes(config, device) + (table ? vocabulary * static_cast<int64_t>(SizeOf(dtype)) : 0);
+}
 
 Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
                                                std::string name, const RunnerOptions& options) {
@@ -87,7 +100,7 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   info.eos_token_ids = config.eos_token_ids;
   info.bos_token_id = config.bos_token_id;
   info.parameters = config.Parameters();
-  info.weight_bytes = WeightBytes(config, device.dtype);
+  info.weight_bytes = ReadBytes(config, device);
   info.attention = attention;
   info.backend = device;
   return std::unique_ptr<ModelRunner>(

@@ -25,6 +25,9 @@ struct RunnerOptions {
   std::function<Result<std::unique_ptr<Backend>>(const BackendOptions&)> make_backend = CreateBackend;
 };
 
+// Memory that the weights of a model take on a backend.
+int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights);
+
 // A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.
 // Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...).
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);

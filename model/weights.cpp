@@ -27,7 +27,20 @@ class Loader {
     std::vector<SourceTensor> tensors;
     for (const Part& part : parts)
       Read(part.name + ".weight", std::vector<int64_t>{part.rows, cols}, tensors);
-    return Add(tensors, MatrixId::kNone, [&](auto views) { return backend_.AddMatrix(views); });
+    return Add(tensors, MatrixId::kNone, [&](auto views) {
+      Result<MatrixId> id = backend_.AddMatrix(views);
+      if (id || id.error().field != "weights") return id;
+      // A value that the type of weights cannot hold: say where.
+      std::string names;
+      for (const Part& part : parts) names += (names.empty() ? "" : ", ") + part.name + ".weight";
+      return Result<MatrixId>(InvalidArgument("weights", "tensor " + names + ": " + id.error().message));
+    });
+  }
+
+  MatrixId Table(const std::string& name, const LlamaConfig& config) {
+    std::vector<SourceTensor> tensors;
+    Read(name + ".weight", std::vector<int64_t>{config.vocab_size, config.hidden_size}, tensors);
+    return Add(tensors, MatrixId::kNone, [&](auto views) { return backend_.AddTable(views); });
   }
 
   VectorId Bias(bool present, const std::vector<Part>& parts) {
@@ -43,10 +56,10 @@ class Loader {
     return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
   }
 
-  // The matrix of a tied model. A file may hold it under either name (safetensors stores shared memory once),
-  // or twice: then transformers 5 ties only equal ones and transformers 4 takes the embedding, so others are
-  // refused.
-  MatrixId TiedEmbedding(const LlamaConfig& config) {
+  // The name of the matrix of a tied model. A file may hold it under either name (safetensors stores shared
+  // memory once), or twice: then transformers 5 ties only equal ones and transformers 4 takes the embedding,
+  // so others are refused.
+  std::string TiedName(const LlamaConfig& config) {
     const std::string names[] = {"model.embed_tokens", "lm_head"};
     const bool has_head = listed_.contains(names[1] + ".weight");
     const bool only_head = has_head && !listed_.contains(names[0] + ".weight");
@@ -61,7 +74,7 @@ class Loader {
             "says tie_word_embeddings");
       }
     }
-    return Matrix({{names[only_head ? 1 : 0], config.vocab_size}}, config.hidden_size);
+    return names[only_head ? 1 : 0];
   }
 
   // Refuses tensors that the model would have to use but does not know.
@@ -143,16 +156,18 @@ LlamaLayer AddLayer(const LlamaConfig& config, const std::string& prefix, Loader
 Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend) {
   Loader loader(source, backend);
   LlamaWeights weights;
-  const auto vocabulary = [&](const char* name) {
-    return loader.Matrix({{name, config.vocab_size}}, config.hidden_size);
-  };
-  weights.embedding =
-      config.tie_word_embeddings ? loader.TiedEmbedding(config) : vocabulary("model.embed_tokens");
+  const bool tied = config.tie_word_embeddings;
+  const std::string embedding = tied ? loader.TiedName(config) : "model.embed_tokens";
+  weights.embedding = loader.Table(embedding, config);
   for (int32_t i = 0; i < config.layers && loader.status().ok(); ++i) {
     weights.layers.push_back(AddLayer(config, "model.layers." + std::to_string(i) + ".", loader));
   }
   weights.norm = loader.Norm("model.norm", config.hidden_size);
-  weights.head = config.tie_word_embeddings ? weights.embedding : vocabulary("lm_head");
+  if (tied && backend.info().weights == WeightType::kDType) {
+    weights.head = weights.embedding;
+  } else {
+    weights.head = loader.Matrix({{tied ? embedding : "lm_head", config.vocab_size}}, config.hidden_size);
+  }
   loader.CheckNothingLeft();
   if (!loader.status().ok()) return loader.status().error();
   return weights;

@@ -27,7 +27,9 @@ struct LlamaWeights {
   MatrixId embedding = MatrixId::kNone;  // [vocab, hidden]
   std::vector<LlamaLayer> layers;
   VectorId norm = VectorId::kNone;  // [hidden]
-  MatrixId head = MatrixId::kNone;  // [vocab, hidden]; the embedding itself where tied
+  // [vocab, hidden]; where tied the embedding itself, unless the backend's matrices have another type: rows
+  // are looked up exactly as the file has them.
+  MatrixId head = MatrixId::kNone;
 };
 
 // Hands the tensors of a LlamaForCausalLM, by their Hugging Face names, to the backend. Errors: a tensor that

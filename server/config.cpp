@@ -99,6 +99,10 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
       "dtype", {"bfloat16", "float32"}, "Type of weights, KV and matrix operands",
       [&c](const std::string& name) { c.dtype = name == "float32" ? DType::kFloat32 : DType::kBFloat16; },
       [&c] { return std::string(Name(c.dtype)); }));
+  settings.push_back(ChoiceSetting(
+      "weights", {"dtype", "int8"}, "Type of weights in matrix products: dtype's, or int8 (not on cuda)",
+      [&c](const std::string& name) { c.weights = name == "int8" ? WeightType::kInt8 : WeightType::kDType; },
+      [&c] { return std::string(Name(c.weights)); }));
   settings.push_back(
       IntegerSetting("threads", c.threads, 0, 1024, "Threads of the CPU backend; 0: every core"));
   settings.push_back(
@@ -257,6 +261,9 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   }
   if (config.isa != "auto" && config.backend != "auto" && config.backend != "cpu") {
     complain("isa", "only the cpu backend has a choice, and backend is " + config.backend);
+  }
+  if (config.weights == WeightType::kInt8 && config.backend == "cuda") {
+    complain("weights", "the cuda backend has no int8 weights yet; the cpu backend has");
   }
   const std::string chunk = std::to_string(config.prefill_chunk_tokens);
   const std::string rows = std::to_string(config.max_batch_rows);

@@ -18,6 +18,7 @@ struct ServerConfig {
   std::string backend = "auto";               // auto, cpu, cuda, ref
   std::string isa = "auto";                   // auto, amx, avx512, avx2, portable
   DType dtype = DType::kBFloat16;             // weights, KV and matrix operands
+  WeightType weights = WeightType::kDType;    // of matrix products
   int32_t threads = 0;                        // 0: every core that the process may use
   int64_t kv_cache_bytes = int64_t{1} << 30;  // size of the KV pool
   int32_t block_tokens = 16;                  // tokens of a KV block: 16 or 32

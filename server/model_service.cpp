@@ -36,6 +36,7 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* co
   response->set_device(model.backend.device);
   response->set_isa(model.backend.isa);
   response->set_dtype(Name(model.backend.dtype));
+  response->set_weights(Name(model.backend.weights, model.backend.dtype));
   response->set_threads(model.backend.threads);
   response->set_max_branches(limits.max_branches);
   response->set_block_tokens(limits.block_tokens);

@@ -116,7 +116,8 @@ class GrpcServer final : public Server {
 Error InTermsOfSettings(Error error) {
   std::string flag = error.field;
   for (char& c : flag) c = c == '_' ? '-' : c;
-  for (const char* known : {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype"}) {
+  for (const char* known :
+       {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype", "weights"}) {
     if (flag == known) error.field = "--" + flag;
   }
   return error;
@@ -132,6 +133,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
   options.backend = {.name = config.backend,
                      .isa = config.isa,
                      .dtype = config.dtype,
+                     .weights = config.weights,
                      .threads = config.threads,
                      .max_rows = config.max_batch_rows};
   options.block_tokens = config.block_tokens;

@@ -81,6 +81,36 @@ TEST_CASE("decode prints one JSON object with every field, a row for each number
   }
 }
 
+TEST_CASE("int8 weights are measured beside those of the model's type") {
+  const Json report = RunJson(std::string(kTiny) + "--branches 1,5 --modes flatten --weights dtype,int8");
+  const int64_t matrices = 2 * (32 * (4 + 2 * 2) * 16 + 32 * 64 + 3 * 32 * 48) + 64 * 32;
+  const int64_t norms = (2 * 2 + 1) * 32;
+  const int64_t outputs = 2 * ((4 + 2 * 2) * 16 + 32 + 2 * 48 + 32) + 64;
+  const Json& peak = report.at("peak");
+  REQUIRE(peak.at("int8_op_per_s") > 1e6);
+  REQUIRE(report.at("rows").size() == 4);
+  for (size_t i = 0; i < 4; ++i) {
+    const Json& row = report.at("rows").at(i);
+    CAPTURE(row.dump());
+    CHECK(row.at("branches") == (i < 2 ? 1 : 5));
+    if (i % 2 == 0) {
+      CHECK(row.at("weights") == "bfloat16");
+      CHECK(row.at("weight_bytes") == (matrices + norms) * 2);
+      continue;
+    }
+    CHECK(row.at("weights") == "int8");
+    CHECK(row.at("weight_bytes") == matrices + norms + 4 * outputs);
+    const double attention = row.at("branches").get<double>() * kPathTokens * 4 * 4 * 16 * 2;
+    const double bytes = row.at("weight_bytes").get<double>() + row.at("kv_read_bytes").get<double>();
+    const double us =
+        std::max(bytes / peak.at("read_bytes_per_s").get<double>(),
+                 (row.at("flop").get<double>() - attention) / peak.at("int8_op_per_s").get<double>() +
+                     attention / peak.at("bf16_flop_per_s").get<double>()) *
+        1e6;
+    CHECK(row.at("roofline_us").get<double>() == Approx(us).margin(0.0011));
+  }
+}
+
 TEST_CASE("bytes and operations of a decode step are those of its plan and its matrices") {
   const Json report = RunJson(std::string(kTiny) + "--branches 1,5 --modes flatten,sequence,masked");
   // q, k, v and output, feed-forward network, head.
@@ -162,6 +192,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
       {"--modes flatten,tree", "--modes"},
       {"--modes ''", "--modes"},
       {"--dtype float16", "--dtype"},
+      {"--weights int8,int4", "--weights"},
       {"--backend tpu", "--backend"},
       {"--isa mmx", "--isa"},
       {"--threads -1", "--threads"},

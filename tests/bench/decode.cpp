@@ -84,10 +84,12 @@ class DecodeBench {
                            options_.prefill_chunk_tokens, mode);
   }
 
-  static void Tell(int32_t branches, AttentionMode mode, const Samples& samples, const Progress& progress) {
+  void Tell(int32_t branches, AttentionMode mode, const Samples& samples, const Progress& progress) const {
+    const BackendInfo& backend = runner_->info().backend;
+    const char* weights = Name(backend.weights, backend.dtype);
     char text[160];
-    std::snprintf(text, sizeof text, "%d branches, %s: prefill %.0f tokens/s, decode %.1f tokens/s", branches,
-                  std::string(Name(mode)).c_str(), samples.prefill_tokens_per_s.back(),
+    std::snprintf(text, sizeof text, "%d branches, %s, %s: prefill %.0f tokens/s, decode %.1f tokens/s",
+                  branches, weights, std::string(Name(mode)).c_str(), samples.prefill_tokens_per_s.back(),
                   samples.decode_tokens_per_s.back());
     progress.Say(text);
   }
@@ -122,6 +124,7 @@ class DecodeBench {
                      median([](const StepSample& s) { return s.attention_us; }),
                      mean([&](const StepSample& s) { return cost_.Bytes(s); }), common.kv_read_bytes, &row);
     row["outside_forward_us"] = RoundUs(median([](const StepSample& s) { return s.outside_forward_us; }));
+    row["weights"] = Name(info.backend.weights, info.backend.dtype);
     row["weight_bytes"] = info.weight_bytes;
     AddDetails(samples, &row);
     return row;
@@ -156,6 +159,7 @@ class DecodeBench {
 
 std::vector<Column> Columns() {
   return {{"branches", "branches"},
+          {"weights", "weights"},
           {"mode", "mode"},
           {"prefill tok/s", "prefill_tokens_per_s", 1.0, 1},
           {"of roofline %", "prefill_roofline_ratio", 0.01, 1},
@@ -176,18 +180,26 @@ std::vector<Column> Columns() {
           {"of roofline %", "roofline_ratio", 0.01, 1}};
 }
 
-std::string Title(const DecodeOptions& options, const ModelInfo& model) {
+std::string Title(const DecodeOptions& options, const std::vector<ModelInfo>& models) {
   char text[320];
+  const ModelInfo& model = models.front();
   const AttentionShape& shape = model.attention;
+  std::string read;
+  for (const ModelInfo& info : models) {
+    char bytes[64];
+    std::snprintf(bytes, sizeof bytes, "%s%.1f MB of %s weights", read.empty() ? "" : ", ",
+                  static_cast<double>(info.weight_bytes) * 1e-6,
+                  Name(info.backend.weights, info.backend.dtype));
+    read += bytes;
+  }
   std::snprintf(
       text, sizeof text,
       "model    random, %.3f M parameters, %s, %d layers of %d, ffn %d, %d/%d heads of %d, %d tokens, "
-      "%.1f MB read a step\nwork     prompt of %d tokens, %d new tokens a branch, %d repeats; "
+      "%s read a step\nwork     prompt of %d tokens, %d new tokens a branch, %d repeats; "
       "from step ms on: a decode step",
       static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype), shape.layers,
       options.model.hidden, options.model.ffn, shape.query_heads, shape.kv_heads, shape.head_dim,
-      model.vocab_size, static_cast<double>(model.weight_bytes) * 1e-6, options.prompt_tokens,
-      options.new_tokens, options.repeats);
+      model.vocab_size, read.c_str(), options.prompt_tokens, options.new_tokens, options.repeats);
   return text;
 }
 
@@ -199,26 +211,37 @@ Result<Report> RunDecode(const DecodeOptions& options) {
   report.load_average = LoadAverage();
   if (report.load_average > kQuietLoad)
     progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
-  progress.Say("making the model");
-  auto runner = RandomLlama(options.model.Config(options.max_positions()), options.seed, options.Runner());
-  if (!runner) return runner.error();
-  report.backend = (*runner)->info().backend;
+  const ModelOptions& model = options.model;
+  std::vector<std::unique_ptr<ModelRunner>> runners;
+  for (const WeightType type : options.weights) {
+    progress.Say("making the model");
+    auto runner = RandomLlama(model.Config(options.max_positions()), options.seed, options.Runner(type));
+    if (!runner) return runner.error();
+    runners.push_back(std::move(*runner));
+  }
+  report.backend = runners.front()->info().backend;
 
   progress.Say("measuring the machine");
-  const ModelOptions& model = options.model;
   const Result<Peak> peak = PeakOf(model, report.backend.threads);
   if (!peak) return peak.error();
   report.peak = *peak;
 
-  DecodeBench bench(options, std::move(*runner), *peak);
+  std::vector<DecodeBench> benches;
+  std::vector<ModelInfo> models;
   progress.Say("warming up");
-  if (const Status status = bench.WarmUp(); !status.ok()) return status.error();
-  for (const int32_t branches : options.branches) {
-    auto rows = bench.RunBranches(branches, progress);
-    if (!rows) return rows.error();
-    report.rows.insert(report.rows.end(), rows->begin(), rows->end());
+  for (auto& runner : runners) {
+    models.push_back(runner->info());
+    benches.emplace_back(options, std::move(runner), *peak);
+    if (const Status status = benches.back().WarmUp(); !status.ok()) return status.error();
   }
-  report.title = Title(options, bench.model());
+  for (const int32_t branches : options.branches) {
+    for (DecodeBench& bench : benches) {
+      auto rows = bench.RunBranches(branches, progress);
+      if (!rows) return rows.error();
+      report.rows.insert(report.rows.end(), rows->begin(), rows->end());
+    }
+  }
+  report.title = Title(options, models);
   report.columns = Columns();
   return report;
 }

@@ -22,6 +22,7 @@ class DecodeCommand final : public ModelCommand {
  private:
   DecodeOptions options_;
   std::string branches_ = "1,20,50";
+  std::string weights_ = "dtype";
 };
 
 DecodeCommand::DecodeCommand(CLI::App* program)
@@ -33,6 +34,7 @@ DecodeCommand::DecodeCommand(CLI::App* program)
   Add("--prefill-chunk-tokens", options_.prefill_chunk_tokens, "Most tokens of a prefill step");
   Add("--repeats", options_.repeats, "How often each run is repeated, all modes in turn");
   Add("--seed", options_.seed, "Of weights, prompt and sampling");
+  Add("--weights", weights_, "Types of weights, a model for each: dtype (as --dtype), int8 (cpu and ref)");
   AddRunFlags(&options_.model);
   AddOutputFlags();
 }
@@ -46,6 +48,7 @@ void DecodeCommand::Read(FlagReader* reader) {
   reader->CheckRange("repeats", options.repeats, 1, 1000);
   options.branches = reader->Integers("branches", branches_, 1, kMaxBranches);
   options.modes = ReadModes(reader);
+  options.weights = reader->Weights("weights", weights_);
   if (!reader->problems().empty()) return;
 
   const int64_t blocks = int64_t{options.MostBranches()} * options.new_tokens / options.model.block_tokens;

@@ -20,6 +20,14 @@ LlamaConfig ModelOptions::Config(int32_t max_positions) const {
   return config;
 }
 
+int64_t ModelOptions::MemoryBytes(int32_t max_positions, int32_t blocks) const {
+  const DType type = backend == "ref" ? DType::kFloat32 : dtype;
+  const LlamaConfig config = Config(max_positions);
+  const AttentionShape attention = AttentionOf(config, type);
+  return WeightMemoryBytes(config, type, weights) +
+         attention.KvBytesPerTokenLayer() * attention.layers * block_tokens * blocks;
+}
+
 int32_t DecodeOptions::MaxRows(int32_t branch_count) const {
   return std::max(prefill_chunk_tokens, branch_count);
 }
@@ -33,11 +41,12 @@ int32_t DecodeOptions::Blocks(int32_t branch_count) const {
 
 int32_t DecodeOptions::MostBranches() const { return *std::max_element(branches.begin(), branches.end()); }
 
-RunnerOptions DecodeOptions::Runner() const {
+RunnerOptions DecodeOptions::Runner(WeightType weight_type) const {
   RunnerOptions runner;
   runner.backend.name = model.backend;
   runner.backend.isa = model.isa;
   runner.backend.dtype = model.dtype;
+  runner.backend.weights = weight_type;
   runner.backend.threads = model.threads;
   runner.backend.max_rows = MaxRows(MostBranches());
   runner.block_tokens = model.block_tokens;
@@ -46,11 +55,13 @@ RunnerOptions DecodeOptions::Runner() const {
 }
 
 int64_t DecodeOptions::MemoryBytes() const {
-  const DType dtype = model.backend == "ref" ? DType::kFloat32 : model.dtype;
-  const LlamaConfig config = model.Config(max_positions());
-  const AttentionShape attention = AttentionOf(config, dtype);
-  return config.Parameters() * static_cast<int64_t>(SizeOf(dtype)) +
-         attention.KvBytesPerTokenLayer() * attention.layers * model.block_tokens * Blocks(MostBranches());
+  int64_t bytes = 0;
+  for (const WeightType type : weights) {
+    ModelOptions of_type = model;
+    of_type.weights = type;
+    bytes += of_type.MemoryBytes(max_positions(), Blocks(MostBranches()));
+  }
+  return bytes;
 }
 
 }  // namespace espalier::bench

@@ -22,6 +22,7 @@ struct ModelOptions {
   std::string backend = "cpu";
   std::string isa = "auto";
   DType dtype = DType::kBFloat16;
+  WeightType weights = WeightType::kDType;
   int32_t threads = 0;  // 0: every core that the process may use
   int32_t block_tokens = 16;
   int64_t peak_buffer_bytes = int64_t{512} << 20;  // memory that is read to measure the machine's bandwidth
@@ -30,6 +31,8 @@ struct ModelOptions {
   double peak_tflop_per_s = 0.0;
 
   LlamaConfig Config(int32_t max_positions) const;
+  // Weights, and a KV pool of so many blocks.
+  int64_t MemoryBytes(int32_t max_positions, int32_t blocks) const;
 };
 
 struct DecodeOptions {
@@ -37,6 +40,7 @@ struct DecodeOptions {
   int32_t prompt_tokens = 2048;
   int32_t new_tokens = 16;  // of each branch; the first one is drawn with the prompt's last row
   std::vector<int32_t> branches = {1, 20, 50};
+  std::vector<WeightType> weights = {WeightType::kDType};  // a model for each, side by side
   std::vector<AttentionMode> modes = {AttentionMode::kFlatten, AttentionMode::kSequence};
   int32_t prefill_chunk_tokens = 512;  // the most rows of a prefill step
   int32_t repeats = 3;
@@ -48,8 +52,8 @@ struct DecodeOptions {
   // Blocks of the KV pool that so many branches need side by side.
   int32_t Blocks(int32_t branch_count) const;
   int32_t MostBranches() const;
-  RunnerOptions Runner() const;
-  // Weights and KV pool.
+  RunnerOptions Runner(WeightType weight_type) const;
+  // Weights and KV pools of all models.
   int64_t MemoryBytes() const;
 };
 

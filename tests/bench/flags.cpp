@@ -136,6 +136,14 @@ DType FlagReader::Type(std::string_view flag, const std::string& text) {
   return text == Name(DType::kFloat32) ? DType::kFloat32 : DType::kBFloat16;
 }
 
+std::vector<WeightType> FlagReader::Weights(std::string_view flag, const std::string& text) {
+  std::vector<WeightType> types;
+  for (const std::string& name : Names(flag, text, {Name(WeightType::kDType), Name(WeightType::kInt8)})) {
+    types.push_back(name == Name(WeightType::kInt8) ? WeightType::kInt8 : WeightType::kDType);
+  }
+  return types;
+}
+
 void FlagReader::CheckOneOf(std::string_view flag, const std::string& text,
                             const std::vector<std::string>& names) {
   if (std::find(names.begin(), names.end(), text) != names.end()) return;

@@ -32,6 +32,8 @@ class FlagReader {
   std::vector<AttentionMode> Modes(std::string_view flag, const std::string& text);
   // "bfloat16" or "float32".
   DType Type(std::string_view flag, const std::string& text);
+  // "dtype,int8": each once.
+  std::vector<WeightType> Weights(std::string_view flag, const std::string& text);
   void CheckOneOf(std::string_view flag, const std::string& text, const std::vector<std::string>& names);
 
   const std::vector<std::string>& problems() const { return problems_; }

@@ -20,7 +20,7 @@ Result<Peak> MeasurePeak(const std::string& isa, int32_t threads, int64_t buffer
   if (!pool) return pool.error();
   const auto peaks = cpu::MeasurePeaks(**kernels, pool->get(), buffer_bytes);
   if (!peaks) return Error{peaks.error().code, "peak-buffer-bytes", peaks.error().message};
-  return Peak{peaks->read_bytes_per_second, peaks->bf16_flop_per_second};
+  return Peak{peaks->read_bytes_per_second, peaks->bf16_flop_per_second, peaks->int8_op_per_second};
 }
 
 std::string CpuName() { return cpu::ProcessorName(); }

@@ -16,6 +16,7 @@ const char* BuildCommit();
 struct Peak {
   double read_bytes_per_s = 0.0;
   double bf16_flop_per_s = 0.0;
+  double int8_op_per_s = 0.0;  // products of int8 weights; 0: no such
 };
 
 // Errors name the flag at fault: isa, threads, peak-buffer-bytes.

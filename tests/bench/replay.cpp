@@ -97,6 +97,7 @@ RunnerOptions Runner(const ReplayOptions& options, const Needs& needs) {
   runner.backend.name = options.model.backend;
   runner.backend.isa = options.model.isa;
   runner.backend.dtype = options.model.dtype;
+  runner.backend.weights = options.model.weights;
   runner.backend.threads = options.model.threads;
   runner.backend.max_rows = ChunkTokens(options, needs);
   runner.block_tokens = options.model.block_tokens;
@@ -106,11 +107,7 @@ RunnerOptions Runner(const ReplayOptions& options, const Needs& needs) {
 
 Status CheckMemory(const ReplayOptions& options, const LlamaConfig& config, const Needs& needs) {
   if (options.model.backend == "cuda") return {};  // the device says itself what does not fit
-  const DType dtype = options.model.backend == "ref" ? DType::kFloat32 : options.model.dtype;
-  const AttentionShape attention = AttentionOf(config, dtype);
-  const int64_t bytes =
-      config.Parameters() * static_cast<int64_t>(SizeOf(dtype)) +
-      attention.KvBytesPerTokenLayer() * attention.layers * options.model.block_tokens * needs.blocks;
+  const int64_t bytes = options.model.MemoryBytes(config.max_positions, needs.blocks);
   const auto available = AvailableMemoryBytes();
   if (available && bytes > *available)
     return InvalidArgument("layers", "weights and KV cache do not fit into the memory that is free");
@@ -141,6 +138,7 @@ Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vecto
   common.measured_us = sums.decode_us;
   common.plan_us = sums.plan_us;
   Json row = MakeRow(common);
+  row["weights"] = Name(info.backend.weights, info.backend.dtype);
   row["tree"] = workload.name;
   row["trees"] = workload.trees.size();
   row["skipped_trees"] = workload.skipped_trees;
@@ -226,10 +224,12 @@ Result<Report> RunReplay(const ReplayOptions& options) {
       report.rows.push_back(Row(options.workloads[w], info, sums, mode, cost));
   }
   char title[200];
-  std::snprintf(title, sizeof title,
-                "model    random, %.3f M parameters, %s, %d layers; %d windows of %d steps a tree",
-                static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype), info.attention.layers,
-                options.windows, options.window_steps);
+  std::snprintf(
+      title, sizeof title,
+      "model    random, %.3f M parameters, %s, weights %s, %d layers; %d windows of %d steps a tree",
+      static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype),
+      Name(info.backend.weights, info.backend.dtype), info.attention.layers, options.windows,
+      options.window_steps);
   report.title = title;
   report.columns = Columns();
   return report;

@@ -33,6 +33,7 @@ class ReplayCommand final : public ModelCommand {
   std::string few_shot_;
   int32_t prompt_tokens_ = 4000;
   int32_t branch_tokens_ = 400;
+  std::string weights_ = "dtype";
 };
 
 ReplayCommand::ReplayCommand(CLI::App* program)
@@ -49,6 +50,7 @@ ReplayCommand::ReplayCommand(CLI::App* program)
   AddShapeFlags(&options_.model);
   Add("--prefill-chunk-tokens", options_.prefill_chunk_tokens, "Most tokens of a prefill step");
   Add("--seed", options_.seed, "Of weights, tokens and sampling");
+  Add("--weights", weights_, "Type of weights: dtype (as --dtype) or int8 (cpu and ref)");
   AddRunFlags(&options_.model);
   AddOutputFlags();
 }
@@ -61,6 +63,11 @@ void ReplayCommand::Read(FlagReader* reader) {
   reader->CheckRange("window-steps", options_.window_steps, 2, kMaxTokens);
   reader->CheckRange("prefill-chunk-tokens", options_.prefill_chunk_tokens, 1, kMaxTokens);
   options_.modes = ReadModes(reader);
+  const std::vector<WeightType> weights = reader->Weights("weights", weights_);
+  if (weights.size() == 1)
+    options_.model.weights = weights.front();
+  else if (!weights.empty())
+    reader->Fail("weights", "must be one type, got '" + weights_ + "'");
   if (reader->problems().empty()) ReadWorkloads(reader);
 }
 

@@ -75,7 +75,8 @@ std::string ToJson(const Report& report) {
                      {"device", report.backend.device},
                      {"load_average", report.load_average}};
   root["peak"] = {{"read_bytes_per_s", report.peak.read_bytes_per_s},
-                  {"bf16_flop_per_s", report.peak.bf16_flop_per_s}};
+                  {"bf16_flop_per_s", report.peak.bf16_flop_per_s},
+                  {"int8_op_per_s", report.peak.int8_op_per_s}};
   root["rows"] = report.rows;
   return root.dump() + "\n";
 }
@@ -86,7 +87,10 @@ std::string ToTable(const Report& report) {
                      "\n";
   if (report.peak.read_bytes_per_s > 0.0) {
     text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 products " +
-            Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s\n";
+            Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s";
+    if (report.peak.int8_op_per_s > 0.0)
+      text += ", int8 products " + Fixed(report.peak.int8_op_per_s * 1e-9, 0) + " GOP/s";
+    text += "\n";
   }
   text += "commit   " + std::string(BuildCommit()) + "\n" + report.title + "\n\n";
 

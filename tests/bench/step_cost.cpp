@@ -1,5 +1,7 @@
 #include "tests/bench/step_cost.h"
 
+#include <algorithm>
+
 namespace espalier::bench {
 
 Result<Peak> PeakOf(const ModelOptions& model, int32_t threads) {
@@ -8,19 +10,27 @@ Result<Peak> PeakOf(const ModelOptions& model, int32_t threads) {
 }
 
 StepCost::StepCost(const ModelOptions& model, const ModelInfo& info, const Peak& peak)
-    : peak_(peak), bf16_(info.backend.dtype == DType::kBFloat16), weight_bytes_(info.weight_bytes) {
+    : peak_(peak),
+      bf16_(info.backend.dtype == DType::kBFloat16),
+      int8_(info.backend.weights == WeightType::kInt8),
+      weight_bytes_(info.weight_bytes) {
   const int64_t qkv = int64_t{model.hidden} * (model.query_heads + 2 * model.kv_heads) * model.head_dim;
   const int64_t output = int64_t{model.hidden} * model.query_heads * model.head_dim;
   const int64_t ffn = int64_t{3} * model.hidden * model.ffn;
   all_rows_ = model.layers * qkv + (model.layers - 1) * (output + ffn);
   logit_rows_ = output + ffn + int64_t{model.vocab} * model.hidden;
-  logit_bytes_ = logit_rows_ * static_cast<int64_t>(SizeOf(info.backend.dtype));
+  const int64_t scales = int64_t{2} * (model.hidden + model.ffn) + model.vocab;
+  logit_bytes_ = int8_ ? logit_rows_ + scales * static_cast<int64_t>(sizeof(float))
+                       : logit_rows_ * static_cast<int64_t>(SizeOf(info.backend.dtype));
+}
+
+double StepCost::ProductFlop(const StepSample& step) const {
+  return 2.0 *
+         (static_cast<double>(all_rows_) * step.rows + static_cast<double>(logit_rows_) * step.logit_rows);
 }
 
 double StepCost::Flop(const StepSample& step) const {
-  return 2.0 * (static_cast<double>(all_rows_) * step.rows +
-                static_cast<double>(logit_rows_) * step.logit_rows) +
-         static_cast<double>(step.accounting.flop);
+  return ProductFlop(step) + static_cast<double>(step.accounting.flop);
 }
 
 double StepCost::Bytes(const StepSample& step) const {
@@ -29,7 +39,12 @@ double StepCost::Bytes(const StepSample& step) const {
 }
 
 double StepCost::RooflineUs(const StepSample& step) const {
-  return bench::RooflineUs(peak_, bf16_, Bytes(step), Flop(step));
+  const double bytes = Bytes(step);
+  if (!int8_) return bench::RooflineUs(peak_, bf16_, bytes, Flop(step));
+  const double product_us = ProductFlop(step) / peak_.int8_op_per_s * 1e6;
+  const auto attention_flop = static_cast<double>(step.accounting.flop);
+  return std::max(bytes / peak_.read_bytes_per_s * 1e6,
+                  product_us + bench::RooflineUs(peak_, bf16_, 0.0, attention_flop));
 }
 
 void StepCost::AddReached(double forward_us, double attention_us, double bytes, double kv_read_bytes,

@@ -22,7 +22,8 @@ class StepCost {
   double Flop(const StepSample& step) const;
   // Weights, and KV as the step's plan reads it.
   double Bytes(const StepSample& step) const;
-  // The longer of Bytes at the measured bandwidth and Flop at the measured rate.
+  // The longer of Bytes at the measured bandwidth and Flop at the measured rates: products with int8
+  // weights at that of int8, attention at that of bf16.
   double RooflineUs(const StepSample& step) const;
 
   // Adds what the device reached, from sums or means over the same steps: the fields forward_us,
@@ -33,8 +34,11 @@ class StepCost {
                   Json* row) const;
 
  private:
+  double ProductFlop(const StepSample& step) const;
+
   const Peak peak_;
   const bool bf16_;
+  const bool int8_;
   // Elements of the model's matrices: multiply-adds of a row.
   int64_t all_rows_ = 0;    // multiplied by every row of a step
   int64_t logit_rows_ = 0;  // only by rows whose logits are needed: all behind the last layer's attention

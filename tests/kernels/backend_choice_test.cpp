@@ -43,6 +43,21 @@ TEST_CASE("auto takes the CPU where there is no GPU, and says why") {
   CHECK(CreateBackend(Named("cpu")).value()->info().fallback.empty());
 }
 
+TEST_CASE("auto takes the CPU for int8 weights, which no GPU has yet") {
+  BackendOptions options = Named("auto");
+  options.weights = WeightType::kInt8;
+  const auto backend = CreateBackend(options);
+  REQUIRE(backend.ok());
+  CHECK((*backend)->info().name == "cpu");
+  CHECK((*backend)->info().weights == WeightType::kInt8);
+  options.name = "cuda";
+  const auto refused = CreateBackend(options);
+  REQUIRE(!refused.ok());
+#ifdef ESPALIER_TEST_HAS_CUDA
+  CHECK(refused.error().field == "weights");
+#endif
+}
+
 TEST_CASE("A backend that nobody knows is refused by name") {
   const auto backend = CreateBackend(Named("tpu"));
   REQUIRE(!backend.ok());

@@ -229,6 +229,9 @@ TEST_CASE("Shapes that the kernels cannot run are refused by name") {
   BackendOptions options;
   options.dtype = DType::kFloat16;
   CHECK(cuda::CreateTwinBackend(options).error().field == "dtype");
+  options.dtype = DType::kBFloat16;
+  options.weights = WeightType::kInt8;
+  CHECK(cuda::CreateTwinBackend(options).error().field == "weights");
 }
 
 TEST_CASE("A step that outgrows the device's memory fails, and so does every later one") {

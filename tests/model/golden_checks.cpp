@@ -14,10 +14,25 @@ namespace {
 
 const std::filesystem::path kData = "tests/model/data";
 
-// Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it.
-void CheckGolden(const Golden& golden, ModelRunner& runner, DType dtype, GoldenReport& worst) {
+constexpr double kInt8MeanError = 0.02;
+constexpr double kInt8MaxError = 0.2;
+
+// Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it; those of int8
+// are absolute: what it costs.
+void CheckGolden(const Golden& golden, ModelRunner& runner, const BackendOptions& backend,
+                 GoldenReport& worst) {
   INFO(golden.name);
   const GoldenReport report = Compare(golden, runner, 33);
+  const DType dtype = backend.dtype;
+  if (backend.weights == WeightType::kInt8) {
+    CHECK(report.logprob_mean_error <= kInt8MeanError);
+    CHECK(report.logprob_max_error <= kInt8MaxError);
+    worst.logprob_mean_error = std::max(worst.logprob_mean_error, report.logprob_mean_error);
+    worst.logprob_max_error = std::max(worst.logprob_max_error, report.logprob_max_error);
+    worst.greedy_checked += report.greedy_checked;
+    worst.greedy_equal += report.greedy_equal;
+    return;
+  }
   if (dtype == DType::kFloat32) {
     CHECK(report.logit_error <= 1e-4);
     CHECK(report.greedy_equal == report.greedy_checked);
@@ -36,8 +51,12 @@ void CheckGolden(const Golden& golden, ModelRunner& runner, DType dtype, GoldenR
 
 void Print(const char* what, const RunnerOptions& options, const GoldenReport& worst) {
   const BackendOptions& backend = options.backend;
-  std::printf("%s, %s %s %s: ", what, backend.name.c_str(), backend.isa.c_str(), Name(backend.dtype));
-  if (backend.dtype == DType::kFloat32) {
+  std::printf("%s, %s %s %s: ", what, backend.name.c_str(), backend.isa.c_str(),
+              Name(backend.weights, backend.dtype));
+  if (backend.weights == WeightType::kInt8) {
+    std::printf("log-probabilities off by at most %.4f (mean) and %.3f (max), %d of %d greedy tokens equal\n",
+                worst.logprob_mean_error, worst.logprob_max_error, worst.greedy_equal, worst.greedy_checked);
+  } else if (backend.dtype == DType::kFloat32) {
     std::printf("logits off by at most %.2e of the largest, %d greedy tokens compared\n", worst.logit_error,
                 worst.greedy_checked);
   } else {
@@ -56,7 +75,7 @@ void CheckConfigs(const RunnerOptions& options) {
     const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
     auto runner = MakeModel(*config, *weights, golden.name, options);
     if (!runner) FAIL(runner.error().ToString());
-    CheckGolden(golden, **runner, options.backend.dtype, worst);
+    CheckGolden(golden, **runner, options.backend, worst);
   }
   Print("random configurations", options, worst);
 }
@@ -67,7 +86,7 @@ void CheckFolders(const RunnerOptions& options) {
     auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
     if (!runner) FAIL(runner.error().ToString());
     CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
-    CheckGolden(golden, **runner, options.backend.dtype, worst);
+    CheckGolden(golden, **runner, options.backend, worst);
   }
   Print("folders", options, worst);
 }
@@ -81,7 +100,7 @@ void CheckTinyStories(const RunnerOptions& options) {
   CHECK((*runner)->info().name == "TinyStories-656K");
   CHECK((*runner)->info().parameters == 656000);
   GoldenReport worst;
-  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  CheckGolden(golden, **runner, options.backend, worst);
   Print("TinyStories-656K", options, worst);
 }
 
@@ -90,7 +109,7 @@ void CheckDemo(const RunnerOptions& options) {
   auto runner = LoadModel((SourceDir() / "model/demo").string(), options);
   if (!runner) FAIL(runner.error().ToString());
   GoldenReport worst;
-  CheckGolden(golden, **runner, options.backend.dtype, worst);
+  CheckGolden(golden, **runner, options.backend, worst);
   Print("demo", options, worst);
 }
 

@@ -9,11 +9,13 @@
 namespace espalier::test {
 namespace {
 
-RunnerOptions OptionsFor(const std::string& backend, DType dtype, const std::string& isa) {
+RunnerOptions OptionsFor(const std::string& backend, DType dtype, const std::string& isa,
+                         WeightType weights) {
   RunnerOptions options;
   options.backend.name = backend;
   options.backend.dtype = dtype;
   options.backend.isa = isa;
+  options.backend.weights = weights;
   options.backend.threads = 2;
   options.backend.max_rows = 64;
   options.kv_blocks = 40;
@@ -23,9 +25,10 @@ RunnerOptions OptionsFor(const std::string& backend, DType dtype, const std::str
 // Calls `check` with options for the instruction set of this machine, and with lesser ones that it has too.
 // Skips the test where the program lacks the backend.
 void ForEachIsa(const std::string& backend, DType dtype,
-                const std::function<void(const RunnerOptions&)>& check) {
+                const std::function<void(const RunnerOptions&)>& check,
+                WeightType weights = WeightType::kDType) {
   for (const char* isa : {"auto", "avx2", "portable"}) {
-    const RunnerOptions options = OptionsFor(backend, dtype, isa);
+    const RunnerOptions options = OptionsFor(backend, dtype, isa, weights);
     const auto created = CreateBackend(options.backend);
     if (created.ok()) {
       check(options);
@@ -50,6 +53,13 @@ TEST_CASE("cpu in bfloat16 is as exact as transformers on random configurations"
   ForEachIsa("cpu", DType::kBFloat16, CheckConfigs);
 }
 
+TEST_CASE("ref with int8 weights is near transformers on random configurations") {
+  ForEachIsa("ref", DType::kFloat32, CheckConfigs, WeightType::kInt8);
+}
+TEST_CASE("cpu with int8 weights is near transformers on random configurations") {
+  ForEachIsa("cpu", DType::kBFloat16, CheckConfigs, WeightType::kInt8);
+}
+
 TEST_CASE("ref in float32 agrees with transformers on folders of every storage form") {
   ForEachIsa("ref", DType::kFloat32, CheckFolders);
 }
@@ -58,6 +68,10 @@ TEST_CASE("cpu in float32 agrees with transformers on folders of every storage f
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on folders of every storage form") {
   ForEachIsa("cpu", DType::kBFloat16, CheckFolders);
+}
+
+TEST_CASE("cpu with int8 weights is near transformers on folders of every storage form") {
+  ForEachIsa("cpu", DType::kBFloat16, CheckFolders, WeightType::kInt8);
 }
 
 TEST_CASE("ref in float32 agrees with transformers on the demo model") {
@@ -70,6 +84,13 @@ TEST_CASE("cpu in bfloat16 is as exact as transformers on the demo model") {
   ForEachIsa("cpu", DType::kBFloat16, CheckDemo);
 }
 
+TEST_CASE("ref with int8 weights is near transformers on the demo model") {
+  ForEachIsa("ref", DType::kFloat32, CheckDemo, WeightType::kInt8);
+}
+TEST_CASE("cpu with int8 weights is near transformers on the demo model") {
+  ForEachIsa("cpu", DType::kBFloat16, CheckDemo, WeightType::kInt8);
+}
+
 TEST_CASE("ref in float32 agrees with transformers on TinyStories-656K") {
   ForEachIsa("ref", DType::kFloat32, CheckTinyStories);
 }
@@ -78,6 +99,9 @@ TEST_CASE("cpu in float32 agrees with transformers on TinyStories-656K") {
 }
 TEST_CASE("cpu in bfloat16 is as exact as transformers on TinyStories-656K") {
   ForEachIsa("cpu", DType::kBFloat16, CheckTinyStories);
+}
+TEST_CASE("cpu with int8 weights is near transformers on TinyStories-656K") {
+  ForEachIsa("cpu", DType::kBFloat16, CheckTinyStories, WeightType::kInt8);
 }
 
 }  // namespace

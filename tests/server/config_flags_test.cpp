@@ -46,12 +46,14 @@ bool Mentions(const std::vector<std::string>& problems, const std::string& text)
 }
 
 TEST_CASE("flags set every kind of setting") {
-  const auto command = Parse({"--model", "/tmp", "--threads", "3", "--dtype", "float32", "--attention-mode",
-                              "sequence", "--kv-cache-bytes", "123456789012", "--block-tokens", "32"});
+  const auto command =
+      Parse({"--model", "/tmp", "--threads", "3", "--dtype", "float32", "--attention-mode", "sequence",
+             "--kv-cache-bytes", "123456789012", "--block-tokens", "32", "--weights", "int8"});
   REQUIRE(command.problems.empty());
   CHECK(command.config.model == "/tmp");
   CHECK(command.config.threads == 3);
   CHECK(command.config.dtype == DType::kFloat32);
+  CHECK(command.config.weights == WeightType::kInt8);
   CHECK(command.config.attention_mode == AttentionMode::kSequence);
   CHECK(command.config.kv_cache_bytes == 123456789012);
   CHECK(command.config.block_tokens == 32);
@@ -123,6 +125,10 @@ TEST_CASE("what holds only together is told where it was given") {
   CHECK(problems_of(R"({"isa": "avx2", "backend": "ref"})") ==
         Problems{"FILE:1:9: isa: only the cpu backend has a choice, and backend is ref"});
   CHECK(problems_of(R"({"isa": "avx2", "backend": "cpu"})").empty());
+  CHECK(problems_of(R"({"backend": "cuda", "weights": "int8"})") ==
+        Problems{"FILE:1:20: weights: the cuda backend has no int8 weights yet; the cpu backend has"});
+  CHECK(problems_of(R"({"weights": "int4"})") ==
+        Problems{"FILE:1:2: weights: must be one of dtype, int8, got 'int4'"});
   CHECK(problems_of(R"({"listen": "nowhere"})") ==
         Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], got 'nowhere'"});
   CHECK(problems_of(R"({"listen": "nowhere"})", {"--listen", "[::1]:65536"}) ==
