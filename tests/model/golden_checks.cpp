@@ -14,19 +14,26 @@ namespace {
 
 const std::filesystem::path kData = "tests/model/data";
 
-constexpr double kInt8MeanError = 0.02;
-constexpr double kInt8MaxError = 0.2;
+// What int8 weights and operands may cost: error of log-probabilities. A trained model loses least: weights
+// without structure spread their errors over all tokens.
+struct Int8Bound {
+  double mean = 0.0;
+  double max = 0.0;
+};
+constexpr Int8Bound kInt8Random = {0.1, 0.6};
+constexpr Int8Bound kInt8TinyStories = {0.06, 0.35};
+constexpr Int8Bound kInt8Demo = {0.015, 0.2};
 
 // Limits of fp32 are those of rounding; those of bf16 are what transformers itself loses by it; those of int8
-// are absolute: what it costs.
+// are `int8`.
 void CheckGolden(const Golden& golden, ModelRunner& runner, const BackendOptions& backend,
-                 GoldenReport& worst) {
+                 const Int8Bound& int8, GoldenReport& worst) {
   INFO(golden.name);
   const GoldenReport report = Compare(golden, runner, 33);
   const DType dtype = backend.dtype;
   if (backend.weights == WeightType::kInt8) {
-    CHECK(report.logprob_mean_error <= kInt8MeanError);
-    CHECK(report.logprob_max_error <= kInt8MaxError);
+    CHECK(report.logprob_mean_error <= int8.mean);
+    CHECK(report.logprob_max_error <= int8.max);
     worst.logprob_mean_error = std::max(worst.logprob_mean_error, report.logprob_mean_error);
     worst.logprob_max_error = std::max(worst.logprob_max_error, report.logprob_max_error);
     worst.greedy_checked += report.greedy_checked;
@@ -75,7 +82,7 @@ void CheckConfigs(const RunnerOptions& options) {
     const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
     auto runner = MakeModel(*config, *weights, golden.name, options);
     if (!runner) FAIL(runner.error().ToString());
-    CheckGolden(golden, **runner, options.backend, worst);
+    CheckGolden(golden, **runner, options.backend, kInt8Random, worst);
   }
   Print("random configurations", options, worst);
 }
@@ -86,7 +93,7 @@ void CheckFolders(const RunnerOptions& options) {
     auto runner = LoadModel((SourceDir() / kData / "folders" / golden.name).string(), options);
     if (!runner) FAIL(runner.error().ToString());
     CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
-    CheckGolden(golden, **runner, options.backend, worst);
+    CheckGolden(golden, **runner, options.backend, kInt8Random, worst);
   }
   Print("folders", options, worst);
 }
@@ -100,7 +107,7 @@ void CheckTinyStories(const RunnerOptions& options) {
   CHECK((*runner)->info().name == "TinyStories-656K");
   CHECK((*runner)->info().parameters == 656000);
   GoldenReport worst;
-  CheckGolden(golden, **runner, options.backend, worst);
+  CheckGolden(golden, **runner, options.backend, kInt8TinyStories, worst);
   Print("TinyStories-656K", options, worst);
 }
 
@@ -109,7 +116,7 @@ void CheckDemo(const RunnerOptions& options) {
   auto runner = LoadModel((SourceDir() / "model/demo").string(), options);
   if (!runner) FAIL(runner.error().ToString());
   GoldenReport worst;
-  CheckGolden(golden, **runner, options.backend, worst);
+  CheckGolden(golden, **runner, options.backend, kInt8Demo, worst);
   Print("demo", options, worst);
 }
 

@@ -126,9 +126,9 @@ TEST_CASE("what holds only together is told where it was given") {
         Problems{"FILE:1:9: isa: only the cpu backend has a choice, and backend is ref"});
   CHECK(problems_of(R"({"isa": "avx2", "backend": "cpu"})").empty());
   CHECK(problems_of(R"({"backend": "cuda", "weights": "int8"})") ==
-        Problems{"FILE:1:20: weights: the cuda backend has no int8 weights yet; the cpu backend has"});
+        Problems{"FILE:1:32: weights: the cuda backend has no int8 weights yet; the cpu backend has"});
   CHECK(problems_of(R"({"weights": "int4"})") ==
-        Problems{"FILE:1:2: weights: must be one of dtype, int8, got 'int4'"});
+        Problems{"FILE:1:13: weights: must be one of dtype, int8, got 'int4'"});
   CHECK(problems_of(R"({"listen": "nowhere"})") ==
         Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], got 'nowhere'"});
   CHECK(problems_of(R"({"listen": "nowhere"})", {"--listen", "[::1]:65536"}) ==
