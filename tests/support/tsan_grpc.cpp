@@ -6,6 +6,7 @@
 #include <absl/synchronization/mutex.h>
 #include <dlfcn.h>
 #include <grpc/grpc.h>
+#include <grpcpp/support/server_callback.h>
 #include <sanitizer/tsan_interface.h>
 
 #include <cstdio>
@@ -101,6 +102,19 @@ bool CondVar::WaitWithDeadline(Mutex* mutex, Time deadline) {
 
 ABSL_NAMESPACE_END
 }  // namespace absl
+
+// A call that is cancelled while its handler still runs: the handler's thread counts down when it has made
+// the reactor, and the thread that saw the cancellation, inside the library, goes on to OnCancel.
+namespace grpc::internal {
+
+void ServerCallbackCall::CallOnCancel(ServerReactor* reactor) {
+  static auto* const real = Real<void(ServerCallbackCall*, ServerReactor*)>(
+      "_ZN4grpc8internal18ServerCallbackCall12CallOnCancelEPNS0_13ServerReactorE");
+  __tsan_acquire(&on_cancel_conditions_remaining_);
+  real(this, reactor);
+}
+
+}  // namespace grpc::internal
 
 // An operation's tag goes from the thread that starts it to the one that takes its completion.
 extern "C" {
