@@ -16,7 +16,8 @@ struct DeviceInfo {
   int32_t processors = 1;
   int64_t shared_bytes = 0;  // the most that a block may have
   int64_t total_bytes = 0;
-  int64_t cache_bytes = 0;  // of the last cache before memory
+  int64_t cache_bytes = 0;    // of the last cache before memory
+  int64_t library_bytes = 0;  // what code and libraries may take of its memory when they first run
 };
 
 // Memory, one stream of work and the kernels of a device: all that the backend asks of CUDA. Everything but
@@ -35,7 +36,8 @@ class Device {
   }
 
   // Device memory with unspecified contents, on a border of 256 bytes; never null. Pinned host memory
-  // likewise. kResourceExhausted where memory is short, without ending the device's use.
+  // likewise, which kernels can use in place of it: slow, but there. kResourceExhausted where memory is
+  // short, without ending the device's use.
   virtual Result<std::byte*> Allocate(int64_t bytes) = 0;
   virtual Result<std::byte*> AllocateHost(int64_t bytes) = 0;
   // Wait for all work before.
@@ -46,7 +48,7 @@ class Device {
 
   virtual void Upload(void* to, const void* from, int64_t bytes) = 0;    // host memory unchanged until done
   virtual void Download(void* to, const void* from, int64_t bytes) = 0;  // into host memory
-  virtual void Copy(void* to, const void* from, int64_t bytes) = 0;      // on the device
+  virtual void Copy(void* to, const void* from, int64_t bytes) = 0;      // what kernels can use
   virtual void Fill(void* to, int32_t byte, int64_t bytes) = 0;
   virtual void Synchronize() = 0;
 

@@ -90,12 +90,16 @@ class DeviceBackend final : public Backend {
     int32_t rows = 0;
     bool bf16 = false;
   };
-  // The host's and the device's halves of a step in flight.
+  // The host's and the device's halves of a step in flight. Kernels find the blob at blob_at and leave
+  // results at results_at: on the device or, where that has no room for a step as large as this one, on the
+  // host.
   struct StepSlot {
     DeviceMemory host_blob;
     DeviceMemory blob;
     DeviceMemory host_results;
     DeviceMemory results;
+    std::byte* blob_at = nullptr;
+    std::byte* results_at = nullptr;
     std::shared_ptr<const StepInput> step;
     std::unique_ptr<LoweredStep> lowered;
     std::vector<float> logits;
@@ -111,8 +115,11 @@ class DeviceBackend final : public Backend {
 
   DeviceBackend(const BackendOptions& options, std::unique_ptr<Device> device);
   Status AllocateOwn();
-  // The error where a KV pool was the last that fitted.
-  Error NoRoomBeside() const;
+  // What a step may take beside a pool: for the largest steps that are common all that they need, others find
+  // room elsewhere (Room).
+  Status ReserveBeside(const KvPool& pool);
+  int32_t TallestMatrix() const;
+  int64_t ResultBytes() const;
   // Of one row and segment.
   static int64_t PartialBytes(const AttentionShape& shape) {
     return int64_t{shape.query_heads} * (shape.head_dim + 2) * static_cast<int64_t>(sizeof(float));
@@ -126,11 +133,14 @@ class DeviceBackend final : public Backend {
   Result<DeviceMemory> UploadFloats(std::span<const float> values);
 
   StepSlot& current() { return slots_[static_cast<size_t>(issued_ % kStepsInFlight)]; }
-  // Memory of at least `bytes`, with what it held lost where it grows; false, with the device failed, where
-  // there is none. Reserve takes some more, for what grows step by step.
-  bool Grow(DeviceMemory* memory, int64_t bytes, const char* what);
+  // All four: memory of at least `bytes`, what it held is lost where it grows. Reserve and ReserveHost:
+  // false, with the device failed, where there is none. TryGrow: false where the device has none to spare.
   bool Reserve(DeviceMemory* memory, int64_t bytes, const char* what);
   bool ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what);
+  bool TryGrow(DeviceMemory* memory, int64_t bytes);
+  // Memory for kernels: `device` where it has or finds room, else `host`; null, with the device failed, where
+  // the host has none either.
+  std::byte* Room(DeviceMemory* device, DeviceMemory* host, int64_t bytes, const char* what);
   bool PrepareSlot(StepSlot* slot);
   bool ReserveTokens(int32_t slots);
   bool ReserveSampling(int32_t padded_vocab);
@@ -155,6 +165,8 @@ class DeviceBackend final : public Backend {
   int64_t staged_ = 0;    // halves used so far
   DeviceMemory last_token_;
   DeviceMemory partials_;
+  DeviceMemory host_partials_;        // for plans with more than the device has room for
+  std::byte* partials_at_ = nullptr;  // of the step being issued: either
   DeviceMemory logits_;
   DeviceMemory sample_scratch_;
   DeviceMemory flush_;

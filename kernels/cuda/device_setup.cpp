@@ -15,13 +15,7 @@ namespace {
 
 constexpr int64_t kPadding = 16;
 constexpr int32_t kMostRows = 1 << 20;
-constexpr int32_t kFirstSlots = 1 << 14;  // branch slots that need no more memory
-// Left free by a KV pool that takes what there is: partial results of attention, logits, growing step blobs,
-// and the libraries' own needs.
-constexpr int64_t kHeadroomBytes = int64_t{768} << 20;
 constexpr int32_t kHighestTile = 32;  // packed rows
-// Of partial results of attention: plans that would need more cut less.
-constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
 
 template <typename Id, typename T>
 Id Append(std::vector<T>* objects, T object) {
@@ -34,26 +28,6 @@ Id Append(std::vector<T>* objects, T object) {
 int32_t RowBucket(int32_t rows, int32_t max_rows) {
   const int64_t step = rows <= 128 ? 16 : 64;
   return static_cast<int32_t>(std::min(RoundUpTo(rows, step), RoundUpTo(max_rows, kPadding)));
-}
-
-Result<DeviceMemory> DeviceMemory::Allocate(Device* device, int64_t bytes, const char* field,
-                                            const char* what) {
-  Result<std::byte*> memory = device->Allocate(std::max<int64_t>(bytes, 16));
-  if (memory) return DeviceMemory(device, *memory, bytes, false);
-  Error error = memory.error();
-  error.field = field;
-  error.message =
-      std::string(what) + " needs " + std::to_string(bytes) + " bytes of device memory: " + error.message;
-  return error;
-}
-
-Result<DeviceMemory> DeviceMemory::AllocateHost(Device* device, int64_t bytes, const char* what) {
-  Result<std::byte*> memory = device->AllocateHost(std::max<int64_t>(bytes, 16));
-  if (memory) return DeviceMemory(device, *memory, bytes, true);
-  Error error = memory.error();
-  error.message =
-      std::string(what) + " needs " + std::to_string(bytes) + " bytes of pinned memory: " + error.message;
-  return error;
 }
 
 Status DeviceBackend::Check(const BackendOptions& options) {
@@ -98,16 +72,11 @@ Status DeviceBackend::AllocateOwn() {
       DeviceMemory::AllocateHost(device_.get(), 2 * kStagingBytes, "staging of weights");
   if (!staging) return staging.error();
   staging_ = std::move(*staging);
-  if (!ReserveTokens(kFirstSlots)) return device_->status();
+  if (!ReserveTokens(1)) return device_->status();
   for (size_t i = 0; i < slots_.size(); ++i) {
     slots_[i].first_event = static_cast<int32_t>(i) * (Device::kEvents / (kStepsInFlight + 1));
   }
   return device_->status();
-}
-
-int64_t DeviceBackend::FreeKvBytes() {
-  const int64_t free_bytes = device_->FreeBytes();
-  return std::max<int64_t>(0, std::min(free_bytes - kHeadroomBytes, free_bytes / 100 * 95));
 }
 
 Status DeviceBackend::UploadRows(const HostTensor& part, int64_t padded_cols, std::byte* to) {
@@ -262,23 +231,9 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
   pool.values = std::move(*memory);
   device_->Fill(pool.values.data(), 0, pool.values.bytes());
   if (!device_->status().ok()) return device_->status().error();
-  // The tallest matrix is the head: a pool that leaves no room for its logits, or for attention's partial
-  // results, is refused now, not at the first step.
-  int32_t vocab = 0;
-  for (const Matrix& matrix : matrices_) vocab = std::max(vocab, matrix.padded_rows);
-  if (vocab > 0 && !ReserveSampling(vocab)) return NoRoomBeside();
-  const int64_t partial_bytes = PartialBytes(shape);
-  const int64_t segments = int64_t{blocks} * block_tokens / kSegmentTokens + 1;  // of the longest path
-  const int64_t partials = std::min(kMostPartialBytes / partial_bytes, max_rows_ * segments);
-  if (!Grow(&partials_, partials * partial_bytes, "partial attention")) return NoRoomBeside();
-  info_.plan.max_partials = std::min(info_.plan.max_partials, partials);
+  if (Status status = ReserveBeside(pool); !status.ok()) return status.error();
   info_.plan.max_tile_rows = std::clamp(packed_rows / heads, 1, info_.plan.max_tile_rows);
   return Append<KvId>(&kv_pools_, std::move(pool));
-}
-
-Error DeviceBackend::NoRoomBeside() const {
-  return {ErrorCode::kResourceExhausted, "kv-cache-bytes",
-          "leaves too little memory beside it: " + device_->status().error().message};
 }
 
 Result<ActivationId> DeviceBackend::AddActivation(ActivationKind kind, int64_t cols) {

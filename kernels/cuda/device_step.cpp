@@ -44,63 +44,6 @@ DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
   top = place(int64_t{header.logit_row.count} * lowered.top_stride(), sizeof(DrawnToken));
 }
 
-bool DeviceBackend::Reserve(DeviceMemory* memory, int64_t bytes, const char* what) {
-  const bool enough = memory->data() != nullptr && memory->bytes() >= bytes;
-  return Grow(memory, enough ? bytes : bytes + bytes / 2, what);
-}
-
-bool DeviceBackend::Grow(DeviceMemory* memory, int64_t bytes, const char* what) {
-  if (!device_->status().ok()) return false;
-  if (memory->data() != nullptr && memory->bytes() >= bytes) return true;
-  *memory = DeviceMemory();
-  Result<DeviceMemory> grown = DeviceMemory::Allocate(device_.get(), bytes, "", what);
-  if (!grown) {
-    device_->Fail(grown.error());
-    return false;
-  }
-  *memory = std::move(*grown);
-  return true;
-}
-
-bool DeviceBackend::ReserveHost(DeviceMemory* memory, int64_t bytes, const char* what) {
-  if (!device_->status().ok()) return false;
-  if (memory->data() != nullptr && memory->bytes() >= bytes) return true;
-  *memory = DeviceMemory();
-  Result<DeviceMemory> grown = DeviceMemory::AllocateHost(device_.get(), bytes + bytes / 2, what);
-  if (!grown) {
-    device_->Fail(grown.error());
-    return false;
-  }
-  *memory = std::move(*grown);
-  return true;
-}
-
-// Last drawn tokens of at least `slots` branch slots; those drawn so far are kept.
-bool DeviceBackend::ReserveTokens(int32_t slots) {
-  const int64_t bytes = int64_t{slots} * static_cast<int64_t>(sizeof(int32_t));
-  if (last_token_.data() != nullptr && last_token_.bytes() >= bytes) return true;
-  DeviceMemory before = std::move(last_token_);
-  if (!Reserve(&last_token_, bytes, "the branch slots")) return false;
-  device_->Fill(last_token_.data(), 0xff, last_token_.bytes());
-  if (before.data() != nullptr) device_->Copy(last_token_.data(), before.data(), before.bytes());
-  return device_->status().ok();
-}
-
-bool DeviceBackend::ReserveSampling(int32_t padded_vocab) {
-  return Reserve(&logits_, int64_t{LoweredStep::kLogitRows} * padded_vocab * 4, "logits") &&
-         Reserve(&sample_scratch_, kSampleBlocks * padded_vocab * 4, "sampling");
-}
-
-bool DeviceBackend::PrepareSlot(StepSlot* slot) {
-  const int64_t blob_bytes = slot->lowered->bytes();
-  const ResultLayout results(*slot->lowered);
-  return ReserveHost(&slot->host_blob, blob_bytes, "a step's plan") &&
-         Reserve(&slot->blob, blob_bytes, "a step's plan") &&
-         ReserveHost(&slot->host_results, results.bytes, "a step's results") &&
-         Reserve(&slot->results, results.bytes, "a step's results") &&
-         ReserveTokens(slot->lowered->max_slot() + 1);
-}
-
 void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   ESPALIER_CHECK(!in_step_ && issued_ - waited_ < kStepsInFlight && step->batch.rows() <= max_rows_);
   in_step_ = true;
@@ -113,8 +56,10 @@ void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   if (!PrepareSlot(&slot)) return;
   slot.lowered->Write(slot.host_blob.data());
   device_->Record(slot.first_event + kBegin);
-  device_->Upload(slot.blob.data(), slot.host_blob.data(), slot.lowered->bytes());
-  device_->Fill(slot.results.data(), 0, static_cast<int64_t>(sizeof(int32_t)));
+  if (slot.blob_at != slot.host_blob.data()) {
+    device_->Upload(slot.blob_at, slot.host_blob.data(), slot.lowered->bytes());
+  }
+  device_->Fill(slot.results_at, 0, static_cast<int64_t>(sizeof(int32_t)));
   MoveBlocks(slot);
 }
 
@@ -126,10 +71,10 @@ void DeviceBackend::MoveBlocks(const StepSlot& slot) {
                      copy.tokens <= pool.layout.block_tokens);
     }
     const BlobHeader& header = slot.lowered->header();
-    device_->Run(ZeroBlocksArgs{slot.blob.data(), pool.values.data(), pool.layout, header.zero_block.count,
-                                pool.bf16()});
     device_->Run(
-        CopyBlocksArgs{slot.blob.data(), pool.values.data(), pool.layout, header.copy.count, pool.bf16()});
+        ZeroBlocksArgs{slot.blob_at, pool.values.data(), pool.layout, header.zero_block.count, pool.bf16()});
+    device_->Run(
+        CopyBlocksArgs{slot.blob_at, pool.values.data(), pool.layout, header.copy.count, pool.bf16()});
   }
 }
 
@@ -150,14 +95,14 @@ void DeviceBackend::Embed(MatrixId table, ActivationId out) {
   const Activation& o = Output(out, slot.step->batch.rows(), t.cols);
   ESPALIER_CHECK(!o.bf16);
   EmbedArgs args;
-  args.blob = slot.blob.data();
+  args.blob = slot.blob_at;
   args.last_token = last_token_.as<int32_t>();
   args.table = t.values.data();
   args.table_stride = t.padded_cols;
   args.vocab = t.rows;
   args.bf16_table = bf16();
   args.out = ViewOf(o);
-  args.fault = slot.results.as<int32_t>();
+  args.fault = reinterpret_cast<int32_t*>(slot.results_at);
   device_->Run(args);
 }
 
@@ -210,7 +155,7 @@ void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, Acti
   ESPALIER_CHECK(angles.half * 2 == pool.shape.head_dim && layer >= 0 && layer < pool.shape.layers);
   ESPALIER_CHECK(current().lowered->max_position() < angles.max_positions);
   RotaryArgs args;
-  args.blob = current().blob.data();
+  args.blob = current().blob_at;
   args.qkv = ViewOf(a);
   args.angles = angles.angles.as<float>();
   args.kv = pool.values.data();
@@ -229,10 +174,10 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
   const Activation& in = CheckedQkv(pool, qkv);
   const Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
   ESPALIER_CHECK(layer >= 0 && layer < shape.layers);
-  if (!Reserve(&partials_, header.partials * PartialBytes(shape), "partial attention")) return;
 
+  auto* partials = reinterpret_cast<float*>(partials_at_);
   AttentionArgs args;
-  args.blob = slot.blob.data();
+  args.blob = slot.blob_at;
   args.qkv = ViewOf(in);
   args.kv = pool.values.data();
   args.layout = pool.layout;
@@ -246,15 +191,15 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
                      "a plan with higher tiles than info().plan allows");
   args.items = header.item.count;
   args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
-  args.partials = partials_.as<float>();
+  args.partials = partials;
   args.bf16_kv = pool.bf16();
   args.out = ViewOf(o);
   const bool timed = slot.attention_calls < kMostTimedCalls;
   const int32_t event = slot.first_event + kFirstAttention + 2 * slot.attention_calls;
   if (timed) device_->Record(event);
   device_->Run(args);
-  device_->Run(MergeArgs{slot.blob.data(), partials_.as<float>(), shape.query_heads, shape.head_dim,
-                         header.merge.count, ViewOf(o)});
+  device_->Run(
+      MergeArgs{slot.blob_at, partials, shape.query_heads, shape.head_dim, header.merge.count, ViewOf(o)});
   if (!timed) return;
   device_->Record(event + 1);
   ++slot.attention_calls;
@@ -273,7 +218,7 @@ void DeviceBackend::GatherLogitRows(ActivationId in, ActivationId out) {
   ESPALIER_CHECK(i.rows == slot.step->batch.rows());
   const Activation& o = Output(out, slot.lowered->header().logit_row.count, i.cols);
   ESPALIER_CHECK(i.bf16 == o.bf16);
-  device_->Run(GatherArgs{slot.blob.data(), ViewOf(i), ViewOf(o)});
+  device_->Run(GatherArgs{slot.blob_at, ViewOf(i), ViewOf(o)});
 }
 
 void DeviceBackend::Sample(ActivationId in, MatrixId head) {
@@ -304,8 +249,8 @@ void DeviceBackend::Sample(ActivationId in, MatrixId head) {
 void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   const LoweredStep& lowered = *slot->lowered;
   const ResultLayout at(lowered);
-  const std::byte* blob = slot->blob.data();
-  std::byte* results = slot->results.data();
+  const std::byte* blob = slot->blob_at;
+  std::byte* results = slot->results_at;
   auto* summaries = reinterpret_cast<RowSummary*>(results + at.summaries);
   device_->Run(SummarizeArgs{logits, summaries});
   device_->Run(
@@ -339,7 +284,9 @@ void DeviceBackend::EndStep() {
   StepSlot& slot = current();
   ++issued_;
   if (!device_->status().ok()) return;
-  device_->Download(slot.host_results.data(), slot.results.data(), ResultLayout(*slot.lowered).bytes);
+  if (slot.results_at != slot.host_results.data()) {
+    device_->Download(slot.host_results.data(), slot.results_at, ResultLayout(*slot.lowered).bytes);
+  }
   device_->Record(slot.first_event + kEnd);
 }
 

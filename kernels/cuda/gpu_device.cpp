@@ -12,6 +12,10 @@ namespace espalier::cuda {
 
 namespace {
 
+// What cuBLASLt's kernels and ours take when they are first run (the runtime loads code lazily), and the
+// device for its own ends. An estimate from above, not a measurement.
+constexpr int64_t kLibraryBytes = int64_t{256} << 20;
+
 Error NotUsable(std::string message) { return {ErrorCode::kUnimplemented, "backend", std::move(message)}; }
 
 std::string TextOf(cudaError_t error) {
@@ -81,9 +85,7 @@ class GpuDevice final : public Device {
   void Download(void* to, const void* from, int64_t bytes) override {
     Move(to, from, bytes, cudaMemcpyDeviceToHost);
   }
-  void Copy(void* to, const void* from, int64_t bytes) override {
-    Move(to, from, bytes, cudaMemcpyDeviceToDevice);
-  }
+  void Copy(void* to, const void* from, int64_t bytes) override { Move(to, from, bytes, cudaMemcpyDefault); }
   void Fill(void* to, int32_t byte, int64_t bytes) override {
     if (bytes == 0 || !status_.ok()) return;
     Check(cudaMemsetAsync(to, byte, static_cast<size_t>(bytes), stream_), "a fill");
@@ -136,6 +138,7 @@ class GpuDevice final : public Device {
     info_.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
     info_.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
     info_.cache_bytes = properties.l2CacheSize;
+    info_.library_bytes = kLibraryBytes;
   }
 
   Status Start() {

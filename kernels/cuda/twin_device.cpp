@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels/cuda/body/attention.h"
 #include "kernels/cuda/body/sampling.h"
@@ -33,8 +34,14 @@ float Product(const T* a, const T* b, int32_t k) {
 
 class TwinDevice final : public Device {
  public:
-  explicit TwinDevice(const TwinOptions& options) : options_(options) {
-    info_ = {"twin", "host", options.processors, options.shared_bytes, options.memory_bytes, kCacheBytes};
+  explicit TwinDevice(const TwinOptions& options) : options_(options), to_load_bytes_(options.library_bytes) {
+    info_.name = "twin";
+    info_.architecture = "host";
+    info_.processors = options.processors;
+    info_.shared_bytes = options.shared_bytes;
+    info_.total_bytes = options.memory_bytes;
+    info_.cache_bytes = kCacheBytes;
+    info_.library_bytes = options.library_bytes;
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -89,6 +96,7 @@ class TwinDevice final : public Device {
   void Run(const ScoreArgs& args) override { Launch(args); }
   void Run(const TopTokensArgs& args) override { Launch(args); }
   void Run(const ProductArgs& args) override {
+    LoadLibrary();
     if (!status_.ok()) return;
     ESPALIER_CHECK(args.n % 16 == 0 && args.k % 16 == 0 && args.a_stride % 16 == 0 &&
                    args.c_stride % 16 == 0);
@@ -106,6 +114,13 @@ class TwinDevice final : public Device {
   }
 
  private:
+  void LoadLibrary() {
+    const int64_t bytes = std::exchange(to_load_bytes_, 0);
+    if (bytes > FreeBytes())
+      Fail({ErrorCode::kUnavailable, "", "no memory is left for the code of products"});
+    used_bytes_ += bytes;
+  }
+
   std::byte* NewMemory(int64_t bytes) {
     auto* memory =
         static_cast<std::byte*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{256}));
@@ -130,6 +145,7 @@ class TwinDevice final : public Device {
   TwinOptions options_;
   DeviceInfo info_;
   int64_t used_bytes_ = 0;
+  int64_t to_load_bytes_;
   std::unordered_map<std::byte*, int64_t> sizes_;
   std::array<Clock::time_point, kEvents> events_{};
 };

@@ -13,6 +13,8 @@ struct TwinOptions {
   int64_t memory_bytes = int64_t{1} << 32;  // Allocate refuses beyond it
   int64_t shared_bytes = 160 << 10;         // of a block of threads
   int32_t processors = 8;
+  int64_t library_bytes =
+      0;  // DeviceInfo's; the first product takes them, and fails where they are not there
 };
 
 // The device on the CPU: the kernels' bodies run from the same blob, a block after the other and its threads

@@ -5,6 +5,8 @@
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #ifndef ESPALIER_ENGINE_DEVICE
+#include <random>
+
 #include "kernels/cuda/twin_device.h"
 #endif
 
@@ -23,7 +25,7 @@ RunnerOptions OptionsOf(const std::string& backend, const Setting& setting) {
 #ifndef ESPALIER_ENGINE_DEVICE
   if (backend == "cuda") {
     options.make_backend = [](const BackendOptions& asked) {
-      return cuda::CreateTwinBackend(asked, {.memory_bytes = int64_t{832} << 20});
+      return cuda::CreateTwinBackend(asked, {.memory_bytes = int64_t{416} << 20});
     };
   }
 #endif
@@ -101,6 +103,56 @@ TEST_CASE("a pool without a size takes what the device has left, and serves") {
   CHECK((*runner)->info().kv_blocks > 1000);
   CHECK((*runner)->info().max_positions == 200);
 }
+
+#ifndef ESPALIER_ENGINE_DEVICE
+// The device's libraries take their part at the first product, as on a GPU: after the start.
+RunnerOptions ShortOfMemory(const Setting& setting, int64_t memory_bytes) {
+  RunnerOptions options = OptionsOf("cuda", setting);
+  options.make_backend = [memory_bytes](const BackendOptions& asked) {
+    return cuda::CreateTwinBackend(asked, {.memory_bytes = memory_bytes, .library_bytes = 300000});
+  };
+  return options;
+}
+
+TEST_CASE("a device with too little memory is refused at the start, with enough it serves to the end") {
+  constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence,
+                                      AttentionMode::kMasked, AttentionMode::kNode,
+                                      AttentionMode::kNodeChunk};
+  const std::vector<Answer> expected = RefAnswers();
+  Setting setting = {.kv_blocks = 20, .steps_in_flight = 2};
+  std::mt19937 random(11);
+  int64_t refused = 0;  // the most memory that was not enough
+  int64_t enough = 8 << 20;
+  while (enough - refused > 1) {
+    const int64_t memory_bytes = refused + (enough - refused) / 2;
+    const auto runner = RandomLlama(Config(), 5, ShortOfMemory(setting, memory_bytes));
+    CAPTURE(memory_bytes);
+    if (runner) {
+      enough = memory_bytes;
+      continue;
+    }
+    refused = memory_bytes;
+    const Error& error = runner.error();
+    CAPTURE(error.ToString());
+    CHECK(error.code == ErrorCode::kResourceExhausted);
+    const bool named = error.field == "model" || error.field == "max_rows" || error.field == "kv-cache-bytes";
+    CHECK(named);
+  }
+  for (int32_t round = 0; round < 15; ++round) {
+    setting.mode = kModes[round % 5];
+    // The least that is enough, to the byte, then somewhat more.
+    const int64_t memory_bytes =
+        enough + (round < 5 ? 0 : std::uniform_int_distribution<int64_t>(0, 200000)(random));
+    CAPTURE(memory_bytes, Name(setting.mode));
+    const auto runner = RandomLlama(Config(), 5, ShortOfMemory(setting, memory_bytes)).value();
+    Driver driver(*runner, setting);
+    std::vector<uint64_t> ids;
+    for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
+    const std::map<uint64_t, TreeFinished> answers = driver.Run();
+    for (size_t i = 0; i < ids.size(); ++i) CheckAnswer(AnswerOf(answers.at(ids[i])), expected[i]);
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace espalier

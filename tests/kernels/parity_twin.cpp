@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -143,66 +142,6 @@ TEST_CASE("No order of a block's threads changes a bit of attention") {
   }
 }
 
-TEST_CASE("Short device memory is an error that names what asked for it") {
-  cuda::TwinOptions small;
-  small.memory_bytes = 200000;
-  const auto twin = Twin(DType::kFloat32, small, 64);
-  const std::vector<float> values(100 * 1000, 0.5F);
-  const HostTensor matrix = {values.data(), DType::kFloat32, 100, 1000};
-  const auto refused = twin->AddMatrix({&matrix, 1});
-  REQUIRE(!refused.ok());
-  CHECK(refused.error().code == ErrorCode::kResourceExhausted);
-  CHECK(refused.error().field == "model");
-  const auto pool = twin->AddKv(Shape(2, 1, 32, DType::kFloat32), 1000, 16);
-  REQUIRE(!pool.ok());
-  CHECK(pool.error().field == "kv-cache-bytes");
-  const auto buffer = twin->AddActivation(ActivationKind::kResidual, 100000);
-  REQUIRE(!buffer.ok());
-  CHECK(buffer.error().field == "max_rows");
-  CHECK(twin->AddActivation(ActivationKind::kResidual, 16).ok());
-
-  // A pool that fits, but leaves no room for the logits of the head.
-  cuda::TwinOptions tight;
-  tight.memory_bytes = 1000000;
-  const auto full = Twin(DType::kFloat32, tight, 64);
-  AddMatrix(*full, std::vector<float>(1000 * 16, 0.5F), 1000);
-  const auto last = full->AddKv(Shape(2, 1, 32, DType::kFloat32), 100, 16);
-  REQUIRE(!last.ok());
-  CHECK(last.error().field == "kv-cache-bytes");
-  CHECK(last.error().message.find("leaves too little memory beside it") == 0);
-
-  // One that leaves none for partial results.
-  const auto narrow = Twin(DType::kFloat32, tight, 64);
-  const auto beside = narrow->AddKv(Shape(2, 1, 32, DType::kFloat32), 190, 16);
-  REQUIRE(!beside.ok());
-  CHECK(beside.error().field == "kv-cache-bytes");
-  CHECK(beside.error().message.find("partial attention") != std::string::npos);
-}
-
-TEST_CASE("Plans cut KV only as far as the pool left memory for partial results") {
-  const AttentionShape shape = Shape(4, 2, 16, DType::kFloat32);
-  const auto small = Twin(DType::kFloat32);
-  CHECK(small->AddKv(shape, kBlocks, 16).ok());
-  // 13 segments hold 192 blocks of 16 tokens and the rows of a step.
-  CHECK(small->info().plan.max_partials == int64_t{kMaxRows} * 13);
-
-  cuda::TwinOptions large;
-  large.processors = 132;
-  const auto twin = Twin(DType::kFloat32, large, 512);
-  const AttentionShape wide = Shape(128, 8, 256, DType::kFloat32);
-  REQUIRE(twin->AddKv(wide, 64, 16).ok());
-  const PlanOptions& options = twin->info().plan;
-  const int64_t partial_bytes = int64_t{128} * (256 + 2) * 4;
-  CHECK(options.max_partials == (int64_t{256} << 20) / partial_bytes);
-  // Rows that together would need more: none is cut.
-  Random random(9);
-  const Forest forest = FewShotForest(random, 60000, 20, 10);
-  PlanOptions unlimited = options;
-  unlimited.max_partials = std::numeric_limits<int64_t>::max();
-  CHECK(PlanAttention(forest.batch, wide, unlimited).partials > options.max_partials);
-  CHECK(PlanAttention(forest.batch, wide, options).partials <= options.max_partials);
-}
-
 TEST_CASE("Emptying the caches changes nothing but time") {
   const AttentionShape shape = Shape(4, 2, 16, DType::kFloat32);
   const auto twin = Twin(DType::kFloat32);
@@ -232,32 +171,6 @@ TEST_CASE("Shapes that the kernels cannot run are refused by name") {
   options.dtype = DType::kBFloat16;
   options.weights = WeightType::kInt8;
   CHECK(cuda::CreateTwinBackend(options).error().field == "weights");
-}
-
-TEST_CASE("A step that outgrows the device's memory fails, and so does every later one") {
-  cuda::TwinOptions small;
-  small.memory_bytes = 400000;
-  const auto twin = Twin(DType::kFloat32, small, 64);
-  const auto step_of = [](int32_t rows) { return MakeStep(RowsOnly(rows)); };
-  REQUIRE(RunStep(*twin, step_of(3), [] {}).samples.empty());
-  auto large = step_of(3);
-  large->params.resize(1);
-  large->params[0].presence_penalty = 1.0F;
-  large->logit_rows = {0};
-  SlotHistory history;
-  for (int32_t id = 0; id < 60000; ++id) history.prompt_tokens.push_back(id);
-  large->histories = {history};
-  large->samples = {{0, 0, 0, 0, 0, 0}};
-  twin->BeginStep(large);
-  twin->EndStep();
-  twin->BeginStep(step_of(3));
-  twin->EndStep();
-  for (int32_t i = 0; i < 2; ++i) {
-    const auto result = twin->Wait();
-    REQUIRE(!result.ok());
-    CHECK(result.error().code == ErrorCode::kResourceExhausted);
-    CHECK(result.error().message.find("a step's plan needs") == 0);
-  }
 }
 
 TEST_CASE("A lost device fails the steps in flight and every later one") {
