@@ -100,9 +100,9 @@ class CpuBackend final : public Backend {
   std::vector<KvPool> kv_pools_;
   std::vector<Activation> activations_;
   struct {
-    Buffer values;   // [rows][stride] int8
-    Buffer scales;   // [rows][groups] fp32
-    Buffer offsets;  // [rows][groups] int32
+    Buffer values;  // [rows][stride] int8
+    Buffer scales;  // [rows][groups] fp32
+    Buffer starts;  // [rows][groups] int32
   } int8_operands_;
   Buffer partials_;
   std::vector<Buffer> scratch_;  // [threads]

@@ -81,13 +81,13 @@ void CpuBackend::Quantize(const Activation& in, int64_t first_row, GemmArgs* arg
   args->a_groups = (in.cols + kInt8Group - 1) / kInt8Group;
   auto* values = Reserve<int8_t>(&int8_operands_.values, args->rows * args->a_stride);
   auto* scales = Reserve<float>(&int8_operands_.scales, args->rows * args->a_groups);
-  auto* offsets = Reserve<int32_t>(&int8_operands_.offsets, args->rows * args->a_groups);
+  auto* starts = Reserve<int32_t>(&int8_operands_.starts, args->rows * args->a_groups);
   args->a = values;
   args->a_scales = scales;
-  args->a_offsets = offsets;
+  args->a_starts = starts;
   ForRows(args->rows, in.cols, [&](int64_t row) {
     kernels_.quantize_row({in.Floats(first_row + row), in.cols, values + row * args->a_stride,
-                           scales + row * args->a_groups, offsets + row * args->a_groups});
+                           scales + row * args->a_groups, starts + row * args->a_groups});
   });
 }
 
@@ -103,6 +103,7 @@ GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_
   args.k = static_cast<int32_t>(w.cols());
   args.panels = w.panels();
   args.panels_per_block = w.panels_per_block();
+  args.threads = pool_->threads();
   if (w.int8()) {
     args.weight_scales = w.scales();
     Quantize(in, first_row, &args);

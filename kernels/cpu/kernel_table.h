@@ -33,10 +33,11 @@ struct GemmArgs {
   int32_t k = 0;
   int32_t panels = 0;
   int32_t panels_per_block = 1;
+  int32_t threads = 1;  // that take the blocks in turns
   // int8 weights only.
   const float* weight_scales = nullptr;  // [16 * panels]
   const float* a_scales = nullptr;       // [rows, a_groups]
-  const int32_t* a_offsets = nullptr;    // [rows, a_groups]
+  const int32_t* a_starts = nullptr;     // [rows, a_groups]
   int64_t a_groups = 0;
 };
 
@@ -44,9 +45,9 @@ struct GemmArgs {
 struct QuantizeArgs {
   const float* in = nullptr;  // [columns], then zeros up to the next multiple of 16
   int64_t columns = 0;
-  int8_t* out = nullptr;       // [columns], then zeros up to the next multiple of 16
-  float* scales = nullptr;     // of each group of kInt8Group columns
-  int32_t* offsets = nullptr;  // of each group: what the weights' bias adds to a sum, kInt8Bias * sum of q
+  int8_t* out = nullptr;      // [columns], then zeros up to the next multiple of 16
+  float* scales = nullptr;    // of each group of kInt8Group columns
+  int32_t* starts = nullptr;  // of each group: -kInt8Bias * sum of q, which undoes the weights' bias
 };
 
 // A KV pool's layer. One head of a block: K as [stored_tokens / 16][head_dim][16 tokens], V as [head_dim /

@@ -111,7 +111,7 @@ float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
   alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
   Piece<Bf16Product> piece = {};
-  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false, nullptr, nullptr};
+  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false, nullptr};
   for (int32_t p = 0; p < kTilePanels; ++p) {
     piece.weights[p] = weights[p];
     rows.c[p] = c[0] + p * kLanes;

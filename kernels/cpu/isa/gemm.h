@@ -70,21 +70,42 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
   return piece;
 }
 
-constexpr int32_t kOnePanelRows = 6;  // so few are done with a line before memory brings the next
+constexpr int64_t kAheadBytes = 12 << 10;  // at least: what memory brings is there when it is needed
 
-// Few rows: the weights pass by once, in the order in which they lie, those of one panel or a tile's panels
-// of 128 k staying in L1 while the rows take their turn.
+// Tiles into which few rows are divided: enough for each to bring nearer what is its share.
+constexpr int32_t StreamTiles(int32_t rows, int32_t tallest) {
+  const int32_t least = AheadLines(rows) < kTilePanels ? 2 : 1;
+  return TilesOf(rows, tallest) < least ? least : TilesOf(rows, tallest);
+}
+
+// Where the weights lie that a thread needs after those of a tile, `bytes` from `now` on, or somewhat later:
+// after a block comes the one that this thread will probably take next.
+template <typename P>
+const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typename P::Weight* now,
+                    int64_t bytes) {
+  bytes = bytes < kAheadBytes ? kAheadBytes : bytes;
+  const int64_t block_bytes =
+      int64_t{block.panels} * kLanes * block.k_padded * static_cast<int64_t>(sizeof(typename P::Weight));
+  const char* ahead = reinterpret_cast<const char*>(now) + bytes;
+  const bool beyond = ahead - reinterpret_cast<const char*>(block.weights) >= block_bytes;
+  return beyond ? ahead + (args.threads - 1) * block_bytes : ahead;
+}
+
+// Few rows: the weights pass by once, in the order in which they lie, those of a tile's panels of 128 k
+// staying in L1 while the rows take their turn; between its products each tile brings its share of the lines
+// nearer that are needed later.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
+  const int32_t tiles = StreamTiles(args.rows, kRowSizes[0]);
   for (int32_t k = 0; k < args.k; k += kChunkK) {
     int32_t panel = 0;
-    for (; args.rows > kOnePanelRows && panel + kTilePanels <= block.panels; panel += kTilePanels) {
+    for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
       const Piece<P> piece = PieceOf<P, kTilePanels>(args, block, panel, k);
       const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
       TileRows<P> rows = RowsOf(args, block, 0, panel);
-      rows.ahead = reinterpret_cast<const char*>(piece.weights[0]) + bytes;
-      rows.ahead_end = rows.ahead + bytes;
-      MultiplyRows<P, kTilePanels>(rows, args.rows, &piece, 1);
+      rows.ahead = AheadOf(args, block, piece.weights[0], bytes);
+      rows.ahead_step = (64 * kTilePanels + tiles - 1) / tiles;
+      MultiplyRows<P, kTilePanels>(rows, args.rows, &piece, 1, tiles);
     }
     for (; panel < block.panels; ++panel) {
       const Piece<P> piece = PieceOf<P, 1>(args, block, panel, k);

@@ -18,38 +18,54 @@ struct Int8Product {
 };
 
 struct Int8Rows {
-  TileRows<Int8Product> rows;
-  const float* scales;     // of the first row for the chunk of k; `groups` from row to row
-  const int32_t* offsets;  // likewise
+  const int8_t* a;  // of the first row, at the beginning of the chunk of k
+  int64_t a_stride;
+  const float* scales;    // of the first row for the chunk of k; `groups` from row to row
+  const int32_t* starts;  // likewise
   int64_t groups;
-  const float* weight_scales;  // [16 * panels]
+  float* c;  // of the first row and panel
+  int64_t c_stride;
+  const float* weight_scales;  // of the first panel
+  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most 64 *
+  // AheadLines.
+  const char* ahead;
+  int64_t ahead_step;
 };
 
 Int8Rows Int8RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row, int32_t panel,
                     int32_t k) {
   const int64_t group = row * args.a_groups + k / kInt8Group;
-  return {RowsOf(args, block, row, panel), args.a_scales + group, args.a_offsets + group, args.a_groups,
-          args.weight_scales + (block.c - args.c) + static_cast<int64_t>(panel) * kLanes};
+  float* c = block.c + panel * kLanes;
+  return {static_cast<const int8_t*>(args.a) + row * args.a_stride + k,
+          args.a_stride,
+          args.a_scales + group,
+          args.a_starts + group,
+          args.a_groups,
+          c + row * args.c_stride,
+          args.c_stride,
+          args.weight_scales + (c - args.c),
+          nullptr,
+          0};
 }
 
 template <int32_t kRows, int32_t kPanels>
-__attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& tile,
+__attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& rows,
                                                          const Piece<Int8Product>& piece) {
+  const Int8Rows tile = rows;  // what is stored to C cannot change these
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
-  const int64_t a_stride = tile.rows.a_stride;
   const int8_t* bases[kBases];
 #pragma GCC unroll 16
-  for (int32_t i = 0; i < kBases; ++i) bases[i] = tile.rows.a + piece.operand_offset + 3 * i * a_stride;
+  for (int32_t i = 0; i < kBases; ++i) bases[i] = tile.a + 3 * i * tile.a_stride;
   const uint8_t* weights[kPanels];
   for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
-  const auto* ahead =
-      tile.rows.ahead != nullptr ? tile.rows.ahead : reinterpret_cast<const char*>(weights[0]);
+  const char* ahead = tile.ahead != nullptr ? tile.ahead : reinterpret_cast<const char*>(weights[0]);
   Int8Sum sums[kRows][kPanels];
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
+    const Int8Sum start = StartInt8Sum(tile.starts[r * tile.groups]);
 #pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = ZeroInt8Sum();
+    for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = start;
   }
   for (int32_t line = 0; line < piece.lines; ++line) {
     Int8Line w[kPanels];
@@ -59,28 +75,34 @@ __attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& tile,
       weights[p] += kLanes * Int8Product::kStep;
     }
     if constexpr (kPanels > 1) {
-      __builtin_prefetch(ahead, 0, 2);
-      __builtin_prefetch(ahead + 64, 0, 2);
-      ahead += kAheadBytes;
+      __builtin_prefetch(ahead, 0, 3);
+      __builtin_prefetch(ahead + 64, 0, 3);
+      if constexpr (AheadLines(kRows) > 2) {
+        __builtin_prefetch(ahead + 128, 0, 3);
+        __builtin_prefetch(ahead + 192, 0, 3);
+      }
+      ahead += tile.ahead_step;
     }
 #pragma GCC unroll 16
     for (int32_t r = 0; r < kRows; ++r) {
-      const Int8Operand a = LoadInt8Operand(bases[r / 3] + (r % 3) * a_stride);
+      const Int8Operand a = LoadInt8Operand(bases[r / 3] + (r % 3) * tile.a_stride);
 #pragma GCC unroll 16
       for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = Int8MulAdd(w[p], a, sums[r][p]);
     }
 #pragma GCC unroll 16
     for (int32_t i = 0; i < kBases; ++i) bases[i] += Int8Product::kStep;
   }
+  Vec weight_scales[kPanels];
+#pragma GCC unroll 16
+  for (int32_t p = 0; p < kPanels; ++p) weight_scales[p] = Load(tile.weight_scales + p * kLanes);
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
     const Vec scale = Set1(tile.scales[r * tile.groups]);
-    const int32_t offset = tile.offsets[r * tile.groups];
+    float* c = tile.c + r * tile.c_stride;
 #pragma GCC unroll 16
     for (int32_t p = 0; p < kPanels; ++p) {
-      float* c = tile.rows.c[p] + r * tile.rows.c_stride;
-      const Vec sum = Mul(FinishInt8Sum(sums[r][p], offset), scale);
-      Store(c, MulAdd(sum, Load(tile.weight_scales + p * kLanes), Load(c)));
+      const Vec sum = Mul(FinishInt8Sum(sums[r][p]), scale);
+      Store(c + p * kLanes, MulAdd(sum, weight_scales[p], Load(c + p * kLanes)));
     }
   }
 }
@@ -98,35 +120,34 @@ ESPALIER_INLINE int32_t MultiplySomeInt8(const Int8Rows& tile, int32_t count,
 }
 
 template <int32_t kPanels>
-void MultiplyInt8Rows(Int8Rows tile, int32_t count, const Piece<Int8Product>& piece) {
-  while (count > 0) {
-    const int32_t done = MultiplySomeInt8<kPanels>(tile, count, piece);
+void MultiplyInt8Rows(Int8Rows tile, int32_t count, int32_t tiles, const Piece<Int8Product>& piece) {
+  for (; count > 0; --tiles) {
+    const int32_t done = MultiplySomeInt8<kPanels>(tile, RowsOfTile(kInt8RowSizes, count, tiles), piece);
     count -= done;
-    tile.rows.a += done * tile.rows.a_stride;
+    tile.a += done * tile.a_stride;
     tile.scales += done * tile.groups;
-    tile.offsets += done * tile.groups;
-    if (tile.rows.ahead != nullptr) {
-      tile.rows.ahead += int64_t{kAheadBytes} * piece.lines;
-      if (tile.rows.ahead >= tile.rows.ahead_end) tile.rows.ahead = nullptr;
-    }
-    for (int32_t p = 0; p < kPanels; ++p) tile.rows.c[p] += done * tile.rows.c_stride;
+    tile.starts += done * tile.groups;
+    tile.c += done * tile.c_stride;
+    if (tile.ahead != nullptr) tile.ahead += tile.ahead_step * piece.lines;
   }
 }
 
 // As StreamBlock.
 void StreamInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
+  const int32_t tiles = StreamTiles(args.rows, kInt8RowSizes[0]);
+  const int64_t step = (64 * kTilePanels + tiles - 1) / tiles;
   for (int32_t k = 0; k < args.k; k += kChunkK) {
     int32_t panel = 0;
-    for (; args.rows > kOnePanelRows && panel + kTilePanels <= block.panels; panel += kTilePanels) {
+    for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
       const auto piece = PieceOf<Int8Product, kTilePanels>(args, block, panel, k);
       const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
       Int8Rows tile = Int8RowsOf(args, block, 0, panel, k);
-      tile.rows.ahead = reinterpret_cast<const char*>(piece.weights[0]) + bytes;
-      tile.rows.ahead_end = tile.rows.ahead + bytes;
-      MultiplyInt8Rows<kTilePanels>(tile, args.rows, piece);
+      tile.ahead = AheadOf(args, block, piece.weights[0], bytes);
+      tile.ahead_step = step;
+      MultiplyInt8Rows<kTilePanels>(tile, args.rows, tiles, piece);
     }
     for (; panel < block.panels; ++panel) {
-      MultiplyInt8Rows<1>(Int8RowsOf(args, block, 0, panel, k), args.rows,
+      MultiplyInt8Rows<1>(Int8RowsOf(args, block, 0, panel, k), args.rows, 1,
                           PieceOf<Int8Product, 1>(args, block, panel, k));
     }
   }
@@ -138,7 +159,7 @@ void MultiplyInt8Stretch(const GemmArgs& args, const GemmBlock<Int8Product>& blo
   const int32_t stretch_end = k_begin + kStretchPieces * kChunkK;
   const int32_t k_end = args.k < stretch_end ? args.k : stretch_end;
   for (int32_t k = k_begin; k < k_end; k += kChunkK) {
-    MultiplyInt8Rows<kPanels>(Int8RowsOf(args, block, row, panel, k), rows,
+    MultiplyInt8Rows<kPanels>(Int8RowsOf(args, block, row, panel, k), rows, 1,
                               PieceOf<Int8Product, kPanels>(args, block, panel, k));
   }
 }
@@ -193,7 +214,7 @@ void QuantizeRow(const QuantizeArgs& args) {
     args.scales[k / kInt8Group] = QuantizeGroup(args.in + k, count, args.out + k);
     int32_t sum = 0;
     for (int32_t i = 0; i < count; ++i) sum += args.out[k + i];
-    args.offsets[k / kInt8Group] = kInt8Bias * sum;
+    args.starts[k / kInt8Group] = -kInt8Bias * sum;
   }
 }
 
@@ -205,18 +226,12 @@ float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
   alignas(64) float weight_scales[kTilePanels * kLanes] = {};
   const float scales[kRows] = {};
-  const int32_t offsets[kRows] = {};
+  const int32_t starts[kRows] = {};
   Piece<Int8Product> piece = {};
   piece.lines = kChunkK / Int8Product::kStep;
-  Int8Rows tile = {{operands[0], kChunkK, {}, kTilePanels * kLanes, false, nullptr, nullptr},
-                   scales,
-                   offsets,
-                   1,
-                   weight_scales};
-  for (int32_t p = 0; p < kTilePanels; ++p) {
-    piece.weights[p] = weights[p];
-    tile.rows.c[p] = c[0] + p * kLanes;
-  }
+  for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
+  const Int8Rows tile = {operands[0],          kChunkK,       scales,  starts, 1, c[0],
+                         kTilePanels * kLanes, weight_scales, nullptr, 0};
   for (int64_t i = 0; i < rounds; ++i) MultiplyInt8Tile<kRows, kTilePanels>(tile, piece);
   *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
   return c[0][0];

@@ -22,9 +22,14 @@ struct Int8Line {
 struct Int8Operand {
   __m512i v;
 };
-constexpr const int32_t (&kInt8RowSizes)[sizeof(kRowSizes) / sizeof(int32_t)] = kRowSizes;
+#if defined(ESPALIER_SMALL_TILES)
+constexpr int32_t kInt8RowSizes[] = {2, 1};
+#else
+constexpr int32_t kInt8RowSizes[] = {6, 5, 4, 3, 2, 1};
+#endif
 
-ESPALIER_INLINE Int8Sum ZeroInt8Sum() { return {(IntLanes)_mm512_setzero_si512()}; }
+// `start` for each of the 16 outputs.
+ESPALIER_INLINE Int8Sum StartInt8Sum(int32_t start) { return {(IntLanes)_mm512_set1_epi32(start)}; }
 ESPALIER_INLINE Int8Line LoadInt8Line(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 ESPALIER_INLINE Int8Operand LoadInt8Operand(const int8_t* p) {
   int32_t four;
@@ -34,10 +39,8 @@ ESPALIER_INLINE Int8Operand LoadInt8Operand(const int8_t* p) {
 ESPALIER_INLINE Int8Sum Int8MulAdd(Int8Line w, Int8Operand a, Int8Sum sum) {
   return {(IntLanes)_mm512_dpbusd_epi32((__m512i)sum.v, w.v, a.v)};
 }
-// The sums of the 16 outputs less `offset`, in fp32.
-ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum, int32_t offset) {
-  return {_mm512_cvtepi32_ps(_mm512_sub_epi32((__m512i)sum.v, _mm512_set1_epi32(offset)))};
-}
+// The sums of the 16 outputs, in fp32.
+ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum) { return {_mm512_cvtepi32_ps((__m512i)sum.v)}; }
 
 #elif defined(__AVX512BW__)
 
@@ -53,7 +56,10 @@ struct Int8Operand {
 };
 constexpr int32_t kInt8RowSizes[] = {4, 2, 1};
 
-ESPALIER_INLINE Int8Sum ZeroInt8Sum() { return {{_mm512_setzero_si512(), _mm512_setzero_si512()}}; }
+ESPALIER_INLINE Int8Sum StartInt8Sum(int32_t start) {
+  const __m512i even = _mm512_maskz_set1_epi32(0x5555, start);
+  return {{even, even}};
+}
 ESPALIER_INLINE Int8Line LoadInt8Line(const uint8_t* p) {
   const auto* half = reinterpret_cast<const __m256i*>(p);
   return {
@@ -68,12 +74,12 @@ ESPALIER_INLINE Int8Sum Int8MulAdd(Int8Line w, Int8Operand a, Int8Sum sum) {
   return {{_mm512_add_epi32(sum.v[0], _mm512_madd_epi16(w.v[0], a.v)),
            _mm512_add_epi32(sum.v[1], _mm512_madd_epi16(w.v[1], a.v))}};
 }
-ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum, int32_t offset) {
+ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
   const __m512i sums = _mm512_add_epi32(_mm512_permutex2var_epi32(sum.v[0], even, sum.v[1]),
                                         _mm512_permutex2var_epi32(sum.v[0], odd, sum.v[1]));
-  return {_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, _mm512_set1_epi32(offset)))};
+  return {_mm512_cvtepi32_ps(sums)};
 }
 
 #elif defined(__AVX2__)
@@ -90,9 +96,9 @@ struct Int8Operand {
 };
 constexpr int32_t kInt8RowSizes[] = {2, 1};
 
-ESPALIER_INLINE Int8Sum ZeroInt8Sum() {
-  const __m256i zero = _mm256_setzero_si256();
-  return {{zero, zero, zero, zero}};
+ESPALIER_INLINE Int8Sum StartInt8Sum(int32_t start) {
+  const __m256i even = _mm256_set_epi32(0, start, 0, start, 0, start, 0, start);
+  return {{even, even, even, even}};
 }
 ESPALIER_INLINE Int8Line LoadInt8Line(const uint8_t* p) {
   const auto* quarter = reinterpret_cast<const __m128i*>(p);
@@ -111,12 +117,12 @@ ESPALIER_INLINE Int8Sum Int8MulAdd(Int8Line w, Int8Operand a, Int8Sum sum) {
   }
   return sum;
 }
-ESPALIER_INLINE __m256 FinishInt8Half(__m256i first, __m256i second, int32_t offset) {
+ESPALIER_INLINE __m256 FinishInt8Half(__m256i first, __m256i second) {
   const __m256i sums = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xD8);
-  return _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, _mm256_set1_epi32(offset)));
+  return _mm256_cvtepi32_ps(sums);
 }
-ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum, int32_t offset) {
-  return {FinishInt8Half(sum.v[0], sum.v[1], offset), FinishInt8Half(sum.v[2], sum.v[3], offset)};
+ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum) {
+  return {FinishInt8Half(sum.v[0], sum.v[1]), FinishInt8Half(sum.v[2], sum.v[3])};
 }
 
 #else
@@ -132,7 +138,11 @@ struct Int8Operand {
 };
 constexpr int32_t kInt8RowSizes[] = {2, 1};
 
-ESPALIER_INLINE Int8Sum ZeroInt8Sum() { return {}; }
+ESPALIER_INLINE Int8Sum StartInt8Sum(int32_t start) {
+  Int8Sum sum;
+  for (int32_t n = 0; n < kLanes; ++n) sum.v[n] = start;
+  return sum;
+}
 ESPALIER_INLINE Int8Line LoadInt8Line(const uint8_t* p) { return {p}; }
 ESPALIER_INLINE Int8Operand LoadInt8Operand(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
 ESPALIER_INLINE Int8Sum Int8MulAdd(Int8Line w, Int8Operand a, Int8Sum sum) {
@@ -141,9 +151,9 @@ ESPALIER_INLINE Int8Sum Int8MulAdd(Int8Line w, Int8Operand a, Int8Sum sum) {
   }
   return sum;
 }
-ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum, int32_t offset) {
+ESPALIER_INLINE Vec FinishInt8Sum(Int8Sum sum) {
   float values[kLanes];
-  for (int32_t n = 0; n < kLanes; ++n) values[n] = static_cast<float>(sum.v[n] - offset);
+  for (int32_t n = 0; n < kLanes; ++n) values[n] = static_cast<float>(sum.v[n]);
   return Load(values);
 }
 

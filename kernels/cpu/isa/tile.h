@@ -22,16 +22,18 @@ struct TileRows {
   float* c[kTilePanels];
   int64_t c_stride;  // floats
   bool from_zero;    // C is overwritten; otherwise added to
-  // Weights needed next, of which each tile brings kAheadBytes a line nearer, up to ahead_end; or null.
+  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most 64 *
+  // AheadLines.
   const char* ahead;
-  const char* ahead_end;
+  int64_t ahead_step = 128;
 };
 
-constexpr int32_t kAheadBytes = 128;
+// Lines that a tile of so many rows can bring nearer with each of its own.
+constexpr int32_t AheadLines(int32_t rows) { return rows == 1 ? 4 : 2; }
 
 template <typename P, int32_t kRows, int32_t kPanels>
 ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                   const char* ahead, Vec (&acc)[kRows][kPanels]) {
+                                   const char* ahead, int64_t ahead_step, Vec (&acc)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
   const typename P::Operand* bases[kBases];
@@ -47,9 +49,13 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
       weights[p] += kLanes * P::kStep;
     }
     if constexpr (kPanels > 1) {
-      __builtin_prefetch(ahead, 0, 2);
-      __builtin_prefetch(ahead + 64, 0, 2);
-      ahead += kAheadBytes;
+      __builtin_prefetch(ahead, 0, 3);
+      __builtin_prefetch(ahead + 64, 0, 3);
+      if constexpr (AheadLines(kRows) > 2) {
+        __builtin_prefetch(ahead + 128, 0, 3);
+        __builtin_prefetch(ahead + 192, 0, 3);
+      }
+      ahead += ahead_step;
     }
 #pragma GCC unroll 16
     for (int32_t r = 0; r < kRows; ++r) {
@@ -76,13 +82,23 @@ __attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, co
   for (int32_t i = 0; i < count; ++i) {
     const void* ahead = rows.ahead == nullptr ? static_cast<const void*>(pieces[i].weights[0]) : rows.ahead;
     MultiplyPiece<P, kRows, kPanels>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
-                                     static_cast<const char*>(ahead), acc);
+                                     static_cast<const char*>(ahead), rows.ahead_step, acc);
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
     for (int32_t p = 0; p < kPanels; ++p) Store(rows.c[p] + r * rows.c_stride, acc[r][p]);
   }
+}
+
+constexpr int32_t TilesOf(int32_t rows, int32_t tallest) { return (rows + tallest - 1) / tallest; }
+
+// Most rows of the next of at least `tiles` tiles: all as equal as can be where there is every size.
+template <int32_t kSizes>
+constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32_t tiles) {
+  if (sizes[0] != kSizes) return rows;
+  const int32_t least = TilesOf(rows, sizes[0]);
+  return TilesOf(rows, tiles > least ? tiles : least);
 }
 
 // The tallest tile of at most `count` rows; returns its height.
@@ -101,15 +117,14 @@ ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, con
 }
 
 template <typename P, int32_t kPanels>
-void MultiplyRows(TileRows<P> rows, int32_t count, const Piece<P>* pieces, int32_t piece_count) {
-  while (count > 0) {
-    const int32_t done = MultiplySome<P, kPanels>(rows, count, pieces, piece_count);
+void MultiplyRows(TileRows<P> rows, int32_t count, const Piece<P>* pieces, int32_t piece_count,
+                  int32_t tiles = 1) {
+  for (; count > 0; --tiles) {
+    const int32_t done =
+        MultiplySome<P, kPanels>(rows, RowsOfTile(kRowSizes, count, tiles), pieces, piece_count);
     count -= done;
     rows.a += done * rows.a_stride;
-    if (rows.ahead != nullptr) {
-      rows.ahead += int64_t{kAheadBytes} * pieces[0].lines;
-      if (rows.ahead >= rows.ahead_end) rows.ahead = nullptr;
-    }
+    if (rows.ahead != nullptr) rows.ahead += rows.ahead_step * pieces[0].lines;
     for (int32_t p = 0; p < kPanels; ++p) rows.c[p] += done * rows.c_stride;
   }
 }

@@ -22,7 +22,7 @@ struct Vec {
 constexpr int32_t kRowSizes[] = {2, 1};
 constexpr int32_t kTilePanels = 2;
 #elif defined(__AVX512BF16__)
-constexpr int32_t kRowSizes[] = {6, 4, 2, 1};
+constexpr int32_t kRowSizes[] = {6, 5, 4, 3, 2, 1};
 constexpr int32_t kTilePanels = 4;
 #else
 constexpr int32_t kRowSizes[] = {12, 8, 4, 2, 1};
