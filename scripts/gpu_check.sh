@@ -9,7 +9,8 @@
 #
 # --out: where report.txt, report.json and logs.tar.gz go (build/gpu_check).
 # --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
-#        none, the tests of the kernels are built here (CUDA toolkit, CMake, ninja; Catch2's header from --bin).
+#        none, they are built here (CUDA toolkit, CMake, ninja) with the headers that --stage put beside them; without
+#        those, only what needs none: the ceilings and, where Catch2 is installed, the tests of the kernels.
 # Exit code: 0 all steps passed, 1 a step failed, was skipped or ran out of time, 2 wrong use, 3 no usable GPU (nothing
 # is run).
 set -uo pipefail
@@ -19,7 +20,7 @@ root=$(dirname "$script_dir")
 programs=(cuda_parity_test cuda_golden_test cuda_engine_test cuda_ceilings cuda_bench)
 
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -61,6 +62,15 @@ stands_alone() {
   return 1
 }
 
+# The libraries that are headers alone: where the programs do not run, they are built with these.
+stage_headers() {
+  local header
+  mkdir -p "$stage_dir/include/catch2"
+  for header in catch2/catch.hpp nlohmann CLI; do
+    [ ! -e "/usr/include/$header" ] || cp -r "/usr/include/$header" "$stage_dir/include/$(dirname "$header")/"
+  done
+}
+
 # Programs, stripped, that stand alone.
 stage_programs() {
   mkdir -p "$stage_dir" || exit 1
@@ -73,10 +83,7 @@ stage_programs() {
     stands_alone "$stage_dir/$program" || foreign=1
   done
   cp "${BASH_SOURCE[0]}" "$stage_dir/"
-  if [ -f /usr/include/catch2/catch.hpp ]; then
-    mkdir -p "$stage_dir/catch2"
-    cp /usr/include/catch2/catch.hpp "$stage_dir/catch2/"
-  fi
+  stage_headers
   stage "staged $(du -sh "$stage_dir" | cut -f1) in $stage_dir"
   exit $foreign
 }
@@ -161,8 +168,10 @@ for line in steps.read_text().splitlines() if steps.exists() else []:
     text.append(f"{name:12} {result:12} {seconds:>4} s" + (f", {len(skipped)} tests skipped" if skipped else ""))
     if result != "passed":
         text += ["    " + row for row in log.splitlines()[-25:]]
-    elif name in ("ceilings", "attention", "decode", "replay"):
+    elif name in ("ceilings", "bulk_reads", "attention", "decode", "replay"):
         tables += ["", f"{name}:", log.strip()]
+    if result == "passed" and name == "bulk_reads":
+        report.update(json.loads(log))
 for path in sorted(out.glob("*.json")):
     if path.name == "report.json":
         continue
@@ -176,15 +185,19 @@ text += tables
 PYTHON
 }
 
-# Where the programs carried along do not run: the tests of the kernels, built here.
+# Where the programs carried along do not run: all of them, built here, or what can be without the headers.
 build_here() {
-  local build=${TMPDIR:-/tmp}/espalier_gpu_check
-  step build 240 bash -c '
-    cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DESPALIER_KERNELS_ONLY=ON -DESPALIER_CUDA=ON \
-          -DESPALIER_CATCH2_DIR="$3" && cmake --build "$2" --target espalier_tests_gpu' _ "$root" "$build" "$bin"
+  local build what=DEVICE
+  [ -f "$bin/include/nlohmann/json.hpp" ] || [ -f /usr/include/nlohmann/json.hpp ] || what=KERNELS
+  build=${TMPDIR:-/tmp}/espalier_gpu_check_${what,,} # left there: a build that ran out of time goes on in the next call
+  step build 280 bash -c '
+    cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DESPALIER_CUDA=ON "-DESPALIER_$4_ONLY=ON" \
+          "-DESPALIER_HEADERS_DIR=$3/include" && cmake --build "$2" --target espalier_tests_gpu -- -k 0' \
+    _ "$root" "$build" "$bin" "$what"
   bin=$build/bin
 }
 
+export PATH=$PATH:/usr/local/cuda/bin:/usr/local/nvidia/bin
 gpu=$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -1)
 if [ -z "$gpu" ] && [ -e /dev/nvidia0 ]; then gpu=unknown; fi
 if [ -z "$gpu" ]; then
@@ -192,9 +205,11 @@ if [ -z "$gpu" ]; then
   no_gpu="no usable GPU"
 fi
 echo "GPU: ${gpu:-none}"
-# cuBLASLt is loaded at run time.
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/cuda/lib64
-export PATH=$PATH:/usr/local/cuda/bin
+# The driver's library and cuBLASLt are loaded at run time; the latter comes with the toolkit or with PyTorch.
+for folder in /usr/local/nvidia/lib64 /usr/local/cuda/lib64 \
+  $(python3 -c 'import site, glob; print(*(f for s in site.getsitepackages() for f in glob.glob(s + "/nvidia/*/lib")))'); do
+  export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+done
 [ -n "$no_gpu" ] || "$bin/cuda_parity_test" --help >/dev/null 2>&1 || build_here
 
 # run NAME SECONDS PROGRAM ...: a step, where the program is there.
@@ -209,6 +224,7 @@ run() {
 }
 
 run ceilings 45 cuda_ceilings && cp "$out/logs/ceilings.log" "$out/ceilings.json"
+run bulk_reads 30 cuda_ceilings bulk
 run parity 110 cuda_parity_test -d yes
 run golden 40 cuda_golden_test -d yes
 run engine 40 cuda_engine_test -d yes
@@ -247,6 +263,7 @@ sanitize() {
 }
 sanitize memcheck 45
 sanitize racecheck 45
+sanitize synccheck 30
 
 report "${gpu:-none}"
 tar -C "$out" -czf "$out/logs.tar.gz" logs && rm -r "$out/logs" "$out/steps.tsv"

@@ -2,7 +2,7 @@
 """Keeps what ptxas says of the CUDA kernels, and checks it.
 
     scripts/kernel_resources.py --keep [launcher] nvcc ... -o OBJECT   runs the compiler; its report goes to OBJECT.ptxas
-    scripts/kernel_resources.py --check FOLDER LIMITS [--write]        reads the reports below FOLDER
+    scripts/kernel_resources.py --check LIMITS FOLDER... [--write]     reads the reports below the folders
 
 LIMITS is a JSON file: for each kernel and architecture the most registers that it may use. Spills and stack frames are
 never allowed. --write puts the figures found into LIMITS, rounded up to sixteens: compilers differ by a few.
@@ -19,6 +19,7 @@ ENTRY = re.compile(r"Compiling entry function '([^']+)' for '([^']+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
 KERNEL = re.compile(r"RunKernelINS0_\d+(\w+?)ArgsE")
+CEILING = re.compile(r"^_ZN8espalier8ceilings(\d+)(\w+)")
 
 
 def keep(command):
@@ -33,14 +34,24 @@ def keep(command):
     return run.returncode
 
 
+def name_of(symbol):
+    """RunKernel<espalier::cuda::EmbedArgs> is Embed; espalier::ceilings::ReadBulk<true> ceilings.ReadBulk.Lb1"""
+    if match := KERNEL.search(symbol):
+        return match[1]
+    if match := CEILING.search(symbol):
+        length = int(match[1])
+        rest = re.match(r"I(\w+?)EE", match[2][length:])
+        return "ceilings." + match[2][:length] + ("." + rest[1] if rest else "")
+    return symbol
+
+
 def parse(text):
     """{(kernel, architecture): {registers, stack_bytes, spill_bytes}}"""
     found = {}
     current = None
     for line in text.splitlines():
         if match := ENTRY.search(line):
-            name = KERNEL.search(match[1])
-            current = found.setdefault((name[1] if name else match[1], match[2]), {})
+            current = found.setdefault((name_of(match[1]), match[2]), {})
         elif current is not None and (match := FRAME.search(line)):
             current["stack_bytes"] = int(match[1])
             current["spill_bytes"] = int(match[2]) + int(match[3])
@@ -49,10 +60,10 @@ def parse(text):
     return found
 
 
-def check(folder, limits_file, write):
+def check(limits_file, folders, write):
     """Prints the table of all kernels; 1 where one breaks its limit."""
     found = {}
-    for report in sorted(pathlib.Path(folder).rglob("*.ptxas")):
+    for report in sorted(path for folder in folders for path in pathlib.Path(folder).rglob("*.ptxas")):
         found.update(parse(report.read_text()))
     limits_path = pathlib.Path(limits_file)
     if write:
@@ -65,7 +76,7 @@ def check(folder, limits_file, write):
     for (kernel, architecture), use in sorted(found.items()):
         limit = limits.get(kernel, {}).get(architecture)
         print(
-            f"{kernel:12} {architecture:8} {use['registers']:4} registers (at most {limit}), "
+            f"{kernel:22} {architecture:8} {use['registers']:4} registers (at most {limit}), "
             f"{use['stack_bytes']} bytes of stack, {use['spill_bytes']} of spills"
         )
         if use["stack_bytes"] or use["spill_bytes"]:
@@ -76,7 +87,7 @@ def check(folder, limits_file, write):
             faults.append(f"{kernel} for {architecture} uses {use['registers']} registers, more than {limit}")
     for kernel in limits:
         if not any(name == kernel for name, _ in found):
-            faults.append(f"no report of {kernel} below {folder}: build it first")
+            faults.append(f"no report of {kernel} below {' or '.join(folders)}: build it first")
     for fault in faults:
         print("fault: " + fault)
     return 1 if faults else 0
@@ -87,7 +98,7 @@ def main():
     if len(arguments) > 1 and arguments[0] == "--keep":
         return keep(arguments[1:])
     if len(arguments) >= 3 and arguments[0] == "--check":
-        return check(arguments[1], arguments[2], "--write" in arguments[3:])
+        return check(arguments[1], [folder for folder in arguments[2:] if folder != "--write"], "--write" in arguments)
     print(__doc__, file=sys.stderr)
     return 2
 

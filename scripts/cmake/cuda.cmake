@@ -41,4 +41,15 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
 endif()
 set(ESPALIER_HAVE_CUDA ON)
+
+# What ptxas says of each kernel (registers, spills) is kept beside its object file; the test cuda_resources reads it.
+find_package(Python3 COMPONENTS Interpreter QUIET)
+function(espalier_keep_resources target)
+  if(NOT Python3_FOUND)
+    return()
+  endif()
+  set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER
+    "${Python3_EXECUTABLE};${PROJECT_SOURCE_DIR}/scripts/kernel_resources.py;--keep;${CMAKE_CXX_COMPILER_LAUNCHER}")
+  set_property(SOURCE ${ARGN} TARGET_DIRECTORY ${target} APPEND PROPERTY COMPILE_OPTIONS "-Xptxas=-v")
+endfunction()
 message(STATUS "CUDA backend: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")

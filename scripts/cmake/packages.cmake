@@ -1,7 +1,30 @@
-# Libraries of the server side. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
+# Libraries beside those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
 # once. Targets: protobuf::libprotobuf, gRPC::grpc++, gRPC::grpc++_reflection, nlohmann_json::nlohmann_json,
-# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2.
+# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2; with
+# ESPALIER_DEVICE_ONLY nlohmann_json::nlohmann_json and CLI11::CLI11 alone.
 set(missing "")
+
+# A header-only library, from ESPALIER_HEADERS_DIR where no package was found.
+macro(espalier_header_only found target header what)
+  if(NOT ${found} AND EXISTS "${ESPALIER_HEADERS_DIR}/${header}")
+    add_library(${target} INTERFACE IMPORTED)
+    target_include_directories(${target} SYSTEM INTERFACE "${ESPALIER_HEADERS_DIR}")
+  elseif(NOT ${found})
+    list(APPEND missing "${what}")
+  endif()
+endmacro()
+find_package(nlohmann_json 3.11 CONFIG QUIET)
+espalier_header_only(nlohmann_json_FOUND nlohmann_json::nlohmann_json nlohmann/json.hpp "nlohmann-json: nlohmann-json3-dev")
+find_package(CLI11 CONFIG QUIET)
+espalier_header_only(CLI11_FOUND CLI11::CLI11 CLI/CLI.hpp "CLI11: libcli11-dev")
+if(ESPALIER_DEVICE_ONLY)
+  if(missing)
+    list(JOIN missing "\n  " missing)
+    message(FATAL_ERROR "Libraries not found (name: Debian and Ubuntu packages):\n  ${missing}\n"
+                        "-DESPALIER_HEADERS_DIR=<folder> names one with their headers.")
+  endif()
+  return()
+endif()
 
 # Module mode: Debian 12 has no protobuf-config.cmake.
 find_package(Protobuf 3.21 MODULE QUIET)
@@ -14,17 +37,9 @@ if(NOT gRPC_FOUND)
 elseif(NOT TARGET gRPC::grpc_cpp_plugin)
   list(APPEND missing "gRPC's protoc plugin: protobuf-compiler-grpc")
 endif()
-find_package(nlohmann_json 3.11 CONFIG QUIET)
-if(NOT nlohmann_json_FOUND)
-  list(APPEND missing "nlohmann-json: nlohmann-json3-dev")
-endif()
 find_package(spdlog CONFIG QUIET)
 if(NOT spdlog_FOUND)
   list(APPEND missing "spdlog: libspdlog-dev")
-endif()
-find_package(CLI11 CONFIG QUIET)
-if(NOT CLI11_FOUND)
-  list(APPEND missing "CLI11: libcli11-dev")
 endif()
 find_package(PkgConfig QUIET)
 if(NOT PkgConfig_FOUND)

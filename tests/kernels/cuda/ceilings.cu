@@ -1,30 +1,29 @@
 // What this GPU reaches at best: copies, reads by size and bytes in flight, products by cuBLASLt, launches.
-// Prints one JSON object. Exit code 77 without a usable device.
+// Prints one JSON object; with the argument `bulk` reads by bulk copies alone, so that a fault of theirs
+// leaves the other figures. Exit code 77 without a usable device.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <memory>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/cublas_lt.h"
+#include "tests/kernels/cuda/ceilings.h"
+
+namespace espalier::ceilings {
 
 namespace {
 
-using espalier::cuda::ProductArgs;
-using espalier::cuda::Products;
+using cuda::ProductArgs;
+using cuda::Products;
 
 constexpr int kSkipped = 77;
 constexpr int kRepeats = 11;
 
-void Check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
-}
+}  // namespace
 
 // Neither zeros nor equal values: data of one bit pattern makes products and memories faster than they are.
 __global__ void FillRandom(uint32_t* data, int64_t words, bool bf16) {
@@ -41,69 +40,45 @@ __global__ void FillRandom(uint32_t* data, int64_t words, bool bf16) {
   }
 }
 
-// Each block reads the pieces of `piece_bytes` that fall to it, all of them spread over the buffer, with four
-// groups of `group_bytes` under way. Shared memory is the target, as for attention's KV.
-__global__ void __launch_bounds__(256, 1)
-    ReadOnly(const unsigned char* data, int64_t pieces, int piece_bytes, int group_bytes, uint32_t* sink) {
-  extern __shared__ __align__(128) unsigned char ring[];
-  const int pieces_of_group = group_bytes / piece_bytes;
-  const int64_t groups = pieces / pieces_of_group / gridDim.x;
-  for (int64_t g = 0; g < groups; ++g) {
-    unsigned char* stage = ring + (g % 4) * group_bytes;
-    for (int i = static_cast<int>(threadIdx.x) * 16; i < group_bytes; i += 256 * 16) {
-      const int64_t piece = ((g * pieces_of_group + i / piece_bytes) * gridDim.x + blockIdx.x) % pieces;
-      const unsigned char* from = data + piece * piece_bytes + i % piece_bytes;
-      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(stage + i));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-    asm volatile("cp.async.wait_group 3;" ::: "memory");
-  }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  __syncthreads();
-  if (data == nullptr) sink[threadIdx.x] = ring[threadIdx.x];
-}
-
 __global__ void Nothing() {}
 
-class Bench {
- public:
-  Bench() {
-    Check(cudaStreamCreate(&stream_), "a stream");
-    Check(cudaEventCreate(&begin_), "an event");
-    Check(cudaEventCreate(&end_), "an event");
-  }
+Bench::Bench() {
+  Check(cudaStreamCreate(&stream_), "a stream");
+  Check(cudaEventCreate(&begin_), "an event");
+  Check(cudaEventCreate(&end_), "an event");
+}
 
-  // Median microseconds.
-  double Time(const std::function<void()>& body) {
-    std::vector<float> times;
-    for (int i = 0; i < kRepeats + 2; ++i) {
-      Check(cudaEventRecord(begin_, stream_), "an event");
-      body();
-      Check(cudaEventRecord(end_, stream_), "an event");
-      Check(cudaEventSynchronize(end_), "a measurement");
-      float milliseconds = 0.0F;
-      Check(cudaEventElapsedTime(&milliseconds, begin_, end_), "timing");
-      if (i >= 2) times.push_back(milliseconds);
-    }
-    std::sort(times.begin(), times.end());
-    return static_cast<double>(times[times.size() / 2]) * 1000.0;
+double Bench::Time(const std::function<void()>& body) {
+  std::vector<float> times;
+  for (int i = 0; i < kRepeats + 2; ++i) {
+    Check(cudaEventRecord(begin_, stream_), "an event");
+    body();
+    Check(cudaEventRecord(end_, stream_), "an event");
+    Check(cudaEventSynchronize(end_), "a measurement");
+    float milliseconds = 0.0F;
+    Check(cudaEventElapsedTime(&milliseconds, begin_, end_), "timing");
+    if (i >= 2) times.push_back(milliseconds);
   }
-  cudaStream_t stream() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-  cudaEvent_t begin_ = nullptr;
-  cudaEvent_t end_ = nullptr;
-};
+  std::sort(times.begin(), times.end());
+  return static_cast<double>(times[times.size() / 2]) * 1000.0;
+}
 
 unsigned char* RandomMemory(int64_t bytes, bool bf16) {
   void* memory = nullptr;
   Check(cudaMalloc(&memory, static_cast<size_t>(bytes)), "memory");
   FillRandom<<<1024, 256>>>(static_cast<uint32_t*>(memory), bytes / 4, bf16);
+  Check(cudaGetLastError(), "filling memory");
   Check(cudaDeviceSynchronize(), "filling memory");
   return static_cast<unsigned char*>(memory);
 }
+
+void Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
+  std::exit(1);
+}
+
+namespace {
 
 void MeasureCopy(Bench& bench) {
   constexpr int64_t kBytes = int64_t{1} << 30;
@@ -114,42 +89,6 @@ void MeasureCopy(Bench& bench) {
   std::printf("  \"copy_gb_per_s\": %.1f,\n", 2.0 * kBytes / us / 1000.0);
   Check(cudaFree(from), "memory");
   Check(cudaFree(to), "memory");
-}
-
-void MeasureReads(Bench& bench, const cudaDeviceProp& device) {
-  const int most = static_cast<int>(device.sharedMemPerBlockOptin);
-  Check(cudaFuncSetAttribute(ReadOnly, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "shared memory");
-  unsigned char* data = RandomMemory(int64_t{2} << 30, false);
-  std::printf("  \"reads\": [");
-  bool first = true;
-  for (const bool cached : {false, true}) {
-    // Half of the second-level cache, or far more than it.
-    const int64_t bytes = cached ? device.l2CacheSize / 2 / 65536 * 65536 : int64_t{2} << 30;
-    for (const int in_flight : {32 << 10, 64 << 10, 96 << 10, 128 << 10, 160 << 10}) {
-      for (const int piece : {2 << 10, 4 << 10, 8 << 10, 32 << 10}) {
-        const int group = in_flight / 4;
-        if (in_flight > most || group % piece != 0) continue;
-        const int64_t pieces = bytes / piece;
-        // What the kernel reads: whole groups for each block.
-        const int64_t read =
-            pieces / (group / piece) / device.multiProcessorCount * device.multiProcessorCount * group;
-        if (read == 0) continue;
-        const double us = bench.Time([&] {
-          ReadOnly<<<device.multiProcessorCount, 256, in_flight, bench.stream()>>>(data, pieces, piece, group,
-                                                                                   nullptr);
-          Check(cudaGetLastError(), "reading");
-        });
-        std::printf(
-            "%s\n    {\"from\": \"%s\", \"piece_bytes\": %d, \"bytes_in_flight_per_sm\": %d, \"gb_per_s\": "
-            "%.1f}",
-            first ? "" : ",", cached ? "l2" : "memory", piece, in_flight,
-            static_cast<double>(read) / us / 1000.0);
-        first = false;
-      }
-    }
-  }
-  std::printf("\n  ],\n");
-  Check(cudaFree(data), "memory");
 }
 
 void MeasureProducts(Bench& bench) {
@@ -177,7 +116,7 @@ void MeasureProducts(Bench& bench) {
     args.k = kSize;
     args.bf16 = true;
     const double us = bench.Time([&] {
-      const espalier::Status status = (*products)->Run(args, bench.stream());
+      const Status status = (*products)->Run(args, bench.stream());
       if (status.ok()) return;
       std::fprintf(stderr, "%s\n", status.error().ToString().c_str());
       std::exit(1);
@@ -208,9 +147,7 @@ void MeasureLaunches(Bench& bench) {
   std::printf("  \"graph_node_us\": %.2f,\n", us / kLaunches);
 }
 
-}  // namespace
-
-int main() {
+int Main(bool bulk) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
@@ -221,11 +158,27 @@ int main() {
   Check(cudaGetDeviceProperties(&device, 0), "the device");
   Bench bench;
   std::printf("{\n");
-  MeasureLaunches(bench);
-  MeasureCopy(bench);
-  MeasureReads(bench, device);
-  MeasureProducts(bench);
+  if (bulk) {
+    MeasureBulkReads(bench, device);
+  } else {
+    MeasureLaunches(bench);
+    MeasureCopy(bench);
+    MeasureReads(bench, device);
+    MeasureProducts(bench);
+  }
   std::printf("  \"device\": \"%s\", \"multiprocessors\": %d, \"l2_bytes\": %d, \"memory_bytes\": %zu\n}\n",
               device.name, device.multiProcessorCount, device.l2CacheSize, device.totalGlobalMem);
   return 0;
+}
+
+}  // namespace
+}  // namespace espalier::ceilings
+
+int main(int argc, char** argv) {
+  const bool bulk = argc == 2 && std::strcmp(argv[1], "bulk") == 0;
+  if (argc > 1 && !bulk) {
+    std::fprintf(stderr, "usage: %s [bulk]\n", argv[0]);
+    return 2;
+  }
+  return espalier::ceilings::Main(bulk);
 }
