@@ -10,7 +10,7 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int32_t kTilePackedRows = 64;  // rows times GQA group: their scores of a segment stay in L2
+constexpr int32_t kTilePackedRows = 128;  // rows times GQA group: their scores of a segment stay in L2
 
 template <typename Id, typename T>
 Id Append(std::vector<T>* objects, T object) {

@@ -77,6 +77,8 @@ struct AttentionArgs {
   float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
 };
 
+inline constexpr int32_t kNoStairs = INT32_MAX;
+
 // A KV block as a segment's rows meet it: neighbouring entries of one block made one.
 struct BlockVisit {
   int32_t first_entry = 0;
@@ -89,13 +91,15 @@ struct BlockVisit {
   int32_t row_end = 0;
   int32_t direct_begin = 0;  // rows that see the whole block, slot i at column + i
   int32_t direct_end = 0;
+  // Row r sees the visit's slots up to r - stair_row; kNoStairs where what rows see has another form.
+  int32_t stair_row = kNoStairs;
+  bool stairs = false;  // multiplied as if direct; what rows do not see is left out afterwards
 };
 
 // A direct block of a run of blocks that the same rows see.
 struct RunBlock {
   const void* data = nullptr;
   int32_t column = 0;
-  int32_t entry = 0;  // the last of the block's
 };
 
 inline constexpr int64_t kScoreStride = kSegmentTokens + kLanes;  // floats; not a power of two: cache sets

@@ -9,36 +9,6 @@
 namespace espalier::cpu {
 namespace {
 
-constexpr int32_t kMostPieces = kSegmentTokens / kLanes;
-
-template <typename P>
-struct Tile {
-  using Weight = typename P::Weight;
-  using Operand = typename P::Operand;
-  static constexpr int64_t kProbabilityStride =
-      kScoreStride * static_cast<int64_t>(sizeof(float)) / static_cast<int64_t>(sizeof(Operand));
-
-  const AttentionArgs& args;
-  const PlanItem& item;
-  const AttentionScratch& x;
-  const Weight* kv;  // this head's blocks
-  int32_t group;
-  int32_t first_head;
-
-  int32_t Packed(int32_t row) const { return (row - item.first_row) * group; }
-  Operand* Queries(int32_t packed) const {
-    return static_cast<Operand*>(x.queries) + static_cast<int64_t>(packed) * args.head_dim;
-  }
-  float* Scores(int32_t packed) const { return x.scores + packed * kScoreStride; }
-  Operand* Probabilities(int32_t packed) const { return reinterpret_cast<Operand*>(Scores(packed)); }
-  float* SegmentOut(int32_t packed) const {
-    return x.segment_out + static_cast<int64_t>(packed) * args.head_dim;
-  }
-  float* Out(int32_t packed) const { return x.out + static_cast<int64_t>(packed) * args.head_dim; }
-  const Weight* KeysOf(int32_t block) const { return kv + block * args.kv.block_stride; }
-  int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.head_dim; }
-};
-
 template <typename P>
 void PackQueries(const Tile<P>& t) {
   for (int32_t row = 0; row < t.item.rows; ++row) {
@@ -65,83 +35,6 @@ void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& k
   MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
 }
 
-// Brings the KV of the entries that come next nearer, each block once, kAheadTokens before it is needed: K
-// and V, in parts of 16 tokens. A tile of rows that multiplies panels of K brings a part between its
-// products: what MultiplyPiece brings with the lines of a panel is just that. What is left is brought at
-// once.
-template <typename P>
-class Bringer {
- public:
-  explicit Bringer(const Tile<P>& t)
-      : t_(t),
-        parts_per_block_(t.args.kv.stored_tokens / kLanes),
-        part_bytes_(int64_t{2} * kLanes * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight))),
-        entry_(t.item.first_entry) {
-    Reach(t.item.first_entry - 1);
-    Rest();
-  }
-
-  // `entry` is what is read now.
-  void Reach(int32_t entry) {
-    const int32_t window = MaxOf(1, kAheadTokens / t_.args.kv.stored_tokens);
-    const int32_t end = MinOf(entry + 1 + window, t_.item.first_entry + t_.item.entries);
-    for (; entry_ < end; ++entry_) {
-      const int32_t block = t_.args.entries[entry_].block;
-      if (block == block_) continue;
-      block_ = block;
-      if (entry_ <= entry) continue;
-      const auto* data = reinterpret_cast<const char*>(t_.KeysOf(block));
-      for (int32_t part = 0; part < parts_per_block_; ++part) {
-        if (count_ == kMostParts) Rest();
-        parts_[count_++] = data + part * part_bytes_;
-      }
-    }
-  }
-
-  // A part that nobody has brought yet, or null.
-  const char* Next() { return next_ < count_ ? parts_[next_++] : nullptr; }
-
-  void Rest() {
-    for (; next_ < count_; ++next_) {
-      for (int64_t i = 0; i < part_bytes_; i += 64) __builtin_prefetch(parts_[next_] + i, 0, 3);
-    }
-    next_ = count_ = 0;
-  }
-
- private:
-  static constexpr int32_t kAheadTokens = 64;
-  static constexpr int32_t kMostParts = 16;
-
-  const Tile<P>& t_;
-  int32_t parts_per_block_;
-  int64_t part_bytes_;
-  int32_t entry_;  // the first that has not been looked at
-  int32_t block_ = -1;
-  int32_t next_ = 0;
-  int32_t count_ = 0;
-  const char* parts_[kMostParts];
-};
-
-// As ScorePanels of kTilePanels panels, bringing nearer what is read next.
-template <typename P>
-void ScoreAndBring(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
-                   float* const (&out)[kTilePanels], Bringer<P>* bringer) {
-  TileRows<P> rows;
-  rows.a = t.Queries(begin);
-  rows.a_stride = t.args.head_dim;
-  for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = out[p];
-  rows.c_stride = kScoreStride;
-  rows.from_zero = true;
-  while (begin < end) {
-    rows.ahead = bringer->Next();
-    const int32_t done = MultiplySome<P, kTilePanels>(rows, end - begin, &keys, 1);
-    begin += done;
-    rows.a += done * rows.a_stride;
-    for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] += done * kScoreStride;
-  }
-  bringer->Rest();
-}
-
 // All blocks of a run for packed rows that see all of them.
 template <typename P>
 void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Bringer<P>* bringer) {
@@ -154,22 +47,30 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Brin
   const auto out = [&](int32_t panel) {
     return t.Scores(begin) + t.x.run[panel / panels_per_block].column + panel % panels_per_block * kLanes;
   };
-  const int32_t lines = t.args.head_dim / P::kStep;
+  constexpr int32_t kParts = 2;
+  const int32_t lines = t.args.head_dim / P::kStep / kParts;
+  TileRows<P> rows;
+  rows.a = t.Queries(begin);
+  rows.a_stride = t.args.head_dim;
+  rows.c_stride = kScoreStride;
+  rows.from_zero = true;
+  rows.ahead = nullptr;
   int32_t panel = 0;
   for (; panel + kTilePanels <= panels; panel += kTilePanels) {
-    Piece<P> piece = {{}, 0, lines};
-    float* tile_out[kTilePanels];
+    Piece<P> pieces[kParts];
     for (int32_t p = 0; p < kTilePanels; ++p) {
-      piece.weights[p] = keys(panel + p);
-      tile_out[p] = out(panel + p);
+      for (int32_t i = 0; i < kParts; ++i)
+        pieces[i].weights[p] = keys(panel + p) + int64_t{i} * lines * P::kStep * kLanes;
+      rows.c[p] = out(panel + p);
     }
-    bringer->Reach(t.x.run[(panel + kTilePanels - 1) / panels_per_block].entry);
-    ScoreAndBring(t, begin, end, piece, tile_out, bringer);
+    for (int32_t i = 0; i < kParts; ++i) {
+      pieces[i].operand_offset = int64_t{i} * lines * P::kStep;
+      pieces[i].lines = lines;
+    }
+    BringRows<P, kTilePanels>(rows, end - begin, pieces, kParts, bringer);
   }
   for (; panel < panels; ++panel) {
-    bringer->Reach(t.x.run[panel / panels_per_block].entry);
-    bringer->Rest();
-    ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines}, {out(panel)}, kScoreStride);
+    ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines * kParts}, {out(panel)}, kScoreStride);
   }
 }
 
@@ -195,56 +96,63 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   }
 }
 
+// Leaves out what the rows of a visit that makes stairs do not see.
+template <typename P>
+void MaskStairs(const Tile<P>& t, const BlockVisit& visit) {
+  static constexpr float kMost = __builtin_inff();
+  static constexpr float kBounds[2 * kLanes] = {
+      kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,
+      kMost,  kMost,  kMost,  kMost,  kMost,  -kMost, -kMost, -kMost, -kMost, -kMost, -kMost,
+      -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost};
+  for (int32_t row = visit.row_begin; row < visit.row_end; ++row) {
+    const int32_t seen = MinOf(visit.slot_end, row - visit.stair_row + 1);
+    for (int32_t slot = seen / kLanes * kLanes; slot < t.args.kv.stored_tokens; slot += kLanes) {
+      const Vec bounds = Load(kBounds + kLanes - MaxOf(0, seen - slot));
+      for (int32_t packed = t.Packed(row); packed < t.Packed(row + 1); ++packed) {
+        float* scores = t.Scores(packed) + visit.column + slot;
+        Store(scores, Min(Load(scores), bounds));
+      }
+    }
+  }
+}
+
+// The column up to which, from column_begin on, all rows of the segment see everything.
+template <typename P>
+int32_t ColumnsSeenByAll(const Tile<P>& t, const Segment& segment) {
+  int32_t covered = segment.column_begin;
+  for (int32_t i = 0; i < segment.visits; ++i) {
+    const BlockVisit& visit = t.x.visits[i];
+    if (visit.direct_begin != segment.row_begin || visit.direct_end != segment.row_end) break;
+    if (visit.column != covered) break;
+    covered += t.args.kv.stored_tokens;
+  }
+  return covered;
+}
+
 template <typename P>
 void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
   const Vec unseen = Set1(-__builtin_inff());
+  const int32_t covered = ColumnsSeenByAll(t, segment);
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
-    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes)
-      Store(t.Scores(packed) + i, unseen);
+    for (int32_t i = covered; i < segment.column_end; i += kLanes) Store(t.Scores(packed) + i, unseen);
   }
   int32_t blocks = 0;
+  int32_t run_begin = 0;  // the first visit that is not yet multiplied
   for (int32_t i = 0; i < segment.visits; ++i) {
     const BlockVisit& visit = t.x.visits[i];
-    const int32_t entry = visit.first_entry + visit.entries - 1;
-    if (visit.direct_begin - visit.row_begin + visit.row_end - visit.direct_end > 0) {
-      bringer->Reach(entry);
-      bringer->Rest();
-    }
+    bringer->Read(visit.block);
     for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ScoreRow(t, segment, visit, row);
     for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ScoreRow(t, segment, visit, row);
     if (visit.direct_begin == visit.direct_end) continue;
-    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column, entry};
+    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
     const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
                       t.x.visits[i + 1].direct_end != visit.direct_end;
     if (!last) continue;
     ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end), bringer);
     blocks = 0;
-  }
-}
-
-// Scores become probabilities in place, operands over the floats they were made from.
-template <typename P>
-void SoftmaxSegment(const Tile<P>& t, const Segment& segment) {
-  const Vec scale = Set1(t.args.scale_log2);
-  for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
-    const float* scores = t.Scores(packed);
-    auto* probabilities = t.Probabilities(packed);
-    Vec most = Set1(-__builtin_inff());
-    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes)
-      most = Max(most, Load(scores + i));
-    const float maximum = ReduceMax(most);
-    t.x.segment_sum[packed] = 0.0F;
-    if (maximum == -__builtin_inff()) continue;
-    const float rounded = __builtin_ceilf(maximum * t.args.scale_log2);
-    const Vec offset = Set1(-rounded);
-    Vec sum = Set1(0.0F);
-    for (int32_t i = segment.column_begin; i < segment.column_end; i += kLanes) {
-      const Vec p = Exp2(MulAdd(Load(scores + i), scale, offset));
-      P::StoreOperands(probabilities + i, p);
-      sum = Add(sum, p);
+    for (; run_begin <= i; ++run_begin) {
+      if (t.x.visits[run_begin].stairs) MaskStairs(t, t.x.visits[run_begin]);
     }
-    t.x.segment_max[packed] = rounded;
-    t.x.segment_sum[packed] = ReduceAdd(sum);
   }
 }
 
@@ -252,7 +160,7 @@ void SoftmaxSegment(const Tile<P>& t, const Segment& segment) {
 // line of V at which it begins, its column that of P.
 template <typename P, int32_t kPanels>
 void ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim, int32_t blocks,
-                 int32_t lines) {
+                 int32_t lines, Bringer<P>* bringer) {
   Piece<P> pieces[kMostPieces];
   for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
   for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
@@ -266,30 +174,32 @@ void ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row,
       pieces[i].operand_offset = block.column;
       pieces[i].lines = lines;
     }
-    MultiplyRows<P, kPanels>(rows, count, pieces, pieces_here);
+    BringRows<P, kPanels>(rows, count, pieces, pieces_here, bringer);
   }
 }
 
 // `count` packed rows from `row` on times the first `lines` lines of the run's blocks.
 template <typename P>
 void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_t stride, int32_t row,
-              int32_t count, int32_t blocks, int32_t lines) {
+              int32_t count, int32_t blocks, int32_t lines, bool from_zero, Bringer<P>* bringer) {
   TileRows<P> rows;
   rows.a = probabilities;
   rows.a_stride = stride;
   rows.c_stride = t.args.head_dim;
-  rows.from_zero = false;
+  rows.from_zero = from_zero;
   rows.ahead = nullptr;
   int32_t dim = 0;
   for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
-    ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines);
+    ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines, bringer);
   }
-  for (; dim < t.args.head_dim; dim += kLanes) ValuePanels<P, 1>(t, rows, count, row, dim, blocks, lines);
+  for (; dim < t.args.head_dim; dim += kLanes)
+    ValuePanels<P, 1>(t, rows, count, row, dim, blocks, lines, bringer);
 }
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.
 template <typename P>
-void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row) {
+void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row,
+              Bringer<P>* bringer) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
   auto* tile = reinterpret_cast<typename P::Operand*>(t.x.tile);
@@ -309,15 +219,20 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const auto* values =
       t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
   t.x.run[0] = {values, 0};
-  ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines);
+  ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines, false, bringer);
 }
 
 // Blocks in the order of the entries: for each row in ascending position.
 template <typename P>
-void ValueSegment(const Tile<P>& t, const Segment& segment) {
-  const int32_t begin = t.Packed(segment.row_begin);
-  const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.head_dim;
-  for (int64_t i = 0; i < floats; i += kLanes) Store(t.SegmentOut(begin) + i, Set1(0.0F));
+void ValueSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
+  // Rows that all see the first block need no zeros to add to.
+  const BlockVisit& first = t.x.visits[0];
+  bool from_zero = first.direct_begin == segment.row_begin && first.direct_end == segment.row_end;
+  if (!from_zero) {
+    const int32_t begin = t.Packed(segment.row_begin);
+    const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.head_dim;
+    for (int64_t i = 0; i < floats; i += kLanes) Store(t.SegmentOut(begin) + i, Set1(0.0F));
+  }
   int32_t blocks = 0;
   int32_t run_begin = 0;
   int32_t run_end = 0;
@@ -328,11 +243,15 @@ void ValueSegment(const Tile<P>& t, const Segment& segment) {
     if (blocks > 0 && !extends) {
       const int32_t row = t.Packed(run_begin);
       ValueRun(t, t.Probabilities(row), Tile<P>::kProbabilityStride, row, t.Packed(run_end) - row, blocks,
-               t.args.kv.stored_tokens / P::kStep);
+               t.args.kv.stored_tokens / P::kStep, from_zero, bringer);
+      from_zero = false;
       blocks = 0;
     }
-    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ValueRow(t, segment, visit, row);
-    for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ValueRow(t, segment, visit, row);
+    if (i < segment.visits) bringer->Read(visit.block);
+    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row)
+      ValueRow(t, segment, visit, row, bringer);
+    for (int32_t row = visit.direct_end; row < visit.row_end; ++row)
+      ValueRow(t, segment, visit, row, bringer);
     if (visit.direct_begin == visit.direct_end) continue;
     run_begin = visit.direct_begin;
     run_end = visit.direct_end;
@@ -413,8 +332,10 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     entry = segment.end_entry;
     if (segment.visits == 0) continue;
     ScoreSegment(t, segment, &bringer);
+    bringer.PhaseDone();
     SoftmaxSegment(t, segment);
-    ValueSegment(t, segment);
+    ValueSegment(t, segment, &bringer);
+    bringer.PhaseDone();
     if (item.first_partial >= 0) {
       WritePartials(t, segment);
     } else {

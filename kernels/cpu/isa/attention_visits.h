@@ -33,6 +33,12 @@ ESPALIER_INLINE bool Sees(const AttentionArgs& args, const PlanEntry& entry, int
   return row >= own && row < args.row_subtree_end[own];
 }
 
+ESPALIER_INLINE bool IsSeen(const PlanEntry& entry) {
+  return entry.row_begin < entry.row_end && entry.tokens > 0;
+}
+
+constexpr int32_t kAllSlots = INT32_MIN / 2;  // BlockVisit::stair_row of cached tokens
+
 // The visit of one entry alone; also widens the segment's columns.
 BlockVisit VisitOf(const AttentionArgs& args, const PlanEntry& entry, int32_t index, Segment* segment) {
   BlockVisit visit;
@@ -45,16 +51,22 @@ BlockVisit VisitOf(const AttentionArgs& args, const PlanEntry& entry, int32_t in
   visit.row_end = visit.direct_end = entry.row_end;
   const int32_t first = TokenPosition(args, entry, 0);
   visit.column = first - entry.first_slot - segment->position();
-  if (entry.first_own_row >= 0)
-    visit.direct_begin = MaxOf(visit.direct_begin, entry.first_own_row + entry.tokens - 1);
+  if (entry.first_own_row < 0) {
+    visit.stair_row = kAllSlots;
+    segment->column_begin = MinOf(segment->column_begin, first - segment->position());
+    segment->column_end = MaxOf(segment->column_end, first + entry.tokens - segment->position());
+    return visit;
+  }
+  visit.stair_row = entry.first_own_row - entry.first_slot;
+  visit.direct_begin = MaxOf(visit.direct_begin, entry.first_own_row + entry.tokens - 1);
   for (int32_t token = 0; token < entry.tokens; ++token) {
     const int32_t position = TokenPosition(args, entry, token);
     segment->column_begin = MinOf(segment->column_begin, position - segment->position());
     segment->column_end = MaxOf(segment->column_end, position - segment->position() + 1);
-    if (entry.first_own_row < 0) continue;
     visit.direct_end = MinOf(visit.direct_end, args.row_subtree_end[entry.first_own_row + token]);
     if (position != first + token) visit.direct_end = visit.direct_begin;
   }
+  if (visit.direct_end != visit.row_end) visit.stair_row = kNoStairs;  // rows that do not see all of a path
   return visit;
 }
 
@@ -71,6 +83,17 @@ void Join(BlockVisit* last, const BlockVisit& next) {
   last->row_end = MaxOf(last->row_end, next.row_end);
   last->direct_begin = MaxOf(last->direct_begin, next.direct_begin);
   last->direct_end = MinOf(last->direct_end, next.direct_end);
+  const bool one_stair = last->stair_row == kAllSlots || last->stair_row == next.stair_row;
+  last->stair_row = one_stair ? next.stair_row : kNoStairs;
+}
+
+// Whether the visit's rows may be multiplied with all slots of the block: nothing that they see lies in the
+// columns of those they do not. Rows of later visits begin at or after those of earlier ones.
+bool MakesStairs(const AttentionArgs& args, const BlockVisit& visit, const BlockVisit* next) {
+  if (visit.stair_row == kNoStairs || visit.slot_begin != 0 || visit.direct_end != visit.row_end)
+    return false;
+  if (visit.column + args.kv.stored_tokens > kSegmentTokens) return false;
+  return visit.slot_end == args.kv.stored_tokens || next == nullptr || next->row_begin >= visit.row_end;
 }
 
 // Reads the entries from `first_entry` on that lie in one segment; fills x.visits.
@@ -85,7 +108,7 @@ Segment ReadSegment(const AttentionArgs& args, const AttentionScratch& x, int32_
   for (; index < end_entry; ++index) {
     const PlanEntry& entry = args.entries[index];
     if (entry.position / kSegmentTokens != segment.index) break;
-    if (entry.row_begin >= entry.row_end || entry.tokens <= 0) continue;
+    if (!IsSeen(entry)) continue;
     segment.row_begin = MinOf(segment.row_begin, entry.row_begin);
     segment.row_end = MaxOf(segment.row_end, entry.row_end);
     const BlockVisit visit = VisitOf(args, entry, index, &segment);
@@ -103,6 +126,16 @@ Segment ReadSegment(const AttentionArgs& args, const AttentionScratch& x, int32_
     BlockVisit& visit = x.visits[i];
     const bool whole = visit.slot_begin == 0 && visit.slot_end == args.kv.stored_tokens;
     const bool aligned = visit.column >= 0 && visit.column % kLanes == 0;
+    const bool all_direct =
+        whole && visit.direct_begin <= visit.row_begin && visit.direct_end == visit.row_end;
+    if (aligned && !all_direct &&
+        MakesStairs(args, visit, i + 1 < segment.visits ? &x.visits[i + 1] : nullptr)) {
+      visit.stairs = true;
+      visit.direct_begin = visit.row_begin;
+      visit.direct_end = visit.row_end;
+      segment.column_end = MaxOf(segment.column_end, visit.column + args.kv.stored_tokens);
+      continue;
+    }
     if (!whole || !aligned || visit.direct_end <= visit.direct_begin) {
       visit.direct_begin = visit.direct_end = visit.row_begin;
     }

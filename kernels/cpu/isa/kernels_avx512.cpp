@@ -14,6 +14,10 @@
 
 #include "kernels/cpu/isa/attention_visits.h"
 
+#include "kernels/cpu/isa/attention_tile.h"
+
+#include "kernels/cpu/isa/attention_softmax.h"
+
 #include "kernels/cpu/isa/attention.h"
 
 #include "kernels/cpu/isa/elementwise.h"

@@ -61,6 +61,13 @@ ESPALIER_INLINE float ReduceAdd(Vec v) {
   b = _mm_add_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
+// Four at once, a result each.
+ESPALIER_INLINE void ReduceMaxFour(const Vec (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = ReduceMax(v[i]);
+}
+ESPALIER_INLINE void ReduceAddFour(const Vec (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = ReduceAdd(v[i]);
+}
 // Splits 16 pairs of bf16 into the first and the second of each pair.
 ESPALIER_INLINE void SplitPairs(const bf16_t* p, Vec* first, Vec* second) {
   const __m256i lo = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

@@ -49,6 +49,27 @@ ESPALIER_INLINE Vec PowerOfTwo(Vec n) {
 }
 ESPALIER_INLINE float ReduceMax(Vec v) { return _mm512_reduce_max_ps(v.v); }
 ESPALIER_INLINE float ReduceAdd(Vec v) { return _mm512_reduce_add_ps(v.v); }
+// Four at once, a result each; the order of additions is the same for all four.
+template <typename Op>
+ESPALIER_INLINE void ReduceFour(const Vec (&v)[4], float* out, Op op) {
+  const Vec ab = op(Vec{_mm512_unpacklo_ps(v[0].v, v[1].v)}, Vec{_mm512_unpackhi_ps(v[0].v, v[1].v)});
+  const Vec cd = op(Vec{_mm512_unpacklo_ps(v[2].v, v[3].v)}, Vec{_mm512_unpackhi_ps(v[2].v, v[3].v)});
+  const __m512d ab_pairs = _mm512_castps_pd(ab.v);
+  const __m512d cd_pairs = _mm512_castps_pd(cd.v);
+  Vec all = op(Vec{_mm512_castpd_ps(_mm512_unpacklo_pd(ab_pairs, cd_pairs))},
+               Vec{_mm512_castpd_ps(_mm512_unpackhi_pd(ab_pairs, cd_pairs))});
+  all = op(all, Vec{_mm512_shuffle_f32x4(all.v, all.v, 0x4e)});
+  all = op(all, Vec{_mm512_shuffle_f32x4(all.v, all.v, 0xb1)});
+  _mm_storeu_ps(out, _mm512_castps512_ps128(all.v));
+}
+ESPALIER_INLINE void ReduceMaxFour(const Vec (&v)[4], float* out) {
+  ReduceFour(
+      v, out, [](Vec a, Vec b) __attribute__((always_inline)) { return Max(a, b); });
+}
+ESPALIER_INLINE void ReduceAddFour(const Vec (&v)[4], float* out) {
+  ReduceFour(
+      v, out, [](Vec a, Vec b) __attribute__((always_inline)) { return Add(a, b); });
+}
 // Splits 16 pairs of bf16 into the first and the second of each pair.
 ESPALIER_INLINE void SplitPairs(const bf16_t* p, Vec* first, Vec* second) {
   const __m512i line = _mm512_loadu_si512(p);

@@ -76,6 +76,13 @@ ESPALIER_INLINE float ReduceAdd(Vec v) {
   const Vec::Quad a = (v.q[0] + v.q[1]) + (v.q[2] + v.q[3]);
   return (a[0] + a[1]) + (a[2] + a[3]);
 }
+// Four at once, a result each.
+ESPALIER_INLINE void ReduceMaxFour(const Vec (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = ReduceMax(v[i]);
+}
+ESPALIER_INLINE void ReduceAddFour(const Vec (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = ReduceAdd(v[i]);
+}
 // Splits 16 pairs of bf16 into the first and the second of each pair.
 ESPALIER_INLINE void SplitPairs(const bf16_t* p, Vec* first, Vec* second) {
   Vec line = Load(reinterpret_cast<const float*>(p));
