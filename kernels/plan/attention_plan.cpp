@@ -62,21 +62,20 @@ class Planner {
   }
 
  private:
-  void CloseTile(RowRange rows, size_t first_entry) {
+  void CloseTile(RowRange rows, size_t first_entry, EntryLister::Sums sums) {
     Tile tile;
     tile.rows = rows;
     tile.first_entry = static_cast<int32_t>(first_entry);
     tile.entries = static_cast<int32_t>(plan_.entries.size() - first_entry);
-    for (size_t e = first_entry; e < plan_.entries.size(); ++e) {
-      tile.cost += plan::CostOf(plan_.entries[e], shape_.group());
-    }
+    tile.tokens = sums.tokens;
+    tile.cost = plan::CostOf(sums.tokens, sums.pairs, shape_.group());
     tiles_.push_back(tile);
   }
 
   void AddRowTile(RowRange rows) {
     const size_t first = plan_.entries.size();
-    lister_.ListRows(rows, &plan_.entries);
-    CloseTile(rows, first);
+    const EntryLister::Sums sums = lister_.ListRows(rows, &plan_.entries);
+    CloseTile(rows, first, sums);
   }
 
   void Cut() {
@@ -140,8 +139,8 @@ class Planner {
       const BatchNode& node = batch_.nodes[static_cast<size_t>(root)];
       SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
         const size_t first = plan_.entries.size();
-        lister_.ListTree(root, end, rows, &plan_.entries);
-        CloseTile(rows, first);
+        const EntryLister::Sums sums = lister_.ListTree(root, end, rows, &plan_.entries);
+        CloseTile(rows, first, sums);
       });
       root = end;
     }
@@ -155,10 +154,10 @@ class Planner {
         const int32_t end = tokens - begin <= chunk_tokens ? tokens : begin + chunk_tokens;
         SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
           const size_t first = plan_.entries.size();
-          lister_.ListNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
+          const EntryLister::Sums sums =
+              lister_.ListNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
           if (plan_.entries.size() == first) return;
-          lister_.GroupBySegment(first, &plan_.entries);
-          CloseTile(rows, first);
+          CloseTile(rows, first, sums);
           const Tile& tile = tiles_.back();
           const auto index = static_cast<int32_t>(tiles_.size()) - 1;
           cuts_.parts.push_back({index, tile.first_entry, tile.entries, tile.cost, false});
@@ -273,7 +272,7 @@ class Planner {
   void Account() {
     PlanAccounting& sums = plan_.accounting;
     int64_t tokens_read = 0;
-    for (const PlanEntry& entry : plan_.entries) tokens_read += entry.tokens;
+    for (const Tile& tile : tiles_) tokens_read += tile.tokens;
     int64_t pairs = 0;  // a row sees every position up to its own
     for (const int32_t position : batch_.row_position) pairs += int64_t{position} + 1;
     const int64_t token_bytes = shape_.KvBytesPerTokenLayer() * shape_.layers;

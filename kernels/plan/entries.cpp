@@ -4,6 +4,12 @@
 
 namespace espalier::plan {
 
+namespace {
+
+constexpr int32_t kAllTokens = std::numeric_limits<int32_t>::max();
+
+}  // namespace
+
 EntryLister::EntryLister(const TreeBatch& batch, bool keep_unseen)
     : batch_(batch), keep_unseen_(keep_unseen) {
   rows_are_path_.reserve(batch.nodes.size());
@@ -14,25 +20,11 @@ EntryLister::EntryLister(const TreeBatch& batch, bool keep_unseen)
   }
 }
 
-// The end of the run of tokens that begins with `token`, at the next border of a block or segment.
-int32_t EntryLister::PieceEnd(const BatchNode& node, int32_t token, int32_t position) const {
-  const int32_t in_block = batch_.block_tokens - token % batch_.block_tokens;
-  const int32_t in_segment = kSegmentTokens - position % kSegmentTokens;
-  return std::min(node.cached_tokens + node.rows, token + std::min(in_block, in_segment));
+int32_t EntryLister::OwnPosition(const BatchNode& node, int32_t token) const {
+  return batch_.row_position[static_cast<size_t>(node.first_row + token - node.cached_tokens)];
 }
 
-void EntryLister::ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
-                           std::vector<PlanEntry>* entries) const {
-  const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
-  if (token_begin < n.cached_tokens) {
-    ListCached(n, rows, token_begin, std::min(token_end, n.cached_tokens), entries);
-  }
-  const int32_t own_begin = std::max(token_begin, n.cached_tokens);
-  const int32_t own_end = std::min(token_end, n.cached_tokens + n.rows);
-  if (own_begin < own_end) ListOwn(node, rows, own_begin, own_end, entries);
-}
-
-void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end,
+void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
                              std::vector<PlanEntry>* entries) const {
   PlanEntry entry;
   entry.row_begin = std::max(node.first_row, rows.begin);
@@ -41,6 +33,8 @@ void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin
     if (!keep_unseen_) return;
     entry.row_begin = entry.row_end = rows.begin;
   }
+  sums->tokens += end - begin;
+  sums->pairs += int64_t{end - begin} * (entry.row_end - entry.row_begin);
   // Nodes with cached tokens begin at the start of a block, so no block reaches into another segment.
   const int32_t block_tokens = batch_.block_tokens;
   const int32_t* block = batch_.blocks.data() + node.first_block + begin / block_tokens;
@@ -57,27 +51,26 @@ void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin
   }
 }
 
-void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end,
-                          std::vector<PlanEntry>* entries) const {
+// Of the tokens [begin, end), those that lie in `segment`.
+void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment,
+                          Sums* sums, std::vector<PlanEntry>* entries) const {
   const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
   const bool path = rows_are_path_[static_cast<size_t>(node)] != 0;
   const auto row_of = [&](int32_t token) { return n.first_row + token - n.cached_tokens; };
-  const auto position_of = [&](int32_t token) {
-    return batch_.row_position[static_cast<size_t>(row_of(token))];
-  };
   const auto end_of = [&](int32_t token) {
     return batch_.row_subtree_end[static_cast<size_t>(row_of(token))];
   };
   const auto seen = [&](int32_t token) { return row_of(token) < rows.end && end_of(token) > rows.begin; };
+  const auto here = [&](int32_t token) { return OwnPosition(n, token) / kSegmentTokens == segment; };
 
   for (int32_t token = begin; token < end;) {
     const bool visible = seen(token);
-    if (!visible && !keep_unseen_) {
-      if (row_of(token) >= rows.end) return;
+    if (!visible && !keep_unseen_ && row_of(token) >= rows.end) return;
+    if (!here(token) || (!visible && !keep_unseen_)) {
       ++token;
       continue;
     }
-    int32_t limit = std::min(end, PieceEnd(n, token, position_of(token)));
+    int32_t limit = std::min(end, token + batch_.block_tokens - token % batch_.block_tokens);
     int32_t row_end = end_of(token);
     int32_t piece_end = token + 1;
     if (path) {
@@ -85,9 +78,7 @@ void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t en
       if (visible) limit = std::min(limit, n.cached_tokens + rows.end - n.first_row);
       piece_end = limit;
     } else {
-      const int32_t segment = position_of(token) / kSegmentTokens;
-      while (piece_end < limit && seen(piece_end) == visible &&
-             position_of(piece_end) / kSegmentTokens == segment) {
+      while (piece_end < limit && seen(piece_end) == visible && here(piece_end)) {
         row_end = std::max(row_end, end_of(piece_end));
         ++piece_end;
       }
@@ -96,29 +87,91 @@ void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t en
     entry.block = batch_.blocks[static_cast<size_t>(n.first_block + token / batch_.block_tokens)];
     entry.first_slot = static_cast<int16_t>(token % batch_.block_tokens);
     entry.tokens = static_cast<int16_t>(piece_end - token);
-    entry.position = position_of(token);
+    entry.position = OwnPosition(n, token);
     entry.row_begin = visible ? std::max(row_of(token), rows.begin) : rows.begin;
     entry.row_end = visible ? std::min(row_end, rows.end) : rows.begin;
     entry.first_own_row = row_of(token);
     entries->push_back(entry);
+    sums->tokens += entry.tokens;
+    sums->pairs += int64_t{entry.tokens} * (entry.row_end - entry.row_begin);
     token = piece_end;
   }
 }
 
-void EntryLister::ListRows(RowRange rows, std::vector<PlanEntry>* entries) {
-  const size_t first = entries->size();
+void EntryLister::AddRest(int32_t node, int32_t token_begin, int32_t token_end) {
+  const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
+  const int32_t end = std::min(token_end, n.cached_tokens + n.rows);
+  if (token_begin >= end) return;
+  // Where rows branch, none lies before the first of them.
+  const int32_t position =
+      token_begin < n.cached_tokens ? n.begin_position + token_begin : OwnPosition(n, n.cached_tokens);
+  rests_.push_back({node, token_begin, end, position / kSegmentTokens});
+}
+
+bool EntryLister::ListSegment(Rest* rest, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const {
+  const BatchNode& n = batch_.nodes[static_cast<size_t>(rest->node)];
+  const int32_t segment = rest->segment++;
+  const int32_t end_token = (segment + 1) * kSegmentTokens - n.begin_position;  // if positions are a path's
+  if (rest->token < n.cached_tokens) {
+    const int32_t end = std::min({rest->end, n.cached_tokens, end_token});
+    ListCached(n, rows, rest->token, end, sums, entries);
+    rest->token = end;
+    if (end == rest->end) return false;
+    if (end < n.cached_tokens || OwnPosition(n, end) / kSegmentTokens > segment) return true;
+  }
+  if (rows_are_path_[static_cast<size_t>(rest->node)] != 0) {
+    const int32_t end = std::min(rest->end, std::max(rest->token, end_token));
+    ListOwn(rest->node, rows, rest->token, end, segment, sums, entries);
+    rest->token = end;
+    return end < rest->end;
+  }
+  ListOwn(rest->node, rows, rest->token, rest->end, segment, sums, entries);
+  // A branch of rows is no longer than there are rows.
+  return n.begin_position + n.cached_tokens + n.rows > rest->segment * kSegmentTokens;
+}
+
+EntryLister::Sums EntryLister::ListRests(RowRange rows, std::vector<PlanEntry>* entries) {
+  Sums sums;
+  while (!rests_.empty()) {
+    int32_t segment = rests_.front().segment;
+    for (const Rest& rest : rests_) segment = std::min(segment, rest.segment);
+    size_t kept = 0;
+    for (Rest& rest : rests_) {
+      const bool left = rest.segment != segment || ListSegment(&rest, rows, &sums, entries);
+      if (left) rests_[kept++] = rest;
+    }
+    rests_.resize(kept);
+  }
+  return sums;
+}
+
+EntryLister::Sums EntryLister::ListRows(RowRange rows, std::vector<PlanEntry>* entries) {
   const int32_t first_node = batch_.row_node[static_cast<size_t>(rows.begin)];
   path_.clear();
   for (int32_t node = first_node; node >= 0; node = batch_.nodes[static_cast<size_t>(node)].parent) {
     path_.push_back(node);
   }
-  for (auto node = path_.rbegin(); node != path_.rend(); ++node)
-    ListNode(*node, rows, 0, kAllTokens, entries);
+  rests_.clear();
+  for (auto node = path_.rbegin(); node != path_.rend(); ++node) AddRest(*node, 0, kAllTokens);
   for (size_t node = static_cast<size_t>(first_node) + 1;
        node < batch_.nodes.size() && batch_.nodes[node].first_row < rows.end; ++node) {
-    ListNode(static_cast<int32_t>(node), rows, 0, kAllTokens, entries);
+    AddRest(static_cast<int32_t>(node), 0, kAllTokens);
   }
-  GroupBySegment(first, entries);
+  return ListRests(rows, entries);
+}
+
+EntryLister::Sums EntryLister::ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
+                                        std::vector<PlanEntry>* entries) {
+  rests_.clear();
+  AddRest(node, token_begin, token_end);
+  return ListRests(rows, entries);
+}
+
+EntryLister::Sums EntryLister::ListTree(int32_t node_begin, int32_t node_end, RowRange rows,
+                                        std::vector<PlanEntry>* entries) {
+  rests_.clear();
+  for (int32_t node = node_begin; node < node_end; ++node) AddRest(node, 0, kAllTokens);
+  return ListRests(rows, entries);
 }
 
 size_t EntryLister::GuessEntries(const std::vector<RowRange>& tiles) const {
@@ -135,35 +188,6 @@ size_t EntryLister::GuessEntries(const std::vector<RowRange>& tiles) const {
       entries += entries_of(node_of(node));
   }
   return entries;
-}
-
-void EntryLister::ListTree(int32_t node_begin, int32_t node_end, RowRange rows,
-                           std::vector<PlanEntry>* entries) {
-  const size_t first = entries->size();
-  for (int32_t node = node_begin; node < node_end; ++node) ListNode(node, rows, 0, kAllTokens, entries);
-  GroupBySegment(first, entries);
-}
-
-void EntryLister::GroupBySegment(size_t first, std::vector<PlanEntry>* entries) {
-  const auto by_segment = [](const PlanEntry& a, const PlanEntry& b) { return SegmentOf(a) < SegmentOf(b); };
-  const auto listed = entries->begin() + static_cast<std::ptrdiff_t>(first);
-  const auto sorted_end = std::is_sorted_until(listed, entries->end(), by_segment);
-  if (sorted_end == entries->end()) return;
-  // What all rows share comes first and stays where it is.
-  const PlanEntry& least = *std::min_element(sorted_end, entries->end(), by_segment);
-  const int32_t first_segment = SegmentOf(least);
-  const auto begin = std::upper_bound(listed, sorted_end, least, by_segment);
-  segment_begin_.clear();
-  for (auto entry = begin; entry != entries->end(); ++entry) {
-    const auto next = static_cast<size_t>(SegmentOf(*entry) - first_segment) + 1;
-    if (segment_begin_.size() <= next) segment_begin_.resize(next + 1, 0);
-    ++segment_begin_[next];
-  }
-  for (size_t i = 1; i < segment_begin_.size(); ++i) segment_begin_[i] += segment_begin_[i - 1];
-  grouped_.assign(begin, entries->end());
-  for (const PlanEntry& entry : grouped_) {
-    begin[segment_begin_[static_cast<size_t>(SegmentOf(entry) - first_segment)]++] = entry;
-  }
 }
 
 }  // namespace espalier::plan

@@ -34,39 +34,52 @@ std::vector<RowRange> TileRows(const TreeBatch& batch, int32_t max_rows);
 // Tokens that both row - 1 and row see, for each row of the batch (0 for row 0).
 std::vector<int32_t> SharedWithPreviousRow(const TreeBatch& batch);
 
-// Lists the KV that rows see, as entries.
+// Lists the KV that rows see, as entries: segment by segment, pre-order within.
 class EntryLister {
  public:
+  // What a list holds: tokens, and pairs of a token and a row between its entry's row_begin and row_end.
+  struct Sums {
+    int64_t tokens = 0;
+    int64_t pairs = 0;
+  };
+
   // `keep_unseen`: list tokens that none of the asked rows sees, too (kMasked).
   EntryLister(const TreeBatch& batch, bool keep_unseen);
 
-  // Appends what `rows` see of the tokens [token_begin, token_end) of a node, in ascending order.
-  void ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
-                std::vector<PlanEntry>* entries) const;
-  // Appends everything that `rows` see, segment by segment, pre-order within.
-  void ListRows(RowRange rows, std::vector<PlanEntry>* entries);
+  // Appends everything that `rows` see.
+  Sums ListRows(RowRange rows, std::vector<PlanEntry>* entries);
+  // Appends what `rows` see of the tokens [token_begin, token_end) of a node.
+  Sums ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
+                std::vector<PlanEntry>* entries);
+  // Appends all tokens of nodes [node_begin, node_end), a whole tree.
+  Sums ListTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
   // About how many entries ListRows will append for all tiles together; more where rows of a node branch.
   size_t GuessEntries(const std::vector<RowRange>& tiles) const;
-  // Appends all tokens of nodes [node_begin, node_end), a whole tree, in the same order.
-  void ListTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
-  // Orders entries from `first` on by segment, keeping the order within a segment.
-  void GroupBySegment(size_t first, std::vector<PlanEntry>* entries);
 
  private:
-  static constexpr int32_t kAllTokens = std::numeric_limits<int32_t>::max();
+  // What is left to list of a node.
+  struct Rest {
+    int32_t node = 0;
+    int32_t token = 0;
+    int32_t end = 0;
+    int32_t segment = 0;  // of `token`; where rows branch, the least of those left
+  };
 
-  void ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end,
+  void AddRest(int32_t node, int32_t token_begin, int32_t token_end);
+  Sums ListRests(RowRange rows, std::vector<PlanEntry>* entries);
+  // Lists what lies in rest->segment; false if nothing is left then.
+  bool ListSegment(Rest* rest, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const;
+  void ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
                   std::vector<PlanEntry>* entries) const;
-  void ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end,
+  void ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment, Sums* sums,
                std::vector<PlanEntry>* entries) const;
-  int32_t PieceEnd(const BatchNode& node, int32_t token, int32_t position) const;
+  int32_t OwnPosition(const BatchNode& node, int32_t token) const;
 
   const TreeBatch& batch_;
   bool keep_unseen_;
   std::vector<uint8_t> rows_are_path_;  // [nodes] the node's rows see one another as a chain
   std::vector<int32_t> path_;
-  std::vector<int32_t> segment_begin_;
-  std::vector<PlanEntry> grouped_;
+  std::vector<Rest> rests_;  // pre-order
 };
 
 // What an item is made of before it is known whether it is cut.
@@ -74,7 +87,8 @@ struct Tile {
   RowRange rows;
   int32_t first_entry = 0;
   int32_t entries = 0;
-  int64_t cost = 0;  // of the entries, for one KV head
+  int64_t tokens = 0;  // of the entries
+  int64_t cost = 0;    // of the entries, for one KV head
 };
 
 // A tile or, where KV is cut, a run of its segments.
@@ -88,8 +102,11 @@ struct TilePart {
 
 inline int32_t SegmentOf(const PlanEntry& entry) { return entry.position / kSegmentTokens; }
 
+inline int64_t CostOf(int64_t tokens, int64_t pairs, int32_t group) {
+  return tokens * kTokenCost + pairs * group;
+}
 inline int64_t CostOf(const PlanEntry& entry, int32_t group) {
-  return int64_t{entry.tokens} * (kTokenCost + int64_t{entry.row_end - entry.row_begin} * group);
+  return CostOf(entry.tokens, int64_t{entry.tokens} * (entry.row_end - entry.row_begin), group);
 }
 
 struct Cuts {
