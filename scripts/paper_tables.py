@@ -107,7 +107,7 @@ def text_of(args, attention, replay, reports):
     if attention:
         text += (
             f"\nAttention alone, one layer, heads of {args.head_dim}; us: flatten; paper: its speed-up on an A100; "
-            "bytes ratio: KV read by sequence over KV read by flatten;\nlimit: the longer part of the roofline; of "
+            "bytes ratio: KV read by sequence over KV read by flatten;\nof bytes ratio: the speed-up over it, where memory is the limit 1 is what can be had; limit: the longer part of the roofline; of "
             "bandwidth: KV read over time (above 100: caches serve)\n\n"
             + report.table(report.ATTENTION_COLUMNS, attention)
         )

@@ -78,6 +78,7 @@ ATTENTION_COLUMNS = (
     ("speed-up", lambda row: f"{row['speedup']:.2f}"),
     ("paper", lambda row: f"{row['paper_speedup']:.2f}" if row["paper_speedup"] else "-"),
     ("bytes ratio", lambda row: f"{row['byte_ratio']:.2f}"),
+    ("of bytes ratio", lambda row: f"{row['part_of_byte_ratio']:.2f}"),
     ("KV IO saved %", lambda row: f"{100 * row['kv_io_saved']:.1f}"),
     ("limit", lambda row: row["limit"]),
     ("of roofline %", lambda row: _percent(row["flatten_of_roofline"])),

@@ -120,19 +120,27 @@ class WorkloadBench {
     return {};
   }
 
-  // Of the means over the steps.
-  double RooflineOfStepUs() const {
+  // Means over the steps: what memory and what products need at least, and the longer of the two.
+  struct Roofline {
+    double us = 0.0;
+    double memory_us = 0.0;
+    double products_us = 0.0;
+  };
+  Roofline RooflineOfStep() const {
     const double token_bytes = static_cast<double>(shape_.KvBytesPerTokenLayer());
     const double row_bytes = static_cast<double>(shape_.query_heads) * shape_.head_dim *
                              static_cast<double>(sizeof(float) + SizeOf(shape_.kv_dtype));
-    double us = 0.0;
+    const bool bf16 = shape_.kv_dtype == DType::kBFloat16;
+    Roofline mean;
     for (size_t i = 0; i < batches_.size(); ++i) {
       const double bytes =
           static_cast<double>(VisibleTokens(batches_[i])) * token_bytes + batches_[i].rows() * row_bytes;
-      us += RooflineUs(peak_, shape_.kv_dtype == DType::kBFloat16, bytes,
-                       static_cast<double>(runs_.front().plans[i].accounting.flop));
+      const auto flop = static_cast<double>(runs_.front().plans[i].accounting.flop);
+      mean.us += RooflineUs(peak_, bf16, bytes, flop) / steps();
+      mean.memory_us += RooflineUs(peak_, bf16, bytes, 0.0) / steps();
+      mean.products_us += RooflineUs(peak_, bf16, 0.0, flop) / steps();
     }
-    return us / steps();
+    return mean;
   }
 
   // Median time of `mode` over that of `run`; null where it did not run.
@@ -157,7 +165,8 @@ class WorkloadBench {
     common.partial_bytes = static_cast<double>(run.accounting.partial_bytes) / steps();
     common.mask_bytes = static_cast<double>(run.accounting.mask_bytes) / steps();
     common.flop = static_cast<double>(run.accounting.flop) / steps();
-    common.roofline_us = RooflineOfStepUs();
+    const Roofline roofline = RooflineOfStep();
+    common.roofline_us = roofline.us;
     common.measured_us = time_us;
     common.plan_us = run.plan_us;
     Json row = MakeRow(common);
@@ -173,6 +182,9 @@ class WorkloadBench {
                       {"min", RoundUs(*std::min_element(run.step_us.begin(), run.step_us.end()))},
                       {"max", RoundUs(*std::max_element(run.step_us.begin(), run.step_us.end()))},
                       {"runs", run.step_us.size()}};
+    row["roofline_memory_us"] = RoundUs(roofline.memory_us);
+    row["roofline_products_us"] = RoundUs(roofline.products_us);
+    row["limit"] = roofline.memory_us >= roofline.products_us ? "memory" : "products";
     const double bytes_per_s = common.kv_read_bytes / (time_us * 1e-6);
     row["achieved_bytes_per_s"] = bytes_per_s;
     row["bandwidth_ratio"] = bytes_per_s / peak_.read_bytes_per_s;
@@ -209,7 +221,9 @@ std::vector<Column> Columns() {
           {"of sequence", "kv_read_bytes_sequence", 1e6, 2},
           {"GB/s", "achieved_bytes_per_s", 1e9, 1},
           {"of peak %", "bandwidth_ratio", 0.01, 1},
-          {"roofline us", "roofline_us", 1.0, 1},
+          {"memory us", "roofline_memory_us", 1.0, 1},
+          {"products us", "roofline_products_us", 1.0, 1},
+          {"limit", "limit"},
           {"of roofline %", "roofline_ratio", 0.01, 1},
           {"plan us", "plan_us", 1.0, 1},
           {"error", "max_error_over_ref", 1.0, 6}};

@@ -45,6 +45,7 @@ class Report(unittest.TestCase):
         self.assertEqual(row["paper_speedup"], 1.96)
         self.assertAlmostEqual(row["speedup"], 3.0)
         self.assertAlmostEqual(row["byte_ratio"], 8.0)
+        self.assertAlmostEqual(row["part_of_byte_ratio"], 0.375)
         self.assertAlmostEqual(row["kv_io_saved"], 0.875)
         self.assertAlmostEqual(row["flatten_of_bandwidth"], 0.25)
 
