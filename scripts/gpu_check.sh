@@ -95,6 +95,7 @@ fi
 
 mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
+bin=$(cd "$bin" && pwd) || exit 2
 rm -f "$out"/logs/*.log "$out"/*.json "$out"/report.txt "$out"/steps.tsv "$out"/logs.tar.gz
 begin=$(date +%s)
 budget=465
