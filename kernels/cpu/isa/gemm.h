@@ -73,10 +73,14 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
 constexpr int64_t kAheadBytes = 12 << 10;  // at least: what memory brings is there when it is needed
 
 // Tiles into which few rows are divided: enough for each to bring nearer what is its share.
+template <int32_t kPanels>
 constexpr int32_t StreamTiles(int32_t rows, int32_t tallest) {
-  const int32_t least = AheadLines(rows) < kTilePanels ? 2 : 1;
+  const int32_t least = (64 * kPanels + kMostAheadStep - 1) / kMostAheadStep;
   return TilesOf(rows, tallest) < least ? least : TilesOf(rows, tallest);
 }
+
+// Panels of the only tile of one row.
+constexpr int32_t kOneRowPanels = kTilePanels < 2 ? kTilePanels : 2;
 
 // Where the weights lie that a thread needs after those of a tile, `bytes` from `now` on, or somewhat later:
 // after a block comes the one that this thread will probably take next.
@@ -91,26 +95,29 @@ const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typen
   return beyond ? ahead + (args.threads - 1) * block_bytes : ahead;
 }
 
+// Chunk k of the block's panels from `panel` on, while there are kPanels; returns the first that is left.
+template <typename P, int32_t kPanels>
+int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
+  const int32_t tiles = StreamTiles<kPanels>(args.rows, kRowSizes[0]);
+  for (; panel + kPanels <= block.panels; panel += kPanels) {
+    const Piece<P> piece = PieceOf<P, kPanels>(args, block, panel, k);
+    TileRows<P> rows = RowsOf(args, block, 0, panel);
+    rows.ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
+    rows.ahead_step = (64 * kPanels + tiles - 1) / tiles;
+    MultiplyRows<P, kPanels>(rows, args.rows, &piece, 1, tiles);
+  }
+  return panel;
+}
+
 // Few rows: the weights pass by once, in the order in which they lie, those of a tile's panels of 128 k
 // staying in L1 while the rows take their turn; between its products each tile brings its share of the lines
 // nearer that are needed later.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
-  const int32_t tiles = StreamTiles(args.rows, kRowSizes[0]);
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    int32_t panel = 0;
-    for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-      const Piece<P> piece = PieceOf<P, kTilePanels>(args, block, panel, k);
-      const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
-      TileRows<P> rows = RowsOf(args, block, 0, panel);
-      rows.ahead = AheadOf(args, block, piece.weights[0], bytes);
-      rows.ahead_step = (64 * kTilePanels + tiles - 1) / tiles;
-      MultiplyRows<P, kTilePanels>(rows, args.rows, &piece, 1, tiles);
-    }
-    for (; panel < block.panels; ++panel) {
-      const Piece<P> piece = PieceOf<P, 1>(args, block, panel, k);
-      MultiplyRows<P, 1>(RowsOf(args, block, 0, panel), args.rows, &piece, 1);
-    }
+    const int32_t panel = args.rows == 1 ? StreamPanels<P, kOneRowPanels>(args, block, 0, k)
+                                         : StreamPanels<P, kTilePanels>(args, block, 0, k);
+    StreamPanels<P, 1>(args, block, panel, k);
   }
 }
 

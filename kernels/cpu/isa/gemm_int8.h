@@ -77,10 +77,6 @@ __attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& rows,
     if constexpr (kPanels > 1) {
       __builtin_prefetch(ahead, 0, 3);
       __builtin_prefetch(ahead + 64, 0, 3);
-      if constexpr (AheadLines(kRows) > 2) {
-        __builtin_prefetch(ahead + 128, 0, 3);
-        __builtin_prefetch(ahead + 192, 0, 3);
-      }
       ahead += tile.ahead_step;
     }
 #pragma GCC unroll 16
@@ -132,24 +128,27 @@ void MultiplyInt8Rows(Int8Rows tile, int32_t count, int32_t tiles, const Piece<I
   }
 }
 
+// As StreamPanels.
+template <int32_t kPanels>
+int32_t StreamInt8Panels(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t panel,
+                         int32_t k) {
+  const int32_t tiles = StreamTiles<kPanels>(args.rows, kInt8RowSizes[0]);
+  for (; panel + kPanels <= block.panels; panel += kPanels) {
+    const auto piece = PieceOf<Int8Product, kPanels>(args, block, panel, k);
+    Int8Rows tile = Int8RowsOf(args, block, 0, panel, k);
+    tile.ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
+    tile.ahead_step = (64 * kPanels + tiles - 1) / tiles;
+    MultiplyInt8Rows<kPanels>(tile, args.rows, tiles, piece);
+  }
+  return panel;
+}
+
 // As StreamBlock.
 void StreamInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
-  const int32_t tiles = StreamTiles(args.rows, kInt8RowSizes[0]);
-  const int64_t step = (64 * kTilePanels + tiles - 1) / tiles;
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    int32_t panel = 0;
-    for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-      const auto piece = PieceOf<Int8Product, kTilePanels>(args, block, panel, k);
-      const int64_t bytes = int64_t{64} * piece.lines * kTilePanels;
-      Int8Rows tile = Int8RowsOf(args, block, 0, panel, k);
-      tile.ahead = AheadOf(args, block, piece.weights[0], bytes);
-      tile.ahead_step = step;
-      MultiplyInt8Rows<kTilePanels>(tile, args.rows, tiles, piece);
-    }
-    for (; panel < block.panels; ++panel) {
-      MultiplyInt8Rows<1>(Int8RowsOf(args, block, 0, panel, k), args.rows, 1,
-                          PieceOf<Int8Product, 1>(args, block, panel, k));
-    }
+    const int32_t panel = args.rows == 1 ? StreamInt8Panels<kOneRowPanels>(args, block, 0, k)
+                                         : StreamInt8Panels<kTilePanels>(args, block, 0, k);
+    StreamInt8Panels<1>(args, block, panel, k);
   }
 }
 

@@ -14,6 +14,8 @@ struct Piece {
   int32_t lines;           // of 16 outputs by P::kStep of k
 };
 
+constexpr int64_t kMostAheadStep = 128;
+
 // Rows of operands and of C. C may lie in another place for each panel.
 template <typename P>
 struct TileRows {
@@ -25,11 +27,8 @@ struct TileRows {
   // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most 64 *
   // AheadLines.
   const char* ahead;
-  int64_t ahead_step = 128;
+  int64_t ahead_step = kMostAheadStep;
 };
-
-// Lines that a tile of so many rows can bring nearer with each of its own.
-constexpr int32_t AheadLines(int32_t rows) { return rows == 1 ? 4 : 2; }
 
 template <typename P, int32_t kRows, int32_t kPanels>
 ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
@@ -51,10 +50,6 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
     if constexpr (kPanels > 1) {
       __builtin_prefetch(ahead, 0, 3);
       __builtin_prefetch(ahead + 64, 0, 3);
-      if constexpr (AheadLines(kRows) > 2) {
-        __builtin_prefetch(ahead + 128, 0, 3);
-        __builtin_prefetch(ahead + 192, 0, 3);
-      }
       ahead += ahead_step;
     }
 #pragma GCC unroll 16
