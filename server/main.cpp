@@ -49,10 +49,11 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
   spdlog::info("device    {}: {}, {}, {} threads", model.backend.name, model.backend.device,
                model.backend.isa, model.backend.threads);
   if (!model.backend.fallback.empty()) spdlog::info("no GPU    {}", model.backend.fallback);
-  spdlog::info("model     {}: {:.2f} M parameters, {}{}, {} layers, {}/{} heads of {}, {} tokens", model.name,
-               static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype),
-               model.backend.weights == WeightType::kInt8 ? ", int8 weights" : "", shape.layers,
+  spdlog::info("model     {}: {:.2f} M parameters, {}, {} layers, {}/{} heads of {}, {} tokens", model.name,
+               static_cast<double>(model.parameters) * 1e-6, Name(model.backend.dtype), shape.layers,
                shape.query_heads, shape.kv_heads, shape.head_dim, model.vocab_size);
+  spdlog::info("weights   {}, {} read a step", Name(model.backend.weights, model.backend.dtype),
+               Mebibytes(model.weight_bytes));
   const int64_t block_bytes = shape.KvBytesPerTokenLayer() * shape.layers * model.block_tokens;
   spdlog::info("KV cache  {} blocks of {} tokens, {}, paths of up to {} tokens, attention mode {}",
                model.kv_blocks, model.block_tokens, Mebibytes(block_bytes * model.kv_blocks),
