@@ -45,7 +45,7 @@ work=$(mktemp -d)
 container=espalier-test-$$
 finish() {
   local code=$?
-  if [ $code -ne 0 ]; then
+  if [ $code -ne 0 ] && engine inspect "$container" >/dev/null 2>&1; then
     echo "container test failed (exit code $code); the server's log:" >&2
     engine logs "$container" 2>&1 | tail -n 20 >&2 || true
   fi
@@ -76,8 +76,11 @@ build_image() {
   # Only podman's images of this format keep the health check; docker knows no other.
   case "$ENGINE" in *podman) build_options+=(--format docker) ;; esac
   stage "building $image"
-  engine build "${more_build_options[@]}" "${secret[@]}" "${build_options[@]}" -t "$image" . 2>&1 |
-    grep --line-buffered -E '^(\[.*STEP|STEP|#[0-9]+ \[|\[ *[0-9]+ s\])' || fail "the build failed"
+  engine build "${more_build_options[@]}" "${secret[@]}" "${build_options[@]}" -t "$image" . 2>&1 | tee "$work/build.log" |
+    grep --line-buffered -E '^(\[.*STEP|STEP|#[0-9]+ \[|\[ *[0-9]+ s\])' || {
+    tail -n 40 "$work/build.log" >&2
+    fail "the build failed; its last lines are above"
+  }
 }
 
 # start [options of run ...] [-- arguments of the server ...]: sets $port; returns when the health check of the image

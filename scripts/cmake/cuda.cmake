@@ -34,6 +34,10 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+# CMake 3.25 sets a property of this library without asking whether the toolkit still has it; CUDA 13 does not.
+if(NOT TARGET CUDA::nvToolsExt)
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit REQUIRED)
 # CMake 3.25 does not know that nvcc has C++20 and would refuse CMAKE_CXX_STANDARD, which .cu files inherit.
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
