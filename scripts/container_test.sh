@@ -66,6 +66,12 @@ expect_equal() {
   [ "$2" = "$3" ] || fail "$1: expected $2, got $3"
 }
 
+# log_has <pattern>: whether the container's log holds it. Read to its end: an early end of grep would end the engine
+# by SIGPIPE, which pipefail would take for a log without it.
+log_has() {
+  engine logs "$container" 2>&1 | grep "$1" >/dev/null
+}
+
 build_image() {
   local base=docker.io/library/debian:bookworm-slim secret=()
   if [ -n "${BASE_FOLDER:-}" ]; then
@@ -119,7 +125,7 @@ stop_and_check_exit() {
   started=$(now_ms)
   engine stop "$container" >/dev/null
   expect_equal "exit code after SIGTERM" 0 "$(engine inspect -f '{{.State.ExitCode}}' "$container")"
-  engine logs "$container" 2>&1 | grep -q '0 blocks still live' || fail "the log tells of no clean end"
+  log_has '0 blocks still live' || fail "the log tells of no clean end"
   stage "SIGTERM: ended with code 0 after $(($(now_ms) - started)) ms: $(engine logs "$container" 2>&1 | tail -n 1 | sed 's/^[^ ]* //')"
 }
 
@@ -198,7 +204,7 @@ printf '{\n  "model": "/models/mine",\n  "listen": "0.0.0.0:50051",\n  "threads"
 chmod -R a+rX "$work"
 start -v "$work/mine:/models/mine:ro" -- --model /models/mine
 client generate --prompt 'list 5 8 18 37 gives' --temperature 0 --max-new-tokens 12 | sed -n 2,3p
-engine logs "$container" 2>&1 | grep -q 'model  *mine:' || fail "the log does not name the model of the volume"
+log_has 'model  *mine:' || fail "the log does not name the model of the volume"
 stop_and_check_exit
 start -v "$work/mine:/models/mine:ro" -v "$work/configuration/server.json:/etc/espalier/server.json:ro"
 client generate --prompt 'list 5 8 18 37 gives' --branches 9 --max-new-tokens 12 >/dev/null
