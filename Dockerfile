@@ -3,6 +3,10 @@
 #   docker build -t espalier .
 #   docker run --rm --read-only -p 50051:50051 espalier
 #
+# With the CUDA backend, on images that hold the CUDA toolkit and, to run, cuBLASLt (as NVIDIA's devel and runtime images do):
+#   docker build -t espalier:cuda --build-arg CUDA=ON --build-arg BUILD_IMAGE=... --build-arg RUNTIME_IMAGE=... .
+#   docker run --rm --read-only --gpus all -p 50051:50051 espalier:cuda
+#
 # Behind a proxy with a certificate authority of its own: --secret id=ca_bundle,src=/etc/ssl/certs/ca-certificates.crt
 ARG BUILD_IMAGE=docker.io/library/debian:bookworm-slim
 ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
