@@ -51,7 +51,7 @@ class Bringer {
         segment_begin_(t.item.first_entry),
         entry_(t.item.first_entry) {}
 
-  // This block's keys are read next; or (KeysDone called) its values.
+  // This block's keys are read next; or, after PhaseDone, its values.
   ESPALIER_INLINE void Read(int32_t block) {
     if (block == read_block_) return;
     read_block_ = block;

@@ -24,8 +24,8 @@ struct TileRows {
   float* c[kTilePanels];
   int64_t c_stride;  // floats
   bool from_zero;    // C is overwritten; otherwise added to
-  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most 64 *
-  // AheadLines.
+  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most
+  // kMostAheadStep.
   const char* ahead;
   int64_t ahead_step = kMostAheadStep;
 };
