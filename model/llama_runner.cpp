@@ -55,10 +55,10 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
 }
 
 // Bytes of the matrices that every step reads whole; an untied embedding is only gathered from.
-int64_t ReadBytes(const LlamaConfig& config, const BackendInfo& device) {
+int64_t ReadBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
   const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
   const int64_t read = config.Parameters() - (config.tie_word_embeddings ? 0 : vocabulary);
-  if (device.weights == WeightType::kDType) return read * static_cast<int64_t>(SizeOf(device.dtype));
+  if (weights == WeightType::kDType) return read * static_cast<int64_t>(SizeOf(dtype));
   const int64_t outputs =
       config.q_size() + 2 * config.kv_size() + 2 * (config.hidden_size + config.intermediate_size);
   return read + (config.layers * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
@@ -67,12 +67,9 @@ int64_t ReadBytes(const LlamaConfig& config, const BackendInfo& device) {
 }  // namespace
 
 int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
-  BackendInfo device;
-  device.dtype = dtype;
-  device.weights = weights;
   const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
   const bool table = !config.tie_word_embeddings || weights == WeightType::kInt8;
-  return ReadBytes(config, device) + (table ? vocabulary * static_cast<int64_t>(SizeOf(dtype)) : 0);
+  return ReadBytes(config, dtype, weights) + (table ? vocabulary * static_cast<int64_t>(SizeOf(dtype)) : 0);
 }
 
 Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
@@ -100,7 +97,7 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   info.eos_token_ids = config.eos_token_ids;
   info.bos_token_id = config.bos_token_id;
   info.parameters = config.Parameters();
-  info.weight_bytes = ReadBytes(config, device);
+  info.weight_bytes = ReadBytes(config, device.dtype, device.weights);
   info.attention = attention;
   info.backend = device;
   return std::unique_ptr<ModelRunner>(

@@ -37,14 +37,7 @@ Result<std::unique_ptr<ModelRunner>> Runner(const std::string& backend, const Se
 }
 
 std::vector<Answer> RefAnswers() {
-  std::vector<Answer> answers;
-  for (const TreeRequest& request : Requests()) {
-    const auto runner = Runner("ref", Setting{}).value();
-    Driver driver(*runner, Setting{});
-    const uint64_t id = driver.Submit(request);
-    answers.push_back(AnswerOf(driver.Run().at(id)));
-  }
-  return answers;
+  return AnswersAlone([] { return Runner("ref", Setting{}).value(); });
 }
 
 void CheckAnswer(const Answer& actual, const Answer& expected) {
@@ -67,12 +60,10 @@ void CheckDevice(const Setting& setting, bool expect_preemption) {
   REQUIRE((*runner)->info().backend.steps_in_flight == 2);
   Driver driver(**runner, setting);
   for (int32_t round = 0; round < 2; ++round) {
-    std::vector<uint64_t> ids;
-    for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
-    const std::map<uint64_t, TreeFinished> answers = driver.Run();
-    for (size_t i = 0; i < ids.size(); ++i) {
+    const std::vector<Answer> answers = AnswersTogether(driver);
+    for (size_t i = 0; i < answers.size(); ++i) {
       CAPTURE(round, i);
-      CheckAnswer(AnswerOf(answers.at(ids[i])), expected[i]);
+      CheckAnswer(answers[i], expected[i]);
     }
   }
   CHECK(driver.Stats().cached_tokens > 0);
@@ -146,10 +137,8 @@ TEST_CASE("a device with too little memory is refused at the start, with enough 
     CAPTURE(memory_bytes, Name(setting.mode));
     const auto runner = RandomLlama(Config(), 5, ShortOfMemory(setting, memory_bytes)).value();
     Driver driver(*runner, setting);
-    std::vector<uint64_t> ids;
-    for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
-    const std::map<uint64_t, TreeFinished> answers = driver.Run();
-    for (size_t i = 0; i < ids.size(); ++i) CheckAnswer(AnswerOf(answers.at(ids[i])), expected[i]);
+    const std::vector<Answer> answers = AnswersTogether(driver);
+    for (size_t i = 0; i < answers.size(); ++i) CheckAnswer(answers[i], expected[i]);
   }
 }
 #endif

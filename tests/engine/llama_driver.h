@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -150,6 +151,28 @@ inline Answer AnswerOf(const TreeFinished& finished) {
     answer[names.back()] = {branch.token_ids, branch.sum_logprob};
   }
   return answer;
+}
+
+// The answers of Requests(), each by a model of its own.
+inline std::vector<Answer> AnswersAlone(const std::function<std::unique_ptr<ModelRunner>()>& make) {
+  std::vector<Answer> answers;
+  for (const TreeRequest& request : Requests()) {
+    const std::unique_ptr<ModelRunner> runner = make();
+    Driver driver(*runner, Setting{});
+    const uint64_t id = driver.Submit(request);
+    answers.push_back(AnswerOf(driver.Run().at(id)));
+  }
+  return answers;
+}
+
+// The answers of Requests(), all submitted together.
+inline std::vector<Answer> AnswersTogether(Driver& driver) {
+  std::vector<uint64_t> ids;
+  for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
+  const std::map<uint64_t, TreeFinished> finished = driver.Run();
+  std::vector<Answer> answers;
+  for (const uint64_t id : ids) answers.push_back(AnswerOf(finished.at(id)));
+  return answers;
 }
 
 }  // namespace espalier::test

@@ -2,7 +2,6 @@
 // (operations executed late, activations poisoned between steps). The same request gives the same tokens and
 // the same log-probabilities alone, in a batch, cold, from the cache and after preemption, with one and with
 // two steps in flight.
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,38 +21,29 @@ AsyncLlama MakeLlama(const Setting& setting) {
   return MakeAsyncLlama(Config(), 5, setting.kv_blocks, kBlockTokens, setting.steps_in_flight, kMaxRows);
 }
 
-std::vector<Answer> AnswersAlone() {
-  std::vector<Answer> answers;
-  for (const TreeRequest& request : Requests()) {
-    const AsyncLlama llama = MakeLlama(Setting{});
-    Driver driver(*llama.runner, Setting{});
-    const uint64_t id = driver.Submit(request);
-    answers.push_back(AnswerOf(driver.Run().at(id)));
-  }
-  return answers;
-}
-
-// Submits all requests together, and once more when they have ended.
-void CheckTogether(const Setting& setting, const std::vector<Answer>& alone, bool expect_preemption) {
-  CAPTURE(setting.kv_blocks, setting.steps_in_flight, setting.shuffle_seed, Name(setting.mode));
-  const AsyncLlama llama = MakeLlama(setting);
-  Driver driver(*llama.runner, setting);
+// All requests together, and once more when they have ended.
+void CheckTwice(Driver& driver, const std::vector<Answer>& alone, bool expect_preemption) {
   for (int32_t round = 0; round < 2; ++round) {
-    std::vector<uint64_t> ids;
-    for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
-    const std::map<uint64_t, TreeFinished> answers = driver.Run();
-    for (size_t i = 0; i < ids.size(); ++i) {
+    const std::vector<Answer> answers = AnswersTogether(driver);
+    for (size_t i = 0; i < answers.size(); ++i) {
       CAPTURE(round, i);
-      CHECK(AnswerOf(answers.at(ids[i])) == alone[i]);
+      CHECK(answers[i] == alone[i]);
     }
   }
   CHECK(driver.Stats().cached_tokens > 0);
   CHECK((driver.Stats().preemptions > 0) == expect_preemption);
+}
+
+void CheckTogether(const Setting& setting, const std::vector<Answer>& alone, bool expect_preemption) {
+  CAPTURE(setting.kv_blocks, setting.steps_in_flight, setting.shuffle_seed, Name(setting.mode));
+  const AsyncLlama llama = MakeLlama(setting);
+  Driver driver(*llama.runner, setting);
+  CheckTwice(driver, alone, expect_preemption);
   CHECK(llama.backend->attention_calls() == driver.steps() * Config().layers);
 }
 
 TEST_CASE("answers of a real model do not depend on batch, cache, preemption or steps in flight") {
-  const std::vector<Answer> alone = AnswersAlone();
+  const std::vector<Answer> alone = AnswersAlone([] { return MakeLlama(Setting{}).runner; });
   REQUIRE(alone[2].size() == 4 + 4 + 4);
   for (int32_t in_flight = 1; in_flight <= 2; ++in_flight) {
     CheckTogether({.kv_blocks = 100, .steps_in_flight = in_flight}, alone, false);
@@ -80,29 +70,13 @@ std::unique_ptr<ModelRunner> OnCpu(WeightType weights, const std::string& isa, c
 }
 
 void CheckOnCpu(WeightType weights, const std::string& isa) {
-  std::vector<Answer> alone;
-  for (const TreeRequest& request : Requests()) {
-    const auto runner = OnCpu(weights, isa, Setting{});
-    Driver driver(*runner, Setting{});
-    const uint64_t id = driver.Submit(request);
-    alone.push_back(AnswerOf(driver.Run().at(id)));
-  }
+  const std::vector<Answer> alone = AnswersAlone([&] { return OnCpu(weights, isa, Setting{}); });
   for (const Setting& setting : {Setting{.kv_blocks = 100}, Setting{.kv_blocks = 20},
                                  Setting{.kv_blocks = 100, .mode = AttentionMode::kSequence}}) {
     CAPTURE(setting.kv_blocks, Name(setting.mode), Name(weights), isa);
     const auto runner = OnCpu(weights, isa, setting);
     Driver driver(*runner, setting);
-    for (int32_t round = 0; round < 2; ++round) {
-      std::vector<uint64_t> ids;
-      for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
-      const std::map<uint64_t, TreeFinished> answers = driver.Run();
-      for (size_t i = 0; i < ids.size(); ++i) {
-        CAPTURE(round, i);
-        CHECK(AnswerOf(answers.at(ids[i])) == alone[i]);
-      }
-    }
-    CHECK(driver.Stats().cached_tokens > 0);
-    CHECK((driver.Stats().preemptions > 0) == (setting.kv_blocks == 20));
+    CheckTwice(driver, alone, setting.kv_blocks == 20);
   }
 }
 

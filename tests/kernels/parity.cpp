@@ -79,7 +79,7 @@ bool SkipWithout(const std::vector<Candidate>& candidates) {
 
 double Tolerance(DType dtype) { return dtype == DType::kFloat32 ? 5e-6 : 6e-3; }
 
-double ProductTolerance(const Candidate& candidate) {
+double ToleranceOf(const Candidate& candidate) {
   return Tolerance(candidate.weights == WeightType::kInt8 ? DType::kFloat32 : candidate.dtype);
 }
 

@@ -30,8 +30,9 @@ bool SkipWithout(const std::vector<Candidate>& candidates);
 // The largest normalised error of an operation that is still right: bf16 operands hold 8 bits, and their
 // rounding errors average out over a sum.
 double Tolerance(DType dtype);
-// Of a matrix product: int8 operands are made from fp32 and the same in every backend.
-double ProductTolerance(const Candidate& candidate);
+// Of a candidate's operations. With int8 weights that of fp32: operands are made from fp32, the same in every
+// backend.
+double ToleranceOf(const Candidate& candidate);
 
 // sqrt(sum (a - b)^2 / sum b^2): infinite if lengths differ or `actual` holds a NaN or an infinity.
 double NormalisedError(std::span<const float> actual, std::span<const float> expected);

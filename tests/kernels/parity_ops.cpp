@@ -20,7 +20,7 @@ void CompareWithRef(const std::string& what, std::vector<Candidate>& candidates,
   for (Candidate& candidate : candidates) {
     const double error = NormalisedError(operation(*candidate.backend), expected);
     INFO(what << " on " << candidate.name << ": error " << error);
-    REQUIRE(error <= Tolerance(candidate.dtype));
+    REQUIRE(error <= ToleranceOf(candidate));
   }
 }
 
@@ -51,16 +51,6 @@ std::vector<float> RunMatMul(Backend& backend, const std::vector<float>& in,
   });
 }
 
-void CompareProductWithRef(const std::string& what, std::vector<Candidate>& candidates, Backend& ref,
-                           const Operation& operation) {
-  const std::vector<float> expected = operation(ref);
-  for (Candidate& candidate : candidates) {
-    const double error = NormalisedError(operation(*candidate.backend), expected);
-    INFO(what << " on " << candidate.name << ": error " << error);
-    REQUIRE(error <= ProductTolerance(candidate));
-  }
-}
-
 void CheckProducts(std::vector<Candidate>& candidates, Backend& ref) {
   Random random(1);
   const int32_t row_counts[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 128};
@@ -76,9 +66,9 @@ void CheckProducts(std::vector<Candidate>& candidates, Backend& ref) {
     const bool accumulate = Pick(random, 0, 1) == 1;
     const auto before =
         accumulate ? RandomValues(random, static_cast<size_t>(rows * n)) : std::vector<float>{};
-    CompareProductWithRef(
-        "matmul " + std::to_string(rows) + "x" + std::to_string(n) + "x" + std::to_string(k), candidates, ref,
-        [&](Backend& backend) { return RunMatMul(backend, in, weights, bias, before, rows); });
+    CompareWithRef("matmul " + std::to_string(rows) + "x" + std::to_string(n) + "x" + std::to_string(k),
+                   candidates, ref,
+                   [&](Backend& backend) { return RunMatMul(backend, in, weights, bias, before, rows); });
   }
 }
 
@@ -94,7 +84,7 @@ void CheckStackedMatrices(std::vector<Candidate>& candidates, Backend& ref) {
   const std::vector<HostTensor> parts = {{first.data(), DType::kFloat32, 40, kCols},
                                          {second.data(), DType::kBFloat16, 24, kCols},
                                          {third.data(), DType::kFloat16, 8, kCols}};
-  CompareProductWithRef("stacked matrix", candidates, ref, [&](Backend& backend) {
+  CompareWithRef("stacked matrix", candidates, ref, [&](Backend& backend) {
     const MatrixId w = backend.AddMatrix(parts).value();
     const ActivationId a = PoisonedActivation(backend, ActivationKind::kOperand, kCols, kMaxRows);
     const ActivationId c = PoisonedActivation(backend, ActivationKind::kResidual, 72, kMaxRows);
