@@ -43,11 +43,13 @@ extern "C" {
 const char* __tsan_default_options() { return "ignore_noninstrumented_modules=1"; }
 
 // gRPC frees the objects of a call in whichever thread lets go last. Only the innermost frame is matched, so
-// that races in handlers called by gRPC are still reported.
+// that races in handlers called by gRPC are still reported. gRPC's own threads are joined in the background
+// once its last user is gone: a program may end before that.
 const char* __tsan_default_suppressions() {
   return "race_top:^grpc::\n"
          "race_top:^std::_Function_base::~_Function_base\n"
-         "race:^grpc::internal::CallbackWithSuccessTag::Clear\n";  // nothing of ours runs below it
+         "race:^grpc::internal::CallbackWithSuccessTag::Clear\n"  // nothing of ours runs below it
+         "thread:^grpc_core::Thread::Thread\n";
 }
 
 }  // extern "C"
