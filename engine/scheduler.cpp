@@ -27,6 +27,7 @@ bool Scheduler::growing() const { return impl_->growing(); }
 bool Scheduler::idle() const { return impl_->idle(); }
 EngineStats Scheduler::Stats() const { return impl_->Stats(); }
 TreeSnapshot Scheduler::Snapshot() const { return impl_->Snapshot(); }
+void Scheduler::SetAttentionMode(AttentionMode mode) { impl_->SetAttentionMode(mode); }
 int32_t Scheduler::FlushCache() { return impl_->FlushCache(); }
 std::vector<int32_t> Scheduler::FreeBlocks() const { return impl_->FreeBlocks(); }
 Status Scheduler::CheckInvariants() const { return impl_->CheckInvariants(); }
@@ -40,7 +41,7 @@ Scheduler::Impl::Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer>
       builder_(&tree_, options_.shuffle_seed) {
   ESPALIER_CHECK(options_.steps_in_flight == 1 || options_.steps_in_flight == 2);
   ESPALIER_CHECK(options_.engine.max_batch_rows > 0 && options_.engine.prefill_chunk_tokens > 0);
-  options_.plan.mode = options_.engine.attention_mode;
+  SetAttentionMode(options_.engine.attention_mode);
 }
 
 // Life of requests.

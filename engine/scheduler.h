@@ -84,6 +84,9 @@ class Scheduler {
   // Events since the last call, in order.
   std::vector<RequestEvent> TakeEvents();
 
+  // Of the steps planned from now on. What is cached stays.
+  void SetAttentionMode(AttentionMode mode);
+
   int32_t steps_in_flight() const;
   bool idle() const;  // no request
   // All but step_us, forward_us, attention_us, deliver_us and idle_us.

@@ -108,6 +108,7 @@ class Scheduler::Impl {
   bool idle() const { return requests_.empty(); }
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;
+  void SetAttentionMode(AttentionMode mode) { options_.plan.mode = mode; }
   int32_t FlushCache();
   std::vector<int32_t> FreeBlocks() const { return allocator_.free_list(); }
   Status CheckInvariants() const { return tree_.Check(); }

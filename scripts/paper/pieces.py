@@ -75,7 +75,8 @@ def pieces(options):
             + shapes,
         )
     )
-    replay = ["--layers", str(options.replay_layers), "--windows", "1", "--window-steps", str(options.replay_steps)]
+    replay = ["--layers", str(options.replay_layers), "--windows", "2", "--window-steps", str(options.replay_steps)]
+    replay += ["--repeats", str(options.repeats)]
     for branches in ("20", "50"):
         found.append(Piece(f"replay, few-shot {branches}", "replay", [*replay, "--few-shot", branches]))
     for path in RECORDED if folder else ():

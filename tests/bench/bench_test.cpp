@@ -333,6 +333,7 @@ TEST_CASE("replay names the flag at fault") {
       {"--few-shot 0", "--few-shot"},
       {"--few-shot 2 --windows 0", "--windows"},
       {"--few-shot 2 --window-steps 1", "--window-steps"},
+      {"--few-shot 2 --repeats 0", "--repeats"},
       {"--few-shot 2 --head-dim 7", "--head-dim"},
       {"--few-shot 2 --backend cuda", "--peak-gb-per-s"},
       {"--few-shot 2 --layers 1000 --hidden 65536 --ffn 262144", "--layers"},

@@ -54,7 +54,7 @@ class DecodeBench {
     const int32_t most = options_.MostBranches();
     const int32_t prompt = std::min(options_.prompt_tokens, options_.prefill_chunk_tokens);
     const TreeRequest request = FanOut(prompt, most, 2, options_.model.vocab, options_.seed);
-    const auto steps = RunRequest(*runner_, Scheduling(most, options_.modes.front()), request);
+    const auto steps = RequestLoop(*runner_, Scheduling(most, options_.modes.front())).Run(request);
     return steps ? Status() : Status(steps.error());
   }
 
@@ -65,7 +65,7 @@ class DecodeBench {
     std::vector<Samples> samples(options_.modes.size());
     for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
       for (size_t i = 0; i < options_.modes.size(); ++i) {
-        const auto steps = RunRequest(*runner_, Scheduling(branches, options_.modes[i]), request);
+        const auto steps = RequestLoop(*runner_, Scheduling(branches, options_.modes[i])).Run(request);
         if (!steps) return steps.error();
         samples[i].Add(*steps);
         Tell(branches, options_.modes[i], samples[i], progress);

@@ -23,17 +23,23 @@ int64_t NowUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
 }
 
-// The engine's loop around scheduler and runner, with a sample for each step.
-class Loop {
- public:
-  Loop(ModelRunner& runner, const SchedulerOptions& options)
-      : runner_(runner), scheduler_(options, nullptr), block_tokens_(options.engine.block_tokens) {}
+SchedulerOptions Timed(SchedulerOptions options) {
+  options.now_us = NowUs;
+  return options;
+}
 
-  // The samples of `request`, after `cached`, if there is one, has been run for its prefixes.
-  Result<std::vector<StepSample>> Run(const TreeRequest* cached, const TreeRequest& request) {
-    if (cached != nullptr) {
-      if (const Status status = RunToEnd(*cached); !status.ok()) return status.error();
-    }
+}  // namespace
+
+class RequestLoop::Impl {
+ public:
+  Impl(ModelRunner& runner, SchedulerOptions options)
+      : runner_(runner),
+        block_tokens_(options.engine.block_tokens),
+        scheduler_(Timed(std::move(options)), nullptr) {}
+
+  void SetAttentionMode(AttentionMode mode) { scheduler_.SetAttentionMode(mode); }
+
+  Result<std::vector<StepSample>> Run(const TreeRequest& request) {
     if (const Status status = RunToEnd(request); !status.ok()) return status.error();
     return std::move(samples_);
   }
@@ -137,8 +143,8 @@ class Loop {
   }
 
   ModelRunner& runner_;
-  Scheduler scheduler_;
   int32_t block_tokens_;
+  Scheduler scheduler_;
   std::deque<InFlight> in_flight_;
   std::vector<StepSample> samples_;
   Clock::time_point last_end_;
@@ -147,7 +153,12 @@ class Loop {
   uint64_t submitted_ = 0;
 };
 
-}  // namespace
+RequestLoop::RequestLoop(ModelRunner& runner, SchedulerOptions options)
+    : impl_(std::make_unique<Impl>(runner, std::move(options))) {}
+RequestLoop::~RequestLoop() = default;
+
+void RequestLoop::SetAttentionMode(AttentionMode mode) { impl_->SetAttentionMode(mode); }
+Result<std::vector<StepSample>> RequestLoop::Run(const TreeRequest& request) { return impl_->Run(request); }
 
 TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, int32_t vocab,
                    uint64_t seed) {
@@ -180,13 +191,6 @@ SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_
   scheduler.steps_in_flight = std::min(info.backend.steps_in_flight, 2);
   scheduler.max_path_tokens = info.max_positions;
   return scheduler;
-}
-
-Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,
-                                           const TreeRequest& request, const TreeRequest* cached) {
-  SchedulerOptions timed = options;
-  timed.now_us = NowUs;
-  return Loop(runner, timed).Run(cached, request);
 }
 
 }  // namespace espalier::bench

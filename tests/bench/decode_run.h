@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/scheduler.h"
@@ -32,10 +33,23 @@ TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, 
 SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_t max_rows,
                                  int32_t prefill_chunk_tokens, AttentionMode mode);
 
-// Runs one request from start to end on a scheduler of its own, whose cache holds the prefixes of `cached`,
-// run before without samples, or nothing. An error where a step fails or a request does not end with all of
-// its tokens.
-Result<std::vector<StepSample>> RunRequest(ModelRunner& runner, const SchedulerOptions& options,
-                                           const TreeRequest& request, const TreeRequest* cached = nullptr);
+// The engine's loop around a scheduler of its own and a runner, for requests one after the other. Prefixes
+// stay cached from one to the next.
+class RequestLoop {
+ public:
+  // The runner outlives the loop; nobody else uses it or its KV pool meanwhile.
+  RequestLoop(ModelRunner& runner, SchedulerOptions options);
+  ~RequestLoop();
+
+  void SetAttentionMode(AttentionMode mode);  // of the requests run from now on
+
+  // Runs a request from start to end; a sample for each step. An error where a step fails or the request does
+  // not end with all of its tokens; nothing can be run after it.
+  Result<std::vector<StepSample>> Run(const TreeRequest& request);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace espalier::bench

@@ -1,10 +1,12 @@
 #include "tests/bench/replay.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <memory>
 #include <utility>
 
+#include "kernels/base/result.h"
 #include "model/llama.h"
 #include "model/llama_runner.h"
 #include "tests/bench/decode_run.h"
@@ -51,7 +53,6 @@ struct ModeSums {
 
   void Add(const std::vector<StepSample>& samples, const StepCost& cost) {
     for (const StepSample& sample : samples) {
-      if (sample.prefill) continue;
       ++steps;
       tokens += sample.logit_rows;
       decode_us += sample.step_us;
@@ -69,6 +70,23 @@ struct ModeSums {
     }
   }
 };
+
+// The steps of decoding of one window by one mode, of each the repeat that took the median time.
+std::vector<StepSample> MedianSteps(std::vector<std::vector<StepSample>> repeats) {
+  for (std::vector<StepSample>& samples : repeats) std::erase_if(samples, [](auto& s) { return s.prefill; });
+  const auto as_many = [&](auto& samples) { return samples.size() == repeats.front().size(); };
+  ESPALIER_CHECK(std::ranges::all_of(repeats, as_many));
+  std::vector<StepSample> median;
+  for (size_t step = 0; step < repeats.front().size(); ++step) {
+    std::vector<StepSample> same;
+    for (const std::vector<StepSample>& samples : repeats) same.push_back(samples[step]);
+    const auto middle = same.begin() + static_cast<std::ptrdiff_t>(same.size() / 2);
+    std::nth_element(same.begin(), middle, same.end(),
+                     [](const StepSample& a, const StepSample& b) { return a.step_us < b.step_us; });
+    median.push_back(*middle);
+  }
+  return median;
+}
 
 // What all windows need of the model and its KV pool.
 struct Needs {
@@ -153,6 +171,27 @@ Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vecto
   return row;
 }
 
+// Of each mode, in the order of options.modes, the steps of decoding.
+Result<std::vector<std::vector<StepSample>>> RunWindow(const ReplayWindow& window,
+                                                       const ReplayOptions& options,
+                                                       const SchedulerOptions& scheduling,
+                                                       ModelRunner* runner) {
+  RequestLoop loop(*runner, scheduling);
+  if (const auto prefill = loop.Run(window.given); !prefill) return prefill.error();
+  std::vector<std::vector<std::vector<StepSample>>> repeats(options.modes.size());
+  for (int32_t repeat = 0; repeat < options.repeats; ++repeat) {
+    for (size_t m = 0; m < options.modes.size(); ++m) {
+      loop.SetAttentionMode(options.modes[m]);
+      auto samples = loop.Run(window.request);
+      if (!samples) return samples.error();
+      repeats[m].push_back(std::move(*samples));
+    }
+  }
+  std::vector<std::vector<StepSample>> steps;
+  for (auto& of_mode : repeats) steps.push_back(MedianSteps(std::move(of_mode)));
+  return steps;
+}
+
 std::vector<Column> Columns() {
   return {{"tree", "tree"},
           {"mode", "mode"},
@@ -202,21 +241,21 @@ Result<Report> RunReplay(const ReplayOptions& options) {
   const StepCost cost(options.model, info, *peak);
 
   const int32_t chunk = ChunkTokens(options, needs);
+  const SchedulerOptions scheduling =
+      BenchScheduling(info, needs.branches, chunk, chunk, options.modes.front());
   for (size_t w = 0; w < windows.size(); ++w) {
     std::vector<ModeSums> sums;
     for (const AttentionMode mode : options.modes) sums.push_back({.mode = mode});
     for (const ReplayWindow& window : windows[w]) {
-      for (ModeSums& mode : sums) {
-        const auto samples =
-            RunRequest(**runner, BenchScheduling(info, needs.branches, chunk, chunk, mode.mode),
-                       window.request, &window.given);
-        if (!samples) return samples.error();
-        mode.Add(*samples, cost);
+      const auto samples = RunWindow(window, options, scheduling, runner->get());
+      if (!samples) return samples.error();
+      for (size_t m = 0; m < sums.size(); ++m) {
+        sums[m].Add((*samples)[m], cost);
         char text[200];
         std::snprintf(text, sizeof text, "%s, %s: %lld tokens given, %lld drawn, %.1f ms of decoding so far",
-                      options.workloads[w].name.c_str(), std::string(Name(mode.mode)).c_str(),
+                      options.workloads[w].name.c_str(), std::string(Name(sums[m].mode)).c_str(),
                       static_cast<long long>(window.given_tokens),
-                      static_cast<long long>(window.generated_tokens), mode.decode_us * 1e-3);
+                      static_cast<long long>(window.generated_tokens), sums[m].decode_us * 1e-3);
         progress.Say(text);
       }
     }
@@ -224,12 +263,12 @@ Result<Report> RunReplay(const ReplayOptions& options) {
       report.rows.push_back(Row(options.workloads[w], info, sums, mode, cost));
   }
   char title[200];
-  std::snprintf(
-      title, sizeof title,
-      "model    random, %.3f M parameters, %s, weights %s, %d layers; %d windows of %d steps a tree",
-      static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype),
-      Name(info.backend.weights, info.backend.dtype), info.attention.layers, options.windows,
-      options.window_steps);
+  std::snprintf(title, sizeof title,
+                "model    random, %.3f M parameters, %s, weights %s, %d layers; %d windows of %d steps a "
+                "tree, %d repeats",
+                static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype),
+                Name(info.backend.weights, info.backend.dtype), info.attention.layers, options.windows,
+                options.window_steps, options.repeats);
   report.title = title;
   report.columns = Columns();
   return report;

@@ -47,6 +47,7 @@ ReplayCommand::ReplayCommand(CLI::App* program)
   Add("--branch-tokens", branch_tokens_, "Tokens of a few-shot branch");
   Add("--windows", options_.windows, "Stretches of each workload that are decoded, evenly spread over it");
   Add("--window-steps", options_.window_steps, "Steps of decoding in a stretch");
+  Add("--repeats", options_.repeats, "How often a stretch is decoded, all modes in turn");
   AddShapeFlags(&options_.model);
   Add("--prefill-chunk-tokens", options_.prefill_chunk_tokens, "Most tokens of a prefill step");
   Add("--seed", options_.seed, "Of weights, tokens and sampling");
@@ -61,6 +62,7 @@ void ReplayCommand::Read(FlagReader* reader) {
   reader->CheckRange("branch-tokens", branch_tokens_, 1, kMaxTokens);
   reader->CheckRange("windows", options_.windows, 1, 1 << 20);
   reader->CheckRange("window-steps", options_.window_steps, 2, kMaxTokens);
+  reader->CheckRange("repeats", options_.repeats, 1, 100000);
   reader->CheckRange("prefill-chunk-tokens", options_.prefill_chunk_tokens, 1, kMaxTokens);
   options_.modes = ReadModes(reader);
   const std::vector<WeightType> weights = reader->Weights("weights", weights_);
