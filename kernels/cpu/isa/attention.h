@@ -21,18 +21,17 @@ void PackQueries(const Tile<P>& t) {
   }
 }
 
-// Scores of packed rows [begin, end) against kPanels groups of 16 keys.
-template <typename P, int32_t kPanels>
-void ScorePanels(const Tile<P>& t, int32_t begin, int32_t end, const Piece<P>& keys,
-                 float* const (&out)[kPanels], int64_t out_stride) {
-  TileRows<P> rows;
-  rows.a = t.Queries(begin);
-  rows.a_stride = t.args.head_dim;
-  for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = out[p];
-  rows.c_stride = out_stride;
-  rows.from_zero = true;
-  rows.ahead = nullptr;
-  MultiplyRows<P, kPanels>(rows, end - begin, &keys, 1);
+// Scores of packed rows [begin, end) against 16 keys.
+template <typename P>
+void ScorePanel(const Tile<P>& t, int32_t begin, int32_t end, const typename P::Weight* keys, float* out,
+                int64_t out_stride) {
+  Piece<P> piece;
+  piece.weights[0] = keys;
+  piece.operand_offset = 0;
+  piece.lines = t.args.head_dim / P::kStep;
+  const TileRows<P> rows = {t.Queries(begin), t.args.head_dim, {out}, out_stride, true};
+  EvenTiles tiles;
+  MultiplyRows<1>(rows, end - begin, &piece, 1, &tiles);
 }
 
 // All blocks of a run for packed rows that see all of them.
@@ -54,7 +53,6 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Brin
   rows.a_stride = t.args.head_dim;
   rows.c_stride = kScoreStride;
   rows.from_zero = true;
-  rows.ahead = nullptr;
   int32_t panel = 0;
   for (; panel + kTilePanels <= panels; panel += kTilePanels) {
     Piece<P> pieces[kParts];
@@ -67,10 +65,10 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Brin
       pieces[i].operand_offset = int64_t{i} * lines * P::kStep;
       pieces[i].lines = lines;
     }
-    BringRows<P, kTilePanels>(rows, end - begin, pieces, kParts, bringer);
+    MultiplyRows<kTilePanels>(rows, end - begin, pieces, kParts, bringer);
   }
   for (; panel < panels; ++panel) {
-    ScorePanels<P, 1>(t, begin, end, {{keys(panel)}, 0, lines * kParts}, {out(panel)}, kScoreStride);
+    ScorePanel(t, begin, end, keys(panel), out(panel), kScoreStride);
   }
 }
 
@@ -81,8 +79,7 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const int32_t packed = t.Packed(row);
   for (int32_t slot = visit.slot_begin / kLanes * kLanes; slot < visit.slot_end; slot += kLanes) {
     const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.head_dim;
-    ScorePanels<P, 1>(t, packed, packed + t.group, {{keys}, 0, t.args.head_dim / P::kStep}, {t.x.tile + slot},
-                      tokens);
+    ScorePanel(t, packed, packed + t.group, keys, t.x.tile + slot, tokens);
   }
   for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
     const PlanEntry& entry = t.args.entries[i];
@@ -174,7 +171,7 @@ void ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row,
       pieces[i].operand_offset = block.column;
       pieces[i].lines = lines;
     }
-    BringRows<P, kPanels>(rows, count, pieces, pieces_here, bringer);
+    MultiplyRows<kPanels>(rows, count, pieces, pieces_here, bringer);
   }
 }
 
@@ -187,7 +184,6 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
   rows.a_stride = stride;
   rows.c_stride = t.args.head_dim;
   rows.from_zero = from_zero;
-  rows.ahead = nullptr;
   int32_t dim = 0;
   for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
     ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines, bringer);

@@ -1,8 +1,8 @@
 // For kernels_*.cpp only, after attention_visits.h: everything has internal linkage.
 #pragma once
 
-// What the parts of attention share: the memory of an item, the stream of KV that is brought nearer while
-// other KV is multiplied, and the register tile that does both.
+// What the parts of attention share: the memory of an item, and the stream of KV that register tiles bring
+// nearer while they multiply other KV.
 namespace espalier::cpu {
 namespace {
 
@@ -61,17 +61,34 @@ class Bringer {
   // All keys or values of the segment have been read.
   void PhaseDone() { read_block_ = -1; }
 
+  // For MultiplyRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it brings
+  // as many lines as it reads where it is low, half as many where another one of the same rows follows.
+  template <int32_t kRows, int32_t kPanels>
+  static constexpr int32_t kAheadLines = kRows > 4 ? (kPanels + 1) / 2 : kPanels;
+
+  static int32_t RowsOfNext(int32_t rows) { return rows; }
+
+  template <int32_t kLines>
+  ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {
+    for (int32_t i = 0; i < count; ++i) {
+      const char* taken = TakeBytes(int64_t{64} * kLines * pieces[i].lines);
+      // What has just been read is as near as can be.
+      pieces[i].ahead = taken != nullptr ? taken : reinterpret_cast<const char*>(pieces[i].weights[0]);
+      pieces[i].ahead_step = int64_t{64} * kLines;
+    }
+  }
+
+ private:
+  static constexpr int32_t kAheadParts = 32;
+
   // So many bytes to be brought nearer now; null if enough are.
-  ESPALIER_INLINE const char* Take(int64_t bytes) {
+  ESPALIER_INLINE const char* TakeBytes(int64_t bytes) {
     if (left_ <= 0 && !NextPart()) return nullptr;
     const char* taken = next_;
     next_ += bytes;
     left_ -= bytes;
     return taken;
   }
-
- private:
-  static constexpr int32_t kAheadParts = 32;
 
   // What is read now has not been brought yet: all of it at once.
   __attribute__((noinline)) void Hurry() {
@@ -125,95 +142,6 @@ class Bringer {
   const char* next_ = nullptr;
   int64_t left_ = 0;
 };
-
-// Lines that a tile brings nearer for each line of each panel that it multiplies: as many as it reads where
-// it is low, half as many where another one of the same rows follows.
-template <int32_t kRows, int32_t kPanels>
-constexpr int32_t kBring = kRows > 4 ? (kPanels + 1) / 2 : kPanels;
-
-template <typename P, int32_t kRows, int32_t kPanels>
-ESPALIER_INLINE void MultiplyAndBring(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                      const char* ahead, Vec (&acc)[kRows][kPanels]) {
-  // Rows three apart share a pointer: few enough registers for any kRows.
-  constexpr int32_t kBases = (kRows + 2) / 3;
-  const typename P::Operand* bases[kBases];
-#pragma GCC unroll 16
-  for (int32_t i = 0; i < kBases; ++i) bases[i] = a + 3 * i * a_stride;
-  const typename P::Weight* weights[kPanels];
-  for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
-  for (int32_t line = 0; line < piece.lines; ++line) {
-    typename P::Line w[kPanels];
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) {
-      w[p] = P::LoadLine(weights[p]);
-      weights[p] += kLanes * P::kStep;
-    }
-#pragma GCC unroll 16
-    for (int32_t i = 0; i < kBring<kRows, kPanels>; ++i) __builtin_prefetch(ahead + int64_t{64} * i, 0, 3);
-    ahead += int64_t{64} * kBring<kRows, kPanels>;
-#pragma GCC unroll 16
-    for (int32_t r = 0; r < kRows; ++r) {
-      const typename P::Broadcast x = P::LoadOperand(bases[r / 3] + (r % 3) * a_stride);
-#pragma GCC unroll 16
-      for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = P::MulAdd(w[p], x, acc[r][p]);
-    }
-#pragma GCC unroll 16
-    for (int32_t i = 0; i < kBases; ++i) bases[i] += P::kStep;
-  }
-}
-
-// As MultiplyTile; ahead[i] is what piece i brings nearer.
-template <typename P, int32_t kRows, int32_t kPanels>
-__attribute__((noinline, noclone)) void BringingTile(const TileRows<P>& rows, const Piece<P>* pieces,
-                                                     const char* const* ahead, int32_t count) {
-  Vec acc[kRows][kPanels];
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) {
-      acc[r][p] = rows.from_zero ? Set1(0.0F) : Load(rows.c[p] + r * rows.c_stride);
-    }
-  }
-  for (int32_t i = 0; i < count; ++i) {
-    MultiplyAndBring<P, kRows, kPanels>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i], ahead[i],
-                                        acc);
-  }
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) Store(rows.c[p] + r * rows.c_stride, acc[r][p]);
-  }
-}
-
-// The tallest tile of at most `count` rows; returns its height.
-template <typename P, int32_t kPanels, int32_t kSize = 0>
-ESPALIER_INLINE int32_t BringSome(const TileRows<P>& rows, int32_t count, const Piece<P>* pieces,
-                                  int32_t piece_count, Bringer<P>* bringer) {
-  constexpr int32_t kRows = kRowSizes[kSize];
-  if constexpr (kRows > 1) {
-    if (count < kRows) return BringSome<P, kPanels, kSize + 1>(rows, count, pieces, piece_count, bringer);
-  }
-  const char* ahead[kMostPieces];
-  for (int32_t i = 0; i < piece_count; ++i) {
-    const char* next = bringer->Take(int64_t{64} * kBring<kRows, kPanels> * pieces[i].lines);
-    // What has just been read is as near as can be.
-    ahead[i] = next != nullptr ? next : reinterpret_cast<const char*>(pieces[i].weights[0]);
-  }
-  BringingTile<P, kRows, kPanels>(rows, pieces, ahead, piece_count);
-  return kRows;
-}
-
-// As MultiplyRows, at most kMostPieces pieces.
-template <typename P, int32_t kPanels>
-void BringRows(TileRows<P> rows, int32_t count, const Piece<P>* pieces, int32_t piece_count,
-               Bringer<P>* bringer) {
-  while (count > 0) {
-    const int32_t done = BringSome<P, kPanels>(rows, count, pieces, piece_count, bringer);
-    count -= done;
-    rows.a += done * rows.a_stride;
-    for (int32_t p = 0; p < kPanels; ++p) rows.c[p] += done * rows.c_stride;
-  }
-}
 
 }  // namespace
 }  // namespace espalier::cpu

@@ -114,13 +114,14 @@ float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
   alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
   Piece<Bf16Product> piece = {};
-  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false, nullptr};
+  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
   for (int32_t p = 0; p < kTilePanels; ++p) {
     piece.weights[p] = weights[p];
     rows.c[p] = c[0] + p * kLanes;
   }
   piece.lines = kLines;
-  for (int64_t i = 0; i < rounds; ++i) MultiplyTile<Bf16Product, kRows, kTilePanels>(rows, &piece, 1);
+  EvenTiles walk;
+  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(rows, kRows, &piece, 1, &walk);
   *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
   return c[0][0];
 }

@@ -56,7 +56,6 @@ TileRows<P> RowsOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
   for (int32_t p = 0; p < kTilePanels; ++p) rows.c[p] = block.c + row * args.c_stride + (panel + p) * kLanes;
   rows.c_stride = args.c_stride;
   rows.from_zero = false;
-  rows.ahead = nullptr;
   return rows;
 }
 
@@ -75,7 +74,7 @@ constexpr int64_t kAheadBytes = 12 << 10;  // at least: what memory brings is th
 // Tiles into which few rows are divided: enough for each to bring nearer what is its share.
 template <int32_t kPanels>
 constexpr int32_t StreamTiles(int32_t rows, int32_t tallest) {
-  const int32_t least = (64 * kPanels + kMostAheadStep - 1) / kMostAheadStep;
+  const int32_t least = (64 * kPanels + EvenTiles::kMostStep - 1) / EvenTiles::kMostStep;
   return TilesOf(rows, tallest) < least ? least : TilesOf(rows, tallest);
 }
 
@@ -100,11 +99,10 @@ template <typename P, int32_t kPanels>
 int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
   const int32_t tiles = StreamTiles<kPanels>(args.rows, kRowSizes[0]);
   for (; panel + kPanels <= block.panels; panel += kPanels) {
-    const Piece<P> piece = PieceOf<P, kPanels>(args, block, panel, k);
-    TileRows<P> rows = RowsOf(args, block, 0, panel);
-    rows.ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
-    rows.ahead_step = (64 * kPanels + tiles - 1) / tiles;
-    MultiplyRows<P, kPanels>(rows, args.rows, &piece, 1, tiles);
+    Piece<P> piece = PieceOf<P, kPanels>(args, block, panel, k);
+    const char* ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
+    EvenTiles walk = {tiles, ahead, (64 * kPanels + tiles - 1) / tiles};
+    MultiplyRows<kPanels>(RowsOf(args, block, 0, panel), args.rows, &piece, 1, &walk);
   }
   return panel;
 }
@@ -131,7 +129,8 @@ void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t ro
   for (; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
     pieces[count] = PieceOf<P, kPanels>(args, block, panel, k);
   }
-  MultiplyRows<P, kPanels>(RowsOf(args, block, row, panel), rows, pieces, count);
+  EvenTiles walk;
+  MultiplyRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
 }
 
 // Many rows: a stretch of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.

@@ -26,8 +26,7 @@ struct Int8Rows {
   float* c;  // of the first row and panel
   int64_t c_stride;
   const float* weight_scales;  // of the first panel
-  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most
-  // kMostAheadStep.
+  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer.
   const char* ahead;
   int64_t ahead_step;
 };

@@ -6,15 +6,18 @@
 namespace espalier::cpu {
 namespace {
 
-// A stretch of k: where its lines lie, of kTilePanels panels (or one), and its operands relative to the row.
+// A stretch of k: where its lines lie, of kTilePanels panels (or fewer), and its operands relative to the
+// row.
 template <typename P>
 struct Piece {
   const typename P::Weight* weights[kTilePanels];
   int64_t operand_offset;  // elements
   int32_t lines;           // of 16 outputs by P::kStep of k
+  // What a tile brings nearer between its products: some lines from here on, and for each line of its own
+  // `ahead_step` bytes further on.
+  const char* ahead;
+  int64_t ahead_step;
 };
-
-constexpr int64_t kMostAheadStep = 128;
 
 // Rows of operands and of C. C may lie in another place for each panel.
 template <typename P>
@@ -24,15 +27,17 @@ struct TileRows {
   float* c[kTilePanels];
   int64_t c_stride;  // floats
   bool from_zero;    // C is overwritten; otherwise added to
-  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer, at most
-  // kMostAheadStep.
-  const char* ahead;
-  int64_t ahead_step = kMostAheadStep;
+
+  template <int32_t kPanels>
+  void Skip(int32_t rows) {
+    a += rows * a_stride;
+    for (int32_t p = 0; p < kPanels; ++p) c[p] += rows * c_stride;
+  }
 };
 
-template <typename P, int32_t kRows, int32_t kPanels>
+template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
 ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                   const char* ahead, int64_t ahead_step, Vec (&acc)[kRows][kPanels]) {
+                                   Vec (&acc)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
   const typename P::Operand* bases[kBases];
@@ -40,6 +45,8 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
   for (int32_t i = 0; i < kBases; ++i) bases[i] = a + 3 * i * a_stride;
   const typename P::Weight* weights[kPanels];
   for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
+  const char* ahead = piece.ahead;
+  const int64_t ahead_step = piece.ahead_step;
   for (int32_t line = 0; line < piece.lines; ++line) {
     typename P::Line w[kPanels];
 #pragma GCC unroll 16
@@ -47,9 +54,9 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
       w[p] = P::LoadLine(weights[p]);
       weights[p] += kLanes * P::kStep;
     }
-    if constexpr (kPanels > 1) {
-      __builtin_prefetch(ahead, 0, 3);
-      __builtin_prefetch(ahead + 64, 0, 3);
+    if constexpr (kAheadLines > 0) {
+#pragma GCC unroll 16
+      for (int32_t i = 0; i < kAheadLines; ++i) __builtin_prefetch(ahead + int64_t{64} * i, 0, 3);
       ahead += ahead_step;
     }
 #pragma GCC unroll 16
@@ -63,7 +70,8 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
   }
 }
 
-template <typename P, int32_t kRows, int32_t kPanels>
+// Brings kAheadLines lines nearer for each line of the pieces.
+template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
 __attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, const Piece<P>* pieces,
                                                      int32_t count) {
   Vec acc[kRows][kPanels];
@@ -75,9 +83,8 @@ __attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, co
     }
   }
   for (int32_t i = 0; i < count; ++i) {
-    const void* ahead = rows.ahead == nullptr ? static_cast<const void*>(pieces[i].weights[0]) : rows.ahead;
-    MultiplyPiece<P, kRows, kPanels>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
-                                     static_cast<const char*>(ahead), rows.ahead_step, acc);
+    MultiplyPiece<kRows, kPanels, kAheadLines>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
+                                               acc);
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -96,31 +103,53 @@ constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32
   return TilesOf(rows, tiles > least ? tiles : least);
 }
 
-// The tallest tile of at most `count` rows; returns its height.
-template <typename P, int32_t kPanels, int32_t kSize = 0>
-ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, const Piece<P>* pieces,
-                                     int32_t piece_count) {
-  constexpr int32_t kRows = kRowSizes[kSize];
-  if constexpr (kRows == 1) {
-    MultiplyTile<P, kRows, kPanels>(rows, pieces, piece_count);
-    return kRows;
-  } else {
-    if (count < kRows) return MultiplySome<P, kPanels, kSize + 1>(rows, count, pieces, piece_count);
-    MultiplyTile<P, kRows, kPanels>(rows, pieces, piece_count);
-    return kRows;
+// How products walk over rows: by so many tiles, as equal as can be. Each brings its share nearer of what
+// lies from `next` on, if it is not null.
+struct EvenTiles {
+  static constexpr int64_t kMostStep = 128;
+  template <int32_t kRows, int32_t kPanels>
+  static constexpr int32_t kAheadLines = kPanels > 1 ? 2 : 0;
+
+  int32_t tiles = 1;
+  const char* next = nullptr;
+  int64_t step = kMostStep;  // bytes a line, at most kMostStep
+
+  int32_t RowsOfNext(int32_t rows) { return RowsOfTile(kRowSizes, rows, tiles--); }
+
+  template <int32_t kLines, typename P>
+  ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {
+    if constexpr (kLines > 0) {
+      for (int32_t i = 0; i < count; ++i) {
+        // What has just been read is as near as can be.
+        pieces[i].ahead = next == nullptr ? reinterpret_cast<const char*>(pieces[i].weights[0]) : next;
+        pieces[i].ahead_step = step;
+        if (next != nullptr) next += step * pieces[i].lines;
+      }
+    }
   }
+};
+
+// The tallest tile of at most `count` rows; returns its height.
+template <int32_t kPanels, int32_t kSize = 0, typename P, typename Walk>
+ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, Piece<P>* pieces,
+                                     int32_t piece_count, Walk* walk) {
+  constexpr int32_t kRows = kRowSizes[kSize];
+  if constexpr (kRows > 1) {
+    if (count < kRows) return MultiplySome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
+  }
+  constexpr int32_t kAheadLines = Walk::template kAheadLines<kRows, kPanels>;
+  walk->template Take<kAheadLines>(pieces, piece_count);
+  MultiplyTile<kRows, kPanels, kAheadLines>(rows, pieces, piece_count);
+  return kRows;
 }
 
-template <typename P, int32_t kPanels>
-void MultiplyRows(TileRows<P> rows, int32_t count, const Piece<P>* pieces, int32_t piece_count,
-                  int32_t tiles = 1) {
-  for (; count > 0; --tiles) {
-    const int32_t done =
-        MultiplySome<P, kPanels>(rows, RowsOfTile(kRowSizes, count, tiles), pieces, piece_count);
+// `walk` (EvenTiles, Bringer) divides the rows into tiles, and says what the pieces bring nearer.
+template <int32_t kPanels, typename P, typename Walk>
+void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count, Walk* walk) {
+  while (count > 0) {
+    const int32_t done = MultiplySome<kPanels>(rows, walk->RowsOfNext(count), pieces, piece_count, walk);
     count -= done;
-    rows.a += done * rows.a_stride;
-    if (rows.ahead != nullptr) rows.ahead += rows.ahead_step * pieces[0].lines;
-    for (int32_t p = 0; p < kPanels; ++p) rows.c[p] += done * rows.c_stride;
+    rows.template Skip<kPanels>(done);
   }
 }
 
