@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+
 namespace espalier {
 
 // Products with int8 weights. A row of weights (an output) is q * scale with q in [-127, 127] and one fp32

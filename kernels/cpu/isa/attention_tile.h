@@ -66,7 +66,10 @@ class Bringer {
   template <int32_t kRows, int32_t kPanels>
   static constexpr int32_t kAheadLines = kRows > 4 ? (kPanels + 1) / 2 : kPanels;
 
-  static int32_t RowsOfNext(int32_t rows) { return rows; }
+  template <int32_t kSizes>
+  static int32_t RowsOfNext(const int32_t (&)[kSizes], int32_t rows) {
+    return rows;
+  }
 
   template <int32_t kLines>
   ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {

@@ -60,7 +60,7 @@ TileRows<P> RowsOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
 }
 
 // Panels [panel, panel + kPanels), k from `k` to the end of its chunk or of A.
-template <typename P, int32_t kPanels>
+template <int32_t kPanels, typename P>
 Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
   Piece<P> piece;
   for (int32_t p = 0; p < kPanels; ++p) piece.weights[p] = block.Panel(k, panel + p);
@@ -95,11 +95,11 @@ const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typen
 }
 
 // Chunk k of the block's panels from `panel` on, while there are kPanels; returns the first that is left.
-template <typename P, int32_t kPanels>
+template <int32_t kPanels, typename P>
 int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
-  const int32_t tiles = StreamTiles<kPanels>(args.rows, kRowSizes[0]);
+  const int32_t tiles = StreamTiles<kPanels>(args.rows, P::kTileRows[0]);
   for (; panel + kPanels <= block.panels; panel += kPanels) {
-    Piece<P> piece = PieceOf<P, kPanels>(args, block, panel, k);
+    Piece<P> piece = PieceOf<kPanels>(args, block, panel, k);
     const char* ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
     EvenTiles walk = {tiles, ahead, (64 * kPanels + tiles - 1) / tiles};
     MultiplyRows<kPanels>(RowsOf(args, block, 0, panel), args.rows, &piece, 1, &walk);
@@ -113,21 +113,21 @@ int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t pa
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    const int32_t panel = args.rows == 1 ? StreamPanels<P, kOneRowPanels>(args, block, 0, k)
-                                         : StreamPanels<P, kTilePanels>(args, block, 0, k);
-    StreamPanels<P, 1>(args, block, panel, k);
+    const int32_t panel = args.rows == 1 ? StreamPanels<kOneRowPanels>(args, block, 0, k)
+                                         : StreamPanels<kTilePanels>(args, block, 0, k);
+    StreamPanels<1>(args, block, panel, k);
   }
 }
 
 constexpr int32_t kStretchPieces = 4;  // chunks of k of a block whose weights stay in L2
 
-template <typename P, int32_t kPanels>
+template <int32_t kPanels, typename P>
 void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows,
                      int32_t panel, int32_t k) {
   Piece<P> pieces[kStretchPieces];
   int32_t count = 0;
   for (; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
-    pieces[count] = PieceOf<P, kPanels>(args, block, panel, k);
+    pieces[count] = PieceOf<kPanels>(args, block, panel, k);
   }
   EvenTiles walk;
   MultiplyRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
@@ -137,13 +137,13 @@ void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t ro
 template <typename P>
 void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
-    for (int32_t row = 0; row < args.rows; row += kRowSizes[0]) {
-      const int32_t rows = args.rows - row < kRowSizes[0] ? args.rows - row : kRowSizes[0];
+    for (int32_t row = 0; row < args.rows; row += P::kTileRows[0]) {
+      const int32_t rows = args.rows - row < P::kTileRows[0] ? args.rows - row : P::kTileRows[0];
       int32_t panel = 0;
       for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-        MultiplyStretch<P, kTilePanels>(args, block, row, rows, panel, k);
+        MultiplyStretch<kTilePanels>(args, block, row, rows, panel, k);
       }
-      for (; panel < block.panels; ++panel) MultiplyStretch<P, 1>(args, block, row, rows, panel, k);
+      for (; panel < block.panels; ++panel) MultiplyStretch<1>(args, block, row, rows, panel, k);
     }
   }
 }

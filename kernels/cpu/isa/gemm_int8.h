@@ -10,179 +10,81 @@ namespace {
 
 static_assert(kInt8Group == kChunkK);
 
-// Where weights and operands lie; for the parts of gemm.h that only move pointers.
 struct Int8Product {
   using Weight = uint8_t;
   using Operand = int8_t;
+  using Line = Int8Line;
+  using Broadcast = Int8Operand;
+  using Sum = Int8Sum;
   static constexpr int32_t kStep = 4;
+  static constexpr const auto& kTileRows = kInt8RowSizes;
+  static ESPALIER_INLINE Line LoadLine(const Weight* p) { return LoadInt8Line(p); }
+  static ESPALIER_INLINE Broadcast LoadOperand(const Operand* p) { return LoadInt8Operand(p); }
+  static ESPALIER_INLINE Sum MulAdd(Line w, Broadcast a, Sum sum) { return Int8MulAdd(w, a, sum); }
 };
 
-struct Int8Rows {
-  const int8_t* a;  // of the first row, at the beginning of the chunk of k
+// C is always added to, and its panels lie side by side.
+template <>
+struct TileRows<Int8Product> {
+  const int8_t* a;
   int64_t a_stride;
-  const float* scales;    // of the first row for the chunk of k; `groups` from row to row
+  const float* scales;    // of the first row's groups; `groups` from row to row
   const int32_t* starts;  // likewise
   int64_t groups;
-  float* c;  // of the first row and panel
+  float* c;
   int64_t c_stride;
   const float* weight_scales;  // of the first panel
-  // Weights needed later, or null: each tile brings `ahead_step` bytes a line nearer.
-  const char* ahead;
-  int64_t ahead_step;
+
+  template <int32_t kPanels>
+  void Skip(int32_t rows) {
+    a += rows * a_stride;
+    scales += rows * groups;
+    starts += rows * groups;
+    c += rows * c_stride;
+  }
 };
 
-Int8Rows Int8RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row, int32_t panel,
-                    int32_t k) {
-  const int64_t group = row * args.a_groups + k / kInt8Group;
+TileRows<Int8Product> RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row,
+                             int32_t panel) {
   float* c = block.c + panel * kLanes;
-  return {static_cast<const int8_t*>(args.a) + row * args.a_stride + k,
+  return {static_cast<const int8_t*>(args.a) + row * args.a_stride,
           args.a_stride,
-          args.a_scales + group,
-          args.a_starts + group,
+          args.a_scales + row * args.a_groups,
+          args.a_starts + row * args.a_groups,
           args.a_groups,
           c + row * args.c_stride,
           args.c_stride,
-          args.weight_scales + (c - args.c),
-          nullptr,
-          0};
+          args.weight_scales + (c - args.c)};
 }
 
-template <int32_t kRows, int32_t kPanels>
-__attribute__((noinline, noclone)) void MultiplyInt8Tile(const Int8Rows& rows,
-                                                         const Piece<Int8Product>& piece) {
-  const Int8Rows tile = rows;  // what is stored to C cannot change these
-  // Rows three apart share a pointer: few enough registers for any kRows.
-  constexpr int32_t kBases = (kRows + 2) / 3;
-  const int8_t* bases[kBases];
-#pragma GCC unroll 16
-  for (int32_t i = 0; i < kBases; ++i) bases[i] = tile.a + 3 * i * tile.a_stride;
-  const uint8_t* weights[kPanels];
-  for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
-  const char* ahead = tile.ahead != nullptr ? tile.ahead : reinterpret_cast<const char*>(weights[0]);
-  Int8Sum sums[kRows][kPanels];
-#pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-    const Int8Sum start = StartInt8Sum(tile.starts[r * tile.groups]);
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = start;
-  }
-  for (int32_t line = 0; line < piece.lines; ++line) {
-    Int8Line w[kPanels];
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) {
-      w[p] = LoadInt8Line(weights[p]);
-      weights[p] += kLanes * Int8Product::kStep;
-    }
-    if constexpr (kPanels > 1) {
-      __builtin_prefetch(ahead, 0, 3);
-      __builtin_prefetch(ahead + 64, 0, 3);
-      ahead += tile.ahead_step;
-    }
+// A piece is a chunk of k, whose sums are integers until C takes them in.
+template <int32_t kRows, int32_t kPanels, int32_t kAheadLines>
+__attribute__((noinline, noclone)) void MultiplyTile(const TileRows<Int8Product>& rows,
+                                                     const Piece<Int8Product>* pieces, int32_t count) {
+  const TileRows<Int8Product> tile = rows;  // what is stored to C cannot change these
+  for (const Piece<Int8Product>* piece = pieces; piece != pieces + count; ++piece) {
+    const int64_t group = piece->operand_offset / kInt8Group;
+    Int8Sum sums[kRows][kPanels];
 #pragma GCC unroll 16
     for (int32_t r = 0; r < kRows; ++r) {
-      const Int8Operand a = LoadInt8Operand(bases[r / 3] + (r % 3) * tile.a_stride);
+      const Int8Sum start = StartInt8Sum(tile.starts[r * tile.groups + group]);
 #pragma GCC unroll 16
-      for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = Int8MulAdd(w[p], a, sums[r][p]);
+      for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = start;
     }
+    MultiplyPiece<kRows, kPanels, kAheadLines>(tile.a + piece->operand_offset, tile.a_stride, *piece, sums);
+    Vec weight_scales[kPanels];
 #pragma GCC unroll 16
-    for (int32_t i = 0; i < kBases; ++i) bases[i] += Int8Product::kStep;
-  }
-  Vec weight_scales[kPanels];
+    for (int32_t p = 0; p < kPanels; ++p) weight_scales[p] = Load(tile.weight_scales + p * kLanes);
 #pragma GCC unroll 16
-  for (int32_t p = 0; p < kPanels; ++p) weight_scales[p] = Load(tile.weight_scales + p * kLanes);
+    for (int32_t r = 0; r < kRows; ++r) {
+      const Vec scale = Set1(tile.scales[r * tile.groups + group]);
+      float* c = tile.c + r * tile.c_stride;
 #pragma GCC unroll 16
-  for (int32_t r = 0; r < kRows; ++r) {
-    const Vec scale = Set1(tile.scales[r * tile.groups]);
-    float* c = tile.c + r * tile.c_stride;
-#pragma GCC unroll 16
-    for (int32_t p = 0; p < kPanels; ++p) {
-      const Vec sum = Mul(FinishInt8Sum(sums[r][p]), scale);
-      Store(c + p * kLanes, MulAdd(sum, weight_scales[p], Load(c + p * kLanes)));
-    }
-  }
-}
-
-// The tallest tile of at most `count` rows; returns its height.
-template <int32_t kPanels, int32_t kSize = 0>
-ESPALIER_INLINE int32_t MultiplySomeInt8(const Int8Rows& tile, int32_t count,
-                                         const Piece<Int8Product>& piece) {
-  constexpr int32_t kRows = kInt8RowSizes[kSize];
-  if constexpr (kRows > 1) {
-    if (count < kRows) return MultiplySomeInt8<kPanels, kSize + 1>(tile, count, piece);
-  }
-  MultiplyInt8Tile<kRows, kPanels>(tile, piece);
-  return kRows;
-}
-
-template <int32_t kPanels>
-void MultiplyInt8Rows(Int8Rows tile, int32_t count, int32_t tiles, const Piece<Int8Product>& piece) {
-  for (; count > 0; --tiles) {
-    const int32_t done = MultiplySomeInt8<kPanels>(tile, RowsOfTile(kInt8RowSizes, count, tiles), piece);
-    count -= done;
-    tile.a += done * tile.a_stride;
-    tile.scales += done * tile.groups;
-    tile.starts += done * tile.groups;
-    tile.c += done * tile.c_stride;
-    if (tile.ahead != nullptr) tile.ahead += tile.ahead_step * piece.lines;
-  }
-}
-
-// As StreamPanels.
-template <int32_t kPanels>
-int32_t StreamInt8Panels(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t panel,
-                         int32_t k) {
-  const int32_t tiles = StreamTiles<kPanels>(args.rows, kInt8RowSizes[0]);
-  for (; panel + kPanels <= block.panels; panel += kPanels) {
-    const auto piece = PieceOf<Int8Product, kPanels>(args, block, panel, k);
-    Int8Rows tile = Int8RowsOf(args, block, 0, panel, k);
-    tile.ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
-    tile.ahead_step = (64 * kPanels + tiles - 1) / tiles;
-    MultiplyInt8Rows<kPanels>(tile, args.rows, tiles, piece);
-  }
-  return panel;
-}
-
-// As StreamBlock.
-void StreamInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
-  for (int32_t k = 0; k < args.k; k += kChunkK) {
-    const int32_t panel = args.rows == 1 ? StreamInt8Panels<kOneRowPanels>(args, block, 0, k)
-                                         : StreamInt8Panels<kTilePanels>(args, block, 0, k);
-    StreamInt8Panels<1>(args, block, panel, k);
-  }
-}
-
-template <int32_t kPanels>
-void MultiplyInt8Stretch(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row, int32_t rows,
-                         int32_t panel, int32_t k_begin) {
-  const int32_t stretch_end = k_begin + kStretchPieces * kChunkK;
-  const int32_t k_end = args.k < stretch_end ? args.k : stretch_end;
-  for (int32_t k = k_begin; k < k_end; k += kChunkK) {
-    MultiplyInt8Rows<kPanels>(Int8RowsOf(args, block, row, panel, k), rows, 1,
-                              PieceOf<Int8Product, kPanels>(args, block, panel, k));
-  }
-}
-
-// As TileBlock, but that a tile of C is in L1 between chunks.
-void TileInt8Block(const GemmArgs& args, const GemmBlock<Int8Product>& block) {
-  for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
-    for (int32_t row = 0; row < args.rows; row += kInt8RowSizes[0]) {
-      const int32_t rows = args.rows - row < kInt8RowSizes[0] ? args.rows - row : kInt8RowSizes[0];
-      int32_t panel = 0;
-      for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-        MultiplyInt8Stretch<kTilePanels>(args, block, row, rows, panel, k);
+      for (int32_t p = 0; p < kPanels; ++p) {
+        const Vec sum = Mul(FinishInt8Sum(sums[r][p]), scale);
+        Store(c + p * kLanes, MulAdd(sum, weight_scales[p], Load(c + p * kLanes)));
       }
-      for (; panel < block.panels; ++panel) MultiplyInt8Stretch<1>(args, block, row, rows, panel, k);
     }
-  }
-}
-
-void GemmInt8(const GemmArgs& args, int32_t index) {
-  const auto block = FindBlock<Int8Product>(args, index);
-  StartBlock(args, block);
-  if (args.rows <= kFewRows) {
-    StreamInt8Block(args, block);
-  } else {
-    TileInt8Block(args, block);
   }
 }
 
@@ -228,9 +130,10 @@ float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
   Piece<Int8Product> piece = {};
   piece.lines = kChunkK / Int8Product::kStep;
   for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
-  const Int8Rows tile = {operands[0],          kChunkK,       scales,  starts, 1, c[0],
-                         kTilePanels * kLanes, weight_scales, nullptr, 0};
-  for (int64_t i = 0; i < rounds; ++i) MultiplyInt8Tile<kRows, kTilePanels>(tile, piece);
+  const TileRows<Int8Product> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
+                                      kTilePanels * kLanes, weight_scales};
+  EvenTiles walk;
+  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(tile, kRows, &piece, 1, &walk);
   *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
   return c[0][0];
 }

@@ -7,7 +7,8 @@
 #include "kernels/cpu/kernel_table.h"
 
 // How a line of 16 outputs and kStep values of k is multiplied by an operand: the only thing in which the
-// element types differ. `Weight` is what weights, K and V are stored as; `Operand` what rows, Q and P are.
+// element types differ. `Weight` is what weights, K and V are stored as; `Operand` what rows, Q and P are;
+// kTileRows are the rows that a register tile can have, descending.
 namespace espalier::cpu {
 namespace {
 
@@ -17,8 +18,14 @@ ESPALIER_INLINE bf16_t RoundToBf16(float value) {
   return static_cast<bf16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
+// What products that add up in fp32 have in common.
+struct FloatSums {
+  using Sum = Vec;
+  static constexpr const auto& kTileRows = kRowSizes;
+};
+
 // fp32 by fp32.
-struct Fp32Product {
+struct Fp32Product : FloatSums {
   using Weight = float;
   using Operand = float;
   static constexpr int32_t kStep = 1;
@@ -35,7 +42,7 @@ struct Fp32Product {
 };
 
 // bf16 by fp32: the pair becomes two lines of fp32, added in ascending k.
-struct ExpandProduct {
+struct ExpandProduct : FloatSums {
   using Weight = bf16_t;
   using Operand = float;
   static constexpr int32_t kStep = 2;
@@ -61,7 +68,7 @@ struct ExpandProduct {
 
 #if defined(__AVX512BF16__)
 // bf16 by bf16, pairs by vdpbf16ps.
-struct DotProduct {
+struct DotProduct : FloatSums {
   using Weight = bf16_t;
   using Operand = bf16_t;
   static constexpr int32_t kStep = 2;

@@ -10,7 +10,7 @@ constexpr KernelTable MakeTable(const char* isa) {
   table.bf16_operands = kBf16Operands;
   table.gemm_bf16 = Gemm<Bf16Product>;
   table.gemm_fp32 = Gemm<Fp32Product>;
-  table.gemm_int8 = GemmInt8;
+  table.gemm_int8 = Gemm<Int8Product>;
   table.quantize_row = QuantizeRow;
   table.attention_bf16 = Attend<Bf16Product>;
   table.attention_fp32 = Attend<Fp32Product>;

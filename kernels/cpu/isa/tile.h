@@ -37,7 +37,7 @@ struct TileRows {
 
 template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
 ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                   Vec (&acc)[kRows][kPanels]) {
+                                   typename P::Sum (&sums)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
   const typename P::Operand* bases[kBases];
@@ -63,7 +63,7 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
     for (int32_t r = 0; r < kRows; ++r) {
       const typename P::Broadcast x = P::LoadOperand(bases[r / 3] + (r % 3) * a_stride);
 #pragma GCC unroll 16
-      for (int32_t p = 0; p < kPanels; ++p) acc[r][p] = P::MulAdd(w[p], x, acc[r][p]);
+      for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = P::MulAdd(w[p], x, sums[r][p]);
     }
 #pragma GCC unroll 16
     for (int32_t i = 0; i < kBases; ++i) bases[i] += P::kStep;
@@ -114,7 +114,10 @@ struct EvenTiles {
   const char* next = nullptr;
   int64_t step = kMostStep;  // bytes a line, at most kMostStep
 
-  int32_t RowsOfNext(int32_t rows) { return RowsOfTile(kRowSizes, rows, tiles--); }
+  template <int32_t kSizes>
+  int32_t RowsOfNext(const int32_t (&sizes)[kSizes], int32_t rows) {
+    return RowsOfTile(sizes, rows, tiles--);
+  }
 
   template <int32_t kLines, typename P>
   ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {
@@ -133,7 +136,7 @@ struct EvenTiles {
 template <int32_t kPanels, int32_t kSize = 0, typename P, typename Walk>
 ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, Piece<P>* pieces,
                                      int32_t piece_count, Walk* walk) {
-  constexpr int32_t kRows = kRowSizes[kSize];
+  constexpr int32_t kRows = P::kTileRows[kSize];
   if constexpr (kRows > 1) {
     if (count < kRows) return MultiplySome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
   }
@@ -147,7 +150,8 @@ ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, Pie
 template <int32_t kPanels, typename P, typename Walk>
 void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count, Walk* walk) {
   while (count > 0) {
-    const int32_t done = MultiplySome<kPanels>(rows, walk->RowsOfNext(count), pieces, piece_count, walk);
+    const int32_t done =
+        MultiplySome<kPanels>(rows, walk->RowsOfNext(P::kTileRows, count), pieces, piece_count, walk);
     count -= done;
     rows.template Skip<kPanels>(done);
   }
