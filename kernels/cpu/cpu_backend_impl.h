@@ -16,7 +16,8 @@
 
 namespace espalier::cpu {
 
-// Set-up lies in cpu_setup.cpp, the operations of a step in cpu_step.cpp, the rest in cpu_backend.cpp.
+// Set-up lies in cpu_setup.cpp and cpu_costs.cpp, the operations of a step in cpu_step.cpp, the rest in
+// cpu_backend.cpp.
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const BackendOptions& options, const KernelTable& kernels, std::unique_ptr<ThreadPool> pool);
@@ -80,6 +81,9 @@ class CpuBackend final : public Backend {
   GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);
   void Quantize(const Activation& in, int64_t first_row, GemmArgs* args);
   void RunProduct(const PackedMatrix& w, const GemmArgs& args);
+  // What attention of this shape costs, measured on KV of its own; the defaults where there is no memory for
+  // it.
+  PlanCosts MeasureCosts(const AttentionShape& shape, int32_t block_tokens);
   // Memory of attention for tiles and item lists of this size.
   void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials);
   AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int32_t thread) const;

@@ -12,6 +12,9 @@ namespace {
 
 constexpr int32_t kTilePackedRows = 128;  // rows times GQA group: their scores of a segment stay in L2
 
+// Costs are measured for pools of at least this: it takes as long as some steps of a small model.
+constexpr int64_t kMeasuredPoolBytes = int64_t{128} << 20;
+
 template <typename Id, typename T>
 Id Append(std::vector<T>* objects, T object) {
   objects->push_back(std::move(object));
@@ -77,6 +80,8 @@ Result<KvId> CpuBackend::AddKv(const AttentionShape& shape, int32_t blocks, int3
   Result<KvPool> kv = KvPool::Create(shape, blocks, block_tokens);
   if (!kv) return kv.error();
   info_.plan.max_tile_rows = std::clamp(kTilePackedRows / shape.group(), 1, info_.plan.max_tile_rows);
+  const int64_t pool_bytes = shape.KvBytesPerTokenLayer() * shape.layers * blocks * block_tokens;
+  if (pool_bytes >= kMeasuredPoolBytes) info_.plan.costs = MeasureCosts(shape, block_tokens);
   return Append<KvId>(&kv_pools_, std::move(*kv));
 }
 

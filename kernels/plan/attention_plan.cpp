@@ -68,7 +68,7 @@ class Planner {
     tile.first_entry = static_cast<int32_t>(first_entry);
     tile.entries = static_cast<int32_t>(plan_.entries.size() - first_entry);
     tile.tokens = sums.tokens;
-    tile.cost = plan::CostOf(sums.tokens, sums.pairs, shape_.group());
+    tile.cost = plan::CostOf(sums.tokens, sums.pairs, shape_.group(), options_.costs);
     tiles_.push_back(tile);
   }
 
@@ -78,9 +78,7 @@ class Planner {
     CloseTile(rows, first, sums);
   }
 
-  void Cut() {
-    cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_.processors, options_.max_partials);
-  }
+  void Cut() { cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_); }
 
   // Room is made once: a plan of megabytes that grows by doubling takes most of its time from the kernel.
   void AddTiles(const std::vector<RowRange>& tiles) {

@@ -45,6 +45,15 @@ struct AttentionShape {
   }
 };
 
+// What work costs. Unit: the two multiply-adds (QK and PV) of one query head with one element of one KV
+// token; so a token costs `token` once, and 1 for each query head that sees it. They decide where KV is cut,
+// never the bits of a result. Defaults: measured on a CPU with AVX-512 and bf16 KV.
+struct PlanCosts {
+  int64_t token = 32;
+  int64_t partial = 32;  // of writing and folding one partial of one query head
+  int64_t item = 1024;   // of starting an item
+};
+
 // What the executing kernel can do and what work costs on it.
 struct PlanOptions {
   AttentionMode mode = AttentionMode::kFlatten;
@@ -54,6 +63,7 @@ struct PlanOptions {
   int32_t chunk_tokens = 256;  // kNodeChunk: length of a chunk
   // Partials that the device has memory for: cuts that would need more are not made (kFlatten, kSequence).
   int64_t max_partials = std::numeric_limits<int64_t>::max();
+  PlanCosts costs;
 };
 
 // A run of tokens in one KV block. Cached tokens (first_own_row < 0) are all seen by the rows [row_begin,

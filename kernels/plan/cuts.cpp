@@ -13,12 +13,13 @@ constexpr int64_t kManyUnits = 16;
 class Cutter {
  public:
   Cutter(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries, const AttentionShape& shape,
-         int32_t processors, int64_t max_partials)
+         const PlanOptions& options)
       : tiles_(tiles),
         entries_(entries),
         shape_(shape),
-        processors_(std::max(processors, 1)),
-        max_partials_(max_partials) {}
+        costs_(options.costs),
+        processors_(std::max(options.processors, 1)),
+        max_partials_(options.max_partials) {}
 
   Cuts Run() const {
     Cuts best;
@@ -50,7 +51,7 @@ class Cutter {
       const int64_t pieces = (tile.cost - 1) / limit + 1;
       if (pieces <= 1) {
         part.entries = tile.entries;
-        part.cost = tile.cost + kItemCost;
+        part.cost = tile.cost + costs_.item;
         parts.push_back(part);
       } else {
         CutTile(tile, pieces, part, &parts);
@@ -65,25 +66,25 @@ class Cutter {
     const int32_t end = tile.first_entry + tile.entries;
     int64_t done = 0;
     int64_t piece = 1;
-    part.cost = kItemCost;
+    part.cost = costs_.item;
     for (int32_t e = tile.first_entry; e < end; ++e) {
       const PlanEntry& entry = entries_[static_cast<size_t>(e)];
-      const int64_t cost = CostOf(entry, shape_.group());
+      const int64_t cost = CostOf(entry, shape_.group(), costs_);
       part.cost += cost;
       done += cost;
       const bool border = e + 1 == end || SegmentOf(entries_[static_cast<size_t>(e) + 1]) != SegmentOf(entry);
       if (!border) continue;
-      part.cost += int64_t{tile.rows.size()} * shape_.group() * kPartialCost;
+      part.cost += int64_t{tile.rows.size()} * shape_.group() * costs_.partial;
       if (e + 1 < end && done * pieces < tile.cost * piece) continue;
       part.entries = e + 1 - part.first_entry;
       part.whole = part.entries == tile.entries;
       parts->push_back(part);
       part.first_entry = e + 1;
-      part.cost = kItemCost;
+      part.cost = costs_.item;
       while (done * pieces >= tile.cost * piece) ++piece;
     }
     // One segment only: nothing to cut.
-    if (parts->size() == first + 1) parts->back().cost = tile.cost + kItemCost;
+    if (parts->size() == first + 1) parts->back().cost = tile.cost + costs_.item;
   }
 
   // Those of the cut parts: a partial for each row and segment.
@@ -132,6 +133,7 @@ class Cutter {
   const std::vector<Tile>& tiles_;
   const std::vector<PlanEntry>& entries_;
   const AttentionShape& shape_;
+  const PlanCosts costs_;
   int32_t processors_;
   int64_t max_partials_;
 };
@@ -139,8 +141,8 @@ class Cutter {
 }  // namespace
 
 Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-              const AttentionShape& shape, int32_t processors, int64_t max_partials) {
-  return Cutter(tiles, entries, shape, processors, max_partials).Run();
+              const AttentionShape& shape, const PlanOptions& options) {
+  return Cutter(tiles, entries, shape, options).Run();
 }
 
 }  // namespace espalier::plan

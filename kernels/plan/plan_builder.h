@@ -9,12 +9,6 @@
 
 namespace espalier::plan {
 
-// The cost model. Unit: the two multiply-adds (QK and PV) of one query head with one element of one KV token,
-// so a token costs `kTokenCost` once and 1 for each query head that sees it. Fitted to measured tree
-// attention on a CPU with bf16 KV, where loading a token cost as much as 30 to 60 heads' work on it.
-inline constexpr int64_t kTokenCost = 32;
-inline constexpr int64_t kPartialCost = 32;  // of writing and folding one partial of one query head
-inline constexpr int64_t kItemCost = 1024;   // of starting an item
 // A border between tiles counts as this many tokens on top of those that both tiles then load.
 inline constexpr int64_t kTileTokens = 16;
 // Neighbouring rows that share less than this part (one in ...) of the shorter path go to separate tiles: the
@@ -102,11 +96,11 @@ struct TilePart {
 
 inline int32_t SegmentOf(const PlanEntry& entry) { return entry.position / kSegmentTokens; }
 
-inline int64_t CostOf(int64_t tokens, int64_t pairs, int32_t group) {
-  return tokens * kTokenCost + pairs * group;
+inline int64_t CostOf(int64_t tokens, int64_t pairs, int32_t group, const PlanCosts& costs) {
+  return tokens * costs.token + pairs * group;
 }
-inline int64_t CostOf(const PlanEntry& entry, int32_t group) {
-  return CostOf(entry.tokens, int64_t{entry.tokens} * (entry.row_end - entry.row_begin), group);
+inline int64_t CostOf(const PlanEntry& entry, int32_t group, const PlanCosts& costs) {
+  return CostOf(entry.tokens, int64_t{entry.tokens} * (entry.row_end - entry.row_begin), group, costs);
 }
 
 struct Cuts {
@@ -114,10 +108,10 @@ struct Cuts {
   int64_t time = 0;             // when the last processor ends, by the cost model
 };
 
-// Cuts the tiles that keep `processors` from ending together, on segment borders; others stay whole. The cut
-// tiles form at most `max_partials` partials.
+// Cuts the tiles that keep processors from ending together, on segment borders; others stay whole. The cut
+// tiles form at most options.max_partials partials.
 Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
-              const AttentionShape& shape, int32_t processors, int64_t max_partials);
+              const AttentionShape& shape, const PlanOptions& options);
 
 // Smaller gains are not worth more cuts or lower tiles: one part in this many.
 inline constexpr int64_t kEvenPart = 32;

@@ -184,6 +184,7 @@ class WorkloadBench {
                       {"runs", run.step_us.size()}};
     row["roofline_memory_us"] = RoundUs(roofline.memory_us);
     row["roofline_products_us"] = RoundUs(roofline.products_us);
+    row["plan_costs"] = CostsJson(rig_->info().plan.costs);
     row["limit"] = roofline.memory_us >= roofline.products_us ? "memory" : "products";
     const double bytes_per_s = common.kv_read_bytes / (time_us * 1e-6);
     row["achieved_bytes_per_s"] = bytes_per_s;

@@ -12,13 +12,18 @@ namespace espalier::bench {
 
 namespace {
 
+constexpr int64_t kPoolBytes = int64_t{256} << 20;
+
 // What the backend's planner is told for this shape.
 Result<BackendInfo> PlannedFor(const PlanBenchOptions& options) {
   auto backend = CreateBackend(options.backend);
   if (!backend) return backend.error();
   AttentionShape shape = options.shape;
   shape.layers = 1;
-  if (auto kv = (*backend)->AddKv(shape, 1, options.block_tokens); !kv) return kv.error();
+  // As large as those of models are, for which a backend measures its costs; nothing is written to it.
+  const int64_t block_bytes = shape.KvBytesPerTokenLayer() * options.block_tokens;
+  const auto blocks = static_cast<int32_t>(options.backend.name == "cpu" ? kPoolBytes / block_bytes + 1 : 1);
+  if (auto kv = (*backend)->AddKv(shape, blocks, options.block_tokens); !kv) return kv.error();
   BackendInfo info = (*backend)->info();
   if (options.processors > 0) info.plan.processors = options.processors;
   return info;
@@ -33,12 +38,13 @@ double TimePlan(const TreeBatch& batch, const AttentionShape& shape, const PlanO
 }
 
 Json Row(const TreeShape& workload, AttentionMode mode, const TreeBatch& batch, const AttentionPlan& plan,
-         const std::vector<double>& us) {
+         const PlanCosts& costs, const std::vector<double>& us) {
   Json row;
   row["workload"] = workload.name;
   row["mode"] = Name(mode);
   row["query_rows"] = batch.rows();
   row["nodes"] = batch.nodes.size();
+  row["plan_costs"] = CostsJson(costs);
   row["items"] = plan.items.size();
   row["entries"] = plan.entries.size();
   row["partials"] = plan.partials;
@@ -76,15 +82,17 @@ Result<Report> RunPlanBench(const PlanBenchOptions& options) {
     for (size_t m = 0; m < options.modes.size(); ++m) {
       plan_options.mode = options.modes[m];
       TimePlan(batch, shape, plan_options, &plan);
-      report.rows.push_back(Row(workload, options.modes[m], batch, *plan, us[m]));
+      report.rows.push_back(Row(workload, options.modes[m], batch, *plan, plan_options.costs, us[m]));
     }
   }
-  char title[160];
+  char title[320];
   std::snprintf(
       title, sizeof title,
-      "plans    %d/%d heads of %d, tiles of %d rows, %d processors, blocks of %d tokens, %d repeats",
+      "plans    %d/%d heads of %d, tiles of %d rows, %d processors, blocks of %d tokens, %d repeats\n"
+      "costs    token %lld, partial %lld, item %lld; one head's work on one token is 1",
       shape.query_heads, shape.kv_heads, shape.head_dim, info->plan.max_tile_rows, info->plan.processors,
-      options.block_tokens, options.repeats);
+      options.block_tokens, options.repeats, static_cast<long long>(info->plan.costs.token),
+      static_cast<long long>(info->plan.costs.partial), static_cast<long long>(info->plan.costs.item));
   report.title = title;
   report.columns = {{"workload", "workload"},
                     {"mode", "mode"},

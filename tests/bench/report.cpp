@@ -64,6 +64,10 @@ Json MakeRow(const CommonFields& fields) {
   return row;
 }
 
+Json CostsJson(const PlanCosts& costs) {
+  return {{"token", costs.token}, {"partial", costs.partial}, {"item", costs.item}};
+}
+
 std::string ToJson(const Report& report) {
   Json root;
   root["schema"] = kSchema;

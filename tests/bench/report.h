@@ -29,6 +29,9 @@ struct CommonFields {
   double plan_us = 0.0;
 };
 
+// {"token": ..., "partial": ..., "item": ...}: what the planner reckoned with.
+Json CostsJson(const PlanCosts& costs);
+
 // An object with the common fields, to which a command adds its own. Bytes and operations become integers.
 Json MakeRow(const CommonFields& fields);
 

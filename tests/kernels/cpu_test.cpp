@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -166,6 +167,38 @@ TEST_CASE("KV pools that cannot be are refused by name") {
   CHECK(field(64, 4, 24) == "block_tokens");
   CHECK(field(128, INT32_MAX, 256) == "kv-cache-bytes");
   CHECK(field(64, 2, 16) == "accepted");
+}
+
+TEST_CASE("What attention costs is measured for a KV pool of a model's size, and leaves nothing behind") {
+  BackendOptions options;
+  options.threads = 2;
+  options.max_rows = 64;
+  Result<std::unique_ptr<Backend>> backend = CreateCpuBackend(options);
+  REQUIRE(backend.ok());
+  AttentionShape shape;
+  shape.layers = 32;
+  shape.query_heads = 8;
+  shape.kv_heads = 2;
+  shape.head_dim = 64;
+  const auto costs_with = [&](int32_t blocks) {
+    const Result<KvId> kv = (*backend)->AddKv(shape, blocks, 16);
+    REQUIRE(kv.ok());
+    const PlanCosts costs = (*backend)->info().plan.costs;
+    return std::array<int64_t, 3>{costs.token, costs.partial, costs.item};
+  };
+  const PlanCosts unmeasured;
+  CHECK(costs_with(4) == std::array<int64_t, 3>{unmeasured.token, unmeasured.partial, unmeasured.item});
+  const auto [token, partial, item] = costs_with(1024);  // 256 MiB
+  CHECK((token >= 4 && token <= 256));
+  CHECK((partial >= 8 && partial <= 256));
+  CHECK((item >= 64 && item <= 65536));
+  // Ids count what was added.
+  const Result<ActivationId> first = (*backend)->AddActivation(ActivationKind::kResidual, 32);
+  REQUIRE(first.ok());
+  CHECK(static_cast<int32_t>(*first) == 0);
+  const Result<KvId> third = (*backend)->AddKv(shape, 4, 16);
+  REQUIRE(third.ok());
+  CHECK(static_cast<int32_t>(*third) == 2);
 }
 
 TEST_CASE("Peaks of the machine are measured") {

@@ -42,6 +42,8 @@ PlanOptions RandomOptions(Random& random) {
   options.max_tile_rows = Pick(random, 0, 3) == 0 ? Pick(random, 1, 5) : Pick(random, 6, 70);
   options.processors = Pick(random, 0, 1) == 0 ? Pick(random, 1, 4) : Pick(random, 5, 140);
   options.chunk_tokens = Pick(random, 1, 300);
+  if (Pick(random, 0, 1) == 0)
+    options.costs = {Pick(random, 1, 256), Pick(random, 1, 256), Pick(random, 1, 1 << 16)};
   return options;
 }
 
@@ -188,7 +190,7 @@ double Unevenness(const AttentionPlan& plan, const AttentionShape& shape, int32_
   for (const PlanItem& item : plan.items) {
     int64_t cost = 0;
     for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
-      cost += plan::CostOf(plan.entries[static_cast<size_t>(e)], shape.group());
+      cost += plan::CostOf(plan.entries[static_cast<size_t>(e)], shape.group(), PlanCosts{});
     }
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
       const int64_t done = free_at.top() + cost;
