@@ -324,6 +324,25 @@ TEST_CASE("replay decodes windows of trees, every mode the same steps") {
   CHECK(few_shot.at("tokens") == 2 * 4 * 3);
 }
 
+TEST_CASE("replay tells the type of the weights, of which int8 are fewer bytes") {
+  std::vector<Json> rows;
+  for (const std::string type : {"bfloat16", "int8"}) {
+    const std::string command = std::string(kTinyReplay) +
+                                "--few-shot 3 --prompt-tokens 40 --branch-tokens 30 --modes flatten " +
+                                (type == "int8" ? "--weights int8" : "--weights dtype");
+    CHECK(Run(command).out.find(" MB of " + type + " weights read a step") != std::string::npos);
+    rows.push_back(RunJson(command).at("rows").at(0));
+    CHECK(rows.back().at("weights") == type);
+    CHECK(rows.back().at("dtype") == "bfloat16");
+  }
+  CAPTURE(rows[0].dump(), rows[1].dump());
+  const double ratio = rows[1].at("weight_bytes").get<double>() / rows[0].at("weight_bytes").get<double>();
+  CHECK(ratio > 0.5);
+  CHECK(ratio < 0.65);  // half, and scales
+  for (const char* same : {"steps", "tokens", "kv_read_bytes", "flop"})
+    CHECK(rows[0].at(same) == rows[1].at(same));
+}
+
 TEST_CASE("replay names the flag at fault") {
   const auto [arguments, flag] = GENERATE(table<const char*, const char*>({
       {"", "--trees"},
@@ -335,6 +354,8 @@ TEST_CASE("replay names the flag at fault") {
       {"--few-shot 2 --window-steps 1", "--window-steps"},
       {"--few-shot 2 --repeats 0", "--repeats"},
       {"--few-shot 2 --head-dim 7", "--head-dim"},
+      {"--few-shot 2 --weights int4", "--weights: must be one of dtype, int8, got 'int4'"},
+      {"--few-shot 2 --weights dtype,int8", "--weights"},
       {"--few-shot 2 --backend cuda", "--peak-gb-per-s"},
       {"--few-shot 2 --layers 1000 --hidden 65536 --ffn 262144", "--layers"},
   }));

@@ -13,6 +13,8 @@ constexpr AttentionMode kAllModes[] = {AttentionMode::kFlatten, AttentionMode::k
                                        AttentionMode::kMasked, AttentionMode::kNode,
                                        AttentionMode::kNodeChunk};
 
+std::vector<std::string> WeightTypes() { return {Name(WeightType::kDType), Name(WeightType::kInt8)}; }
+
 std::vector<std::string> Split(const std::string& text, char separator) {
   std::vector<std::string> parts;
   size_t begin = 0;
@@ -136,11 +138,14 @@ DType FlagReader::Type(std::string_view flag, const std::string& text) {
   return text == Name(DType::kFloat32) ? DType::kFloat32 : DType::kBFloat16;
 }
 
+WeightType FlagReader::Weight(std::string_view flag, const std::string& text) {
+  CheckOneOf(flag, text, WeightTypes());
+  return text == Name(WeightType::kInt8) ? WeightType::kInt8 : WeightType::kDType;
+}
+
 std::vector<WeightType> FlagReader::Weights(std::string_view flag, const std::string& text) {
   std::vector<WeightType> types;
-  for (const std::string& name : Names(flag, text, {Name(WeightType::kDType), Name(WeightType::kInt8)})) {
-    types.push_back(name == Name(WeightType::kInt8) ? WeightType::kInt8 : WeightType::kDType);
-  }
+  for (const std::string& name : Names(flag, text, WeightTypes())) types.push_back(Weight(flag, name));
   return types;
 }
 

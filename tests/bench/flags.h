@@ -32,7 +32,9 @@ class FlagReader {
   std::vector<AttentionMode> Modes(std::string_view flag, const std::string& text);
   // "bfloat16" or "float32".
   DType Type(std::string_view flag, const std::string& text);
-  // "dtype,int8": each once.
+  // "dtype" or "int8".
+  WeightType Weight(std::string_view flag, const std::string& text);
+  // "dtype,int8".
   std::vector<WeightType> Weights(std::string_view flag, const std::string& text);
   void CheckOneOf(std::string_view flag, const std::string& text, const std::vector<std::string>& names);
 

@@ -157,6 +157,7 @@ Json Row(const ReplayWorkload& workload, const ModelInfo& info, const std::vecto
   common.plan_us = sums.plan_us;
   Json row = MakeRow(common);
   row["weights"] = Name(info.backend.weights, info.backend.dtype);
+  row["weight_bytes"] = info.weight_bytes;
   row["tree"] = workload.name;
   row["trees"] = workload.trees.size();
   row["skipped_trees"] = workload.skipped_trees;
@@ -264,11 +265,11 @@ Result<Report> RunReplay(const ReplayOptions& options) {
   }
   char title[200];
   std::snprintf(title, sizeof title,
-                "model    random, %.3f M parameters, %s, weights %s, %d layers; %d windows of %d steps a "
-                "tree, %d repeats",
-                static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype),
-                Name(info.backend.weights, info.backend.dtype), info.attention.layers, options.windows,
-                options.window_steps, options.repeats);
+                "model    random, %.3f M parameters, %s, %d layers, %.1f MB of %s weights read a step; "
+                "%d windows of %d steps a tree, %d repeats",
+                static_cast<double>(info.parameters) * 1e-6, Name(info.backend.dtype), info.attention.layers,
+                static_cast<double>(info.weight_bytes) * 1e-6, Name(info.backend.weights, info.backend.dtype),
+                options.windows, options.window_steps, options.repeats);
   report.title = title;
   report.columns = Columns();
   return report;

@@ -65,11 +65,7 @@ void ReplayCommand::Read(FlagReader* reader) {
   reader->CheckRange("repeats", options_.repeats, 1, 100000);
   reader->CheckRange("prefill-chunk-tokens", options_.prefill_chunk_tokens, 1, kMaxTokens);
   options_.modes = ReadModes(reader);
-  const std::vector<WeightType> weights = reader->Weights("weights", weights_);
-  if (weights.size() == 1)
-    options_.model.weights = weights.front();
-  else if (!weights.empty())
-    reader->Fail("weights", "must be one type, got '" + weights_ + "'");
+  options_.model.weights = reader->Weight("weights", weights_);
   if (reader->problems().empty()) ReadWorkloads(reader);
 }
 
