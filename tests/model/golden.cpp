@@ -60,6 +60,17 @@ void CompareGreedy(const Golden& golden, const std::vector<int32_t>& tokens, Gol
                                              golden.greedy.begin());
 }
 
+// `logits` of the prompt and the greedy tokens behind it.
+void CompareBest(const Golden& golden, const std::vector<float>& logits, int32_t vocab,
+                 GoldenReport& report) {
+  for (size_t i = 0; i < golden.greedy.size(); ++i) {
+    if (golden.margins[i] < kLeastMargin) continue;
+    const float* row = logits.data() + (golden.prompt.size() - 1 + i) * static_cast<size_t>(vocab);
+    ++report.best_checked;
+    if (std::max_element(row, row + vocab) - row == golden.greedy[i]) ++report.best_equal;
+  }
+}
+
 }  // namespace
 
 std::vector<Golden> ReadGoldens(const std::filesystem::path& file) {
@@ -101,6 +112,7 @@ GoldenReport Compare(const Golden& golden, ModelRunner& runner, int32_t chunk) {
   const auto logits = decoder.AllLogits(whole, chunk);
   REQUIRE(logits.ok());
   CompareLogits(golden, *logits, vocab, report);
+  CompareBest(golden, *logits, vocab, report);
   const auto text_logits = golden.text == whole ? logits : decoder.AllLogits(golden.text, chunk);
   REQUIRE(text_logits.ok());
   CompareLogprobs(golden, *text_logits, vocab, report);

@@ -37,6 +37,8 @@ struct GoldenReport {
   double logit_error = 0.0;    // max |difference| / max |logit| over the rows
   int32_t greedy_checked = 0;  // choices up to the first margin under 1e-3
   int32_t greedy_equal = 0;    // of them, up to the first that differs
+  int32_t best_checked = 0;    // choices with a margin of 1e-3 at least
+  int32_t best_equal = 0;      // of them, each behind the same tokens: those with the same most likely token
   double logprob_mean_error = 0.0;
   double logprob_max_error = 0.0;
 };
