@@ -48,13 +48,14 @@ RANKINGS = {
 
 @dataclass
 class Outcome:
-    """One method on all problems: truth values and tokens of each. `n`: of best-of-n, else 0."""
+    """One method on all problems: truth value, tokens and text of each. `n`: of best-of-n, else 0."""
 
     kind: str
     name: str
     n: int = 0
     right: list = field(default_factory=list)
     spent: list = field(default_factory=list)
+    texts: list = field(default_factory=list)
 
     @property
     def tokens(self):
@@ -66,12 +67,12 @@ class Outcome:
         return 100 * sum(self.right) / len(self.right)
 
 
-def ways(task):
-    """Everything that is asked of the server for a problem, in one request."""
+def ways(task, best_of_n=True):
+    """Everything that is asked of the server for a problem, in one request; without best-of-n no samples for it."""
+    samples = {"texts": Plain("texts", MOST_TEXTS[task.name]), "judged": judged("judged", MOST_JUDGED[task.name])}
     return {
         "greedy": Plain("greedy", 1, 0.0),
-        "texts": Plain("texts", MOST_TEXTS[task.name]),
-        "judged": judged("judged", MOST_JUDGED[task.name]),
+        **(samples if best_of_n else {}),
         "beam": Stepwise("beam", *BEAM),
         "trees": [Stepwise(f"tree{index}", *shape) for index, shape in enumerate(LADDER[task.name])],
     }
@@ -97,19 +98,17 @@ def ask(service, task, problems, seed, wanted, jobs):
             yield answer
 
 
-def measure(service, task, problems, seed, jobs):
+def measure(service, task, problems, seed, jobs, best_of_n=True):
     """An Outcome for each method and, of best-of-n, each n."""
-    asked, outcomes = ways(task), {}
+    asked, outcomes = ways(task, best_of_n), {}
 
     def add(problem, kind, name, n, text, tokens):
         outcome = outcomes.setdefault((name, n), Outcome(kind, name, n))
+        outcome.texts.append(text)
         outcome.right.append(task.check(*problem, text))
         outcome.spent.append(tokens)
 
-    for problem, answer in zip(problems, ask(service, task, problems, seed, requested(asked), jobs)):
-        (greedy,) = methods.candidates(answer, asked["greedy"])
-        texts, steps = (methods.candidates(answer, asked[kind]) for kind in ("texts", "judged"))
-        add(problem, "greedy", "greedy", 0, greedy.text, greedy.tokens)
+    def add_samples(problem, texts, steps):
         add(problem, "sample", "one sample", 0, texts[0].text, texts[0].tokens)
         for kind, key in RANKINGS.items():
             best, tokens = None, 0
@@ -117,6 +116,12 @@ def measure(service, task, problems, seed, jobs):
                 tokens += candidate.tokens
                 best = candidate if best is None or key(candidate) > key(best) else best
                 add(problem, kind, f"best of n, {kind}", n, best.text, tokens)
+
+    for problem, answer in zip(problems, ask(service, task, problems, seed, requested(asked), jobs)):
+        (greedy,) = methods.candidates(answer, asked["greedy"])
+        add(problem, "greedy", "greedy", 0, greedy.text, greedy.tokens)
+        if best_of_n:
+            add_samples(problem, *(methods.candidates(answer, asked[kind]) for kind in ("texts", "judged")))
         for way in [asked["beam"], *asked["trees"]]:
             kind = "beam" if way is asked["beam"] else "tree"
             add(problem, kind, f"tree {way.shape()}", 0, methods.winner(answer, way).text, methods.spent(answer, way))

@@ -21,26 +21,26 @@ KINDS = {
 RIVALS = ("sum of verdicts", "mean log-probability")
 
 
+def _accuracy(outcome):
+    low, high = wilson(sum(outcome.right), len(outcome.right))
+    return {
+        "tokens": outcome.tokens,
+        "right": sum(outcome.right),
+        "problems": len(outcome.right),
+        "percent": outcome.percent,
+        "low": low,
+        "high": high,
+    }
+
+
 def rows(outcomes):
     """What tables and plots show, as plain values."""
     found = []
     for outcome in outcomes:
         if outcome.n and outcome.n not in COUNTS:
             continue
-        low, high = wilson(sum(outcome.right), len(outcome.right))
-        found.append(
-            {
-                "kind": outcome.kind,
-                "method": outcome.name.replace("best of n", f"best of {outcome.n}"),
-                "n": outcome.n,
-                "tokens": outcome.tokens,
-                "right": sum(outcome.right),
-                "problems": len(outcome.right),
-                "percent": outcome.percent,
-                "low": low,
-                "high": high,
-            }
-        )
+        name = outcome.name.replace("best of n", f"best of {outcome.n}")
+        found.append({"kind": outcome.kind, "method": name, "n": outcome.n, **_accuracy(outcome)})
     return found
 
 
@@ -72,6 +72,30 @@ def pairs(outcomes):
                     "high": high,
                 }
             )
+    return found
+
+
+def weight_pairs(outcomes, others):
+    """The same methods on the same problems, with the model's own weights and with others.
+
+    `lost`: problems that only the first got right; `won`: only the second; `texts`: with another text of the answer.
+    """
+    found = []
+    for own, other in zip(outcomes, others):
+        difference, low, high = paired(other.right, own.right)
+        found.append(
+            {
+                "method": own.name,
+                "own": _accuracy(own),
+                "other": _accuracy(other),
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "lost": sum(a and not b for a, b in zip(own.right, other.right)),
+                "won": sum(b and not a for a, b in zip(own.right, other.right)),
+                "texts": sum(a != b for a, b in zip(own.texts, other.texts)),
+            }
+        )
     return found
 
 
@@ -166,6 +190,22 @@ def _costs(found):
         for row in found
     ]
     return _table(("", "tokens", "steps", "ms", "tokens/s", "KV MB read", "by each branch's path"), lines)
+
+
+def weights_text(name, found, types):
+    """The table of weight_pairs; `types`: names of the two."""
+    lines = []
+    for row in found:
+        line = [row["method"]]
+        for side in (row["own"], row["other"]):
+            line += [f"{side['tokens']:.0f}", f"{side['percent']:.1f}", _interval(side["low"], side["high"])]
+        line += [f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]"]
+        lines.append([*line, *(str(row[key]) for key in ("lost", "won", "texts"))])
+    heads = ["method"]
+    for kind in types:
+        heads += ["tokens", f"{kind} %", "95 %"]
+    heads += ["points", "95 %", *(f"only {kind} right" for kind in types), "other text"]
+    return f"{name}\n\n{_table(heads, lines)}"
 
 
 def task_text(name, result):

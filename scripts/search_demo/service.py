@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 START_SECONDS = 60
+WEIGHTS = ("dtype", "int8")
 
 
 class Failed(Exception):
@@ -80,11 +81,11 @@ def read_answer(lines):
 
 
 class Service:
-    """A server of its own in `with`, or a running one at `address`."""
+    """A server of its own in `with`, with this type of weights, or a running one at `address`, which has its own."""
 
-    def __init__(self, programs, model, address=None):
+    def __init__(self, programs, model, address=None, weights="dtype"):
         self.client, self.server = (pathlib.Path(programs) / name for name in ("espalier", "espalier-server"))
-        self.model, self.address, self.process = model, address, None
+        self.model, self.weights, self.address, self.process = model, weights, address, None
         for program in (self.client,) if address else (self.client, self.server):
             if not os.access(program, os.X_OK):
                 raise Failed(f"{program}: not there; build it: scripts/build.sh release espalier-server espalier")
@@ -94,7 +95,8 @@ class Service:
             return self
         self.folder = tempfile.TemporaryDirectory(prefix="espalier-search-")
         port, log = (pathlib.Path(self.folder.name) / name for name in ("port", "log"))
-        command = [self.server, "--model", self.model, "--listen", "127.0.0.1:0", "--port-file", port]
+        command = [self.server, "--model", self.model, "--weights", self.weights]
+        command += ["--listen", "127.0.0.1:0", "--port-file", port]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(command, stderr=file)
         deadline = time.monotonic() + START_SECONDS
@@ -128,6 +130,9 @@ class Service:
 
     def generate(self, request):
         return read_answer(self.call("generate", "--tree", "-", "--json", text=json.dumps(request)))
+
+    def model_facts(self):
+        return json.loads("\n".join(self.call("model", "--json")))
 
     def stats(self):
         return json.loads("\n".join(self.call("stats", "--json")))

@@ -1,4 +1,4 @@
-"""The arithmetic of scripts/search_table.py and scripts/chart.py, and a few problems through a live server.
+"""The arithmetic of scripts/search_table.py, weights_table.py and chart.py, and a few problems through a live server.
 
 search_test.py FOLDER_OF_PROGRAMS [unittest options]
 """
@@ -66,6 +66,16 @@ class Report(unittest.TestCase):
         self.assertEqual(report.rival(outcomes, "sum of verdicts", 65).n, 3)
         self.assertIsNone(report.rival(outcomes, "sum of verdicts", 129))
 
+    def test_types_of_weights_are_compared_problem_by_problem(self):
+        own = measure.Outcome("greedy", "greedy", 0, [True, True, False, False], [4, 4, 4, 4], list("abcd"))
+        other = measure.Outcome("greedy", "greedy", 0, [True, False, True, True], [4, 4, 6, 2], list("axyd"))
+        (row,) = report.weight_pairs([own], [other])
+        self.assertEqual((row["own"]["right"], row["other"]["right"]), (2, 3))
+        self.assertEqual((row["lost"], row["won"], row["texts"], row["difference"]), (1, 2, 2, 25))
+        heads, line = report.weights_text("coins", [row], ["bfloat16", "int8"]).splitlines()[2:]
+        self.assertIn("only bfloat16 right  only int8 right  other text", heads)
+        self.assertRegex(line, r"^greedy +4 +50\.0 .* 4 +75\.0 .* \+25\.0 .* 1 +2 +2$")
+
 
 class Chart(unittest.TestCase):
     def draw(self, points, **options):
@@ -106,6 +116,19 @@ class LiveServer(unittest.TestCase):
                     self.assertGreater(methods.spent(answer, tree), methods.winner(answer, tree).tokens)
                     right += task.check(*problem, methods.winner(answer, tree).text)
                 self.assertGreater(right, 0)
+
+    def test_int8_weights_are_those_of_the_server_and_answer_much_the_same(self):
+        task = problems.TASKS["countdown"]
+        some = task.problems(10, problems.MEASURE, 1)
+        answers = {}
+        for weights in service.WEIGHTS:
+            with service.Service(PROGRAMS, ROOT / "model/demo", weights=weights) as server:
+                self.assertEqual(server.model_facts()["weights"], {"dtype": "bfloat16"}.get(weights, weights))
+                tree = methods.Stepwise("tree", (8, 2, 1), (2, 2, 1))
+                found = measure.ask(server, task, some, 1, [tree], 2)
+                answers[weights] = [task.check(*p, methods.winner(a, tree).text) for p, a in zip(some, found)]
+        for right in answers.values():
+            self.assertGreaterEqual(sum(right), 5)  # 88 % with either
 
     def test_a_missing_program_is_named(self):
         with self.assertRaisesRegex(service.Failed, "nowhere/espalier: not there"):
