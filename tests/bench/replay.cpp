@@ -79,6 +79,7 @@ std::vector<StepSample> MedianSteps(std::vector<std::vector<StepSample>> repeats
   std::vector<StepSample> median;
   for (size_t step = 0; step < repeats.front().size(); ++step) {
     std::vector<StepSample> same;
+    same.reserve(repeats.size());
     for (const std::vector<StepSample>& samples : repeats) same.push_back(samples[step]);
     const auto middle = same.begin() + static_cast<std::ptrdiff_t>(same.size() / 2);
     std::nth_element(same.begin(), middle, same.end(),
@@ -189,6 +190,7 @@ Result<std::vector<std::vector<StepSample>>> RunWindow(const ReplayWindow& windo
     }
   }
   std::vector<std::vector<StepSample>> steps;
+  steps.reserve(repeats.size());
   for (auto& of_mode : repeats) steps.push_back(MedianSteps(std::move(of_mode)));
   return steps;
 }

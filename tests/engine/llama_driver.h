@@ -109,6 +109,7 @@ class Driver {
 
 inline std::vector<int32_t> Prompt(int32_t tokens, int32_t family) {
   std::vector<int32_t> prompt;
+  prompt.reserve(static_cast<size_t>(tokens));
   for (int32_t i = 0; i < tokens; ++i) prompt.push_back((i * i * 7 + i * 3 + family * 11) % 64);
   return prompt;
 }
@@ -171,6 +172,7 @@ inline std::vector<Answer> AnswersTogether(Driver& driver) {
   for (const TreeRequest& request : Requests()) ids.push_back(driver.Submit(request));
   const std::map<uint64_t, TreeFinished> finished = driver.Run();
   std::vector<Answer> answers;
+  answers.reserve(ids.size());
   for (const uint64_t id : ids) answers.push_back(AnswerOf(finished.at(id)));
   return answers;
 }

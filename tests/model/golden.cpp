@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "tests/support/catch.h"
 #include "tests/support/simple_decoder.h"
@@ -81,7 +82,7 @@ std::vector<Golden> ReadGoldens(const std::filesystem::path& file) {
   for (const auto& entry : file_json.at("cases")) {
     Golden golden;
     golden.name = entry.at("name").get<std::string>();
-    golden.config = entry.value("config", nlohmann::json());
+    golden.config = entry.value("config", nlohmann::json()).dump();
     golden.seed = entry.value("seed", uint64_t{0});
     entry.at("prompt").get_to(golden.prompt);
     entry.at("greedy").get_to(golden.greedy);

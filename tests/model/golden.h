@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -18,7 +17,7 @@ struct Golden {
   };
 
   std::string name;
-  nlohmann::json config;  // of configs.json: the model, with hashed weights of `seed`
+  std::string config;  // of configs.json: the model's config.json, with hashed weights of `seed`
   uint64_t seed = 0;
   std::vector<int32_t> prompt;
   std::vector<int32_t> greedy;

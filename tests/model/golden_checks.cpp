@@ -81,7 +81,7 @@ void Print(const char* what, const RunnerOptions& options, const GoldenReport& w
 void CheckConfigs(const RunnerOptions& options) {
   GoldenReport worst;
   for (const Golden& golden : ReadGoldens(SourceDir() / kData / "configs.json")) {
-    const auto config = ParseLlamaConfig(golden.config.dump());
+    const auto config = ParseLlamaConfig(golden.config);
     REQUIRE(config.ok());
     const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
     auto runner = MakeModel(*config, *weights, golden.name, options);
