@@ -36,11 +36,11 @@ struct ReplayOptions {
 // mode.
 //
 // Fields of a row: sums over the steps of decoding of all windows, of each step the repeat that took the
-// median time. decode_us, what a client waits; forward_us, attention_us and what is made of them, the device's
-// own times (step_cost.h: AddReached); outside_forward_us and plan_us; weights, weight_bytes, kv_read_bytes,
-// flop and the like as `decode` has them; roofline_ratio = roofline_us / decode_us. speedup_over_sequence: of
-// decode_us; attention_speedup_over_sequence: of attention_us; null where `sequence` did not run. tokens_per_s:
-// drawn tokens over decode_us.
+// median time. decode_us, what a client waits; forward_us, attention_us and what is made of them, the
+// device's own times (step_cost.h: AddReached); outside_forward_us and plan_us; weights, weight_bytes,
+// kv_read_bytes, flop and the like as `decode` has them; roofline_ratio = roofline_us / decode_us.
+// speedup_over_sequence: of decode_us; attention_speedup_over_sequence: of attention_us; null where
+// `sequence` did not run. tokens_per_s: drawn tokens over decode_us.
 //
 // Progress goes to standard error. Errors name the flag at fault where there is one.
 Result<Report> RunReplay(const ReplayOptions& options);
