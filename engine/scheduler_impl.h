@@ -159,7 +159,7 @@ class Scheduler::Impl {
   int32_t TargetEnd(const Branch& branch, const KvNode& leaf) const;
   std::shared_ptr<const StepInput> PlanStep();
   void CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill);
-  std::vector<Candidate> LimitFairly(std::vector<Candidate>* decode, int32_t rows) const;
+  std::vector<Candidate> LimitDecode(std::vector<Candidate>* decode, int32_t rows) const;
   bool IsDecode(const Request& request, const Branch& branch) const;
   int32_t IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
   void NotePrefill(const Candidate& candidate, int32_t computed_tokens, StepDraft* draft);

@@ -57,7 +57,7 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   const int32_t chunk = std::min(options_.engine.prefill_chunk_tokens, max_rows);
   // Where decode rows would fill the step, a quarter is kept for prefill, so that neither starves.
   const int32_t kept = prefill.empty() ? 0 : std::min(chunk, std::max(max_rows / 4, max_rows > 1 ? 1 : 0));
-  const std::vector<Candidate> rest = LimitFairly(&decode, max_rows - kept);
+  const std::vector<Candidate> rest = LimitDecode(&decode, max_rows - kept);
   for (const Candidate& candidate : decode) IssueBranch(candidate, max_rows - draft.rows, &draft);
   int32_t budget = decode.empty() ? max_rows : std::min(chunk, max_rows - draft.rows);
   for (const Candidate& candidate : prefill) {
@@ -120,9 +120,12 @@ bool Scheduler::Impl::IsDecode(const Request& request, const Branch& branch) con
   return branch.path_issued && TargetEnd(branch, leaf) - leaf.issued_end() <= 1;
 }
 
-// Cuts the candidates down to `rows`: every request gets the same share, what it does not need goes to the
-// others; within a request those come first that have waited longest. Returns the others.
-std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector<Candidate>* decode,
+// Cuts the candidates down to `rows`. Requests that want no more than an equal share of what smaller ones
+// leave get all of it. The larger ones run whole, oldest first: branches of one tree share the KV that they
+// read, and a tree that ends early frees its own. None gets more than one part in kLeastTrees of the rows
+// unless that is its equal share. Within a request those come first that have waited longest. Returns the
+// others.
+std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitDecode(std::vector<Candidate>* decode,
                                                                      int32_t rows) const {
   if (static_cast<int32_t>(decode->size()) <= rows) return {};
   struct Group {
@@ -140,11 +143,20 @@ std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitFairly(std::vector
   for (Group& group : groups) by_size.push_back(&group);
   std::stable_sort(by_size.begin(), by_size.end(),
                    [](const Group* a, const Group* b) { return a->size < b->size; });
-  size_t left = static_cast<size_t>(std::max(rows, 0));
-  for (size_t i = 0; i < by_size.size(); ++i) {
-    const size_t share = (left + by_size.size() - i - 1) / (by_size.size() - i);
-    by_size[i]->quota = std::min(by_size[i]->size, share);
-    left -= by_size[i]->quota;
+  constexpr size_t kLeastTrees = 8;
+  const size_t all = static_cast<size_t>(std::max(rows, 0));
+  size_t left = all;
+  size_t small = 0;
+  const auto share = [&] { return left / (by_size.size() - small); };
+  for (; small < by_size.size() && by_size[small]->size <= share(); ++small) {
+    by_size[small]->quota = by_size[small]->size;
+    left -= by_size[small]->quota;
+  }
+  const auto most = small < by_size.size() ? std::max(share() + 1, all / kLeastTrees) : 0;
+  for (Group& group : groups) {
+    if (group.quota > 0) continue;
+    group.quota = std::min({group.size, most, left});
+    left -= group.quota;
   }
   std::vector<Candidate> kept;
   std::vector<Candidate> rest;

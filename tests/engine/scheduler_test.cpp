@@ -159,6 +159,42 @@ TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
   CHECK(harness.Compare(narrow).empty());
 }
 
+TEST_CASE("where branches want more rows than a step has, the oldest trees run whole") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 64;
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  std::vector<uint64_t> ids;
+  for (int32_t i = 0; i < 20; ++i) ids.push_back(harness.Submit(FewShot(4, 8, 20, i)));
+  int steps = 0;
+  while (!harness.ended(ids[0]) && harness.Step()) ++steps;
+  CHECK(steps <= 20 + 4);  // an equal share, 3 rows of the 8 that it wants, would take 53
+  harness.RunUntilIdle();
+  for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
+}
+
+TEST_CASE("a tree of hundreds leaves younger trees their share") {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = 64;
+  options.runner.steps_in_flight = 1;
+  SchedulerHarness harness(options);
+  const uint64_t wide = harness.Submit(FewShot(4, 200, 30, 1));
+  for (int i = 0; i < 4; ++i) harness.Step();
+  std::vector<uint64_t> younger;
+  for (int32_t i = 2; i < 5; ++i) younger.push_back(harness.Submit(FewShot(4, 20, 20, i)));
+  const auto under_way = [&] {
+    return std::any_of(younger.begin(), younger.end(), [&](uint64_t id) { return !harness.ended(id); });
+  };
+  int steps = 0;
+  while (under_way() && harness.Step()) ++steps;
+  // Of 64 rows the oldest gets 17 and the next two as many; the last one 13, and more when they have ended.
+  CHECK(steps <= 40);
+  CHECK(!harness.ended(wide));
+  harness.RunUntilIdle();
+  for (const uint64_t id : younger) CHECK(harness.Compare(id).empty());
+  CHECK(harness.Compare(wide).empty());
+}
+
 TEST_CASE("1000 branches draw their first tokens in one step from one row of logits") {
   HarnessOptions options = LargePool();
   options.runner.steps_in_flight = 1;
