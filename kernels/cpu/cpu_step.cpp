@@ -11,8 +11,10 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int64_t kParallelFloats = 32768;  // less is done sooner than a sleeping thread wakes
-constexpr int64_t kLogitRows = 64;          // rows of logits in memory at a time
+// Less is done sooner by one thread than shared with another one.
+constexpr int64_t kParallelFloats = 8192;
+constexpr int64_t kParallelMultiplyAdds = 32768;
+constexpr int64_t kLogitRows = 64;  // rows of logits in memory at a time
 constexpr double kLog2E = 1.4426950408889634;
 
 int64_t Microseconds(std::chrono::steady_clock::duration duration) {
@@ -111,14 +113,16 @@ GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_
   return args;
 }
 
-void CpuBackend::RunProduct(const PackedMatrix& w, const GemmArgs& args) {
+void CpuBackend::RunProduct(const PackedMatrix& w, GemmArgs args) {
   if (args.rows == 0) return;
   const auto gemm = w.int8()                       ? kernels_.gemm_int8
                     : w.dtype() == DType::kFloat32 ? kernels_.gemm_fp32
                                                    : kernels_.gemm_bf16;
-  const bool small = w.rows() * w.cols() * args.rows < kParallelFloats;
-  pool_->ParallelFor(w.blocks(), small ? w.blocks() : 1,
-                     [&](int64_t block, int32_t) { gemm(args, static_cast<int32_t>(block)); });
+  const bool small = w.rows() * w.cols() * args.rows < kParallelMultiplyAdds;
+  args.row_parts = small ? 1 : w.RowParts(args.rows, pool_->threads());
+  const int64_t units = int64_t{w.blocks()} * args.row_parts;
+  pool_->ParallelFor(units, small ? units : 1,
+                     [&](int64_t unit, int32_t) { gemm(args, static_cast<int32_t>(unit)); });
 }
 
 void CpuBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) {

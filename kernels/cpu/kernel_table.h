@@ -14,8 +14,9 @@ inline constexpr int32_t kLanes = 16;      // outputs of a panel: a 64-byte line
 inline constexpr int32_t kChunkK = 128;    // k of a panel before the next panel's begins
 inline constexpr int32_t kInt8Bias = 128;  // int8 weights lie as unsigned bytes, q + 128
 
-// C[rows, n] (+)= A[rows, k] * W^T (+ bias), one block of panels at a call. Additions of an element go by
-// ascending k, in one chain, whatever `rows` is: a row alone and in a batch has the same bits.
+// C[rows, n] (+)= A[rows, k] * W^T (+ bias). A call takes unit `block * row_parts + part` of the work: one
+// block of panels for one of `row_parts` equal parts of the rows. Additions of an element go by ascending k,
+// in one chain, whatever `rows` and `row_parts` are: a row alone and in a batch has the same bits.
 //
 // Weights lie as [block of panels][k / kChunkK][panel of 16 n][k within the chunk][16 n], for bf16 with pairs
 // of k side by side: [k / 2][16 n][2]. k is padded to 32 and n to 16 by zeros.
@@ -33,7 +34,8 @@ struct GemmArgs {
   int32_t k = 0;
   int32_t panels = 0;
   int32_t panels_per_block = 1;
-  int32_t threads = 1;  // that take the blocks in turns
+  int32_t row_parts = 1;
+  int32_t threads = 1;  // that take the units in turns
   // int8 weights only.
   const float* weight_scales = nullptr;  // [16 * panels]
   const float* a_scales = nullptr;       // [rows, a_groups]
@@ -146,9 +148,9 @@ struct RotaryArgs {
 struct KernelTable {
   const char* isa = "";
   bool bf16_operands = false;  // bf16 weights and KV are multiplied by bf16 operands; otherwise by fp32
-  void (*gemm_bf16)(const GemmArgs&, int32_t block) = nullptr;
-  void (*gemm_fp32)(const GemmArgs&, int32_t block) = nullptr;
-  void (*gemm_int8)(const GemmArgs&, int32_t block) = nullptr;
+  void (*gemm_bf16)(const GemmArgs&, int32_t unit) = nullptr;
+  void (*gemm_fp32)(const GemmArgs&, int32_t unit) = nullptr;
+  void (*gemm_int8)(const GemmArgs&, int32_t unit) = nullptr;
   void (*quantize_row)(const QuantizeArgs&) = nullptr;
   void (*attention_bf16)(const AttentionArgs&, const PlanItem&, int32_t kv_head,
                          const AttentionScratch&) = nullptr;

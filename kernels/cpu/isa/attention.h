@@ -34,18 +34,12 @@ void ScorePanel(const Tile<P>& t, int32_t begin, int32_t end, const typename P::
   MultiplyRows<1>(rows, end - begin, &piece, 1, &tiles);
 }
 
-// All blocks of a run for packed rows that see all of them.
-template <typename P>
-void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Bringer<P>* bringer) {
+// Groups of 16 keys of a run, from `panel` on, for packed rows that see all of them, while there are kPanels;
+// returns the first that is left.
+template <int32_t kPanels, typename P>
+int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t begin, int32_t end,
+                    Bringer<P>* bringer) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
-  const int32_t panels = blocks * panels_per_block;
-  const auto keys = [&](int32_t panel) {
-    return static_cast<const typename P::Weight*>(t.x.run[panel / panels_per_block].data) +
-           static_cast<int64_t>(panel % panels_per_block) * kLanes * t.args.head_dim;
-  };
-  const auto out = [&](int32_t panel) {
-    return t.Scores(begin) + t.x.run[panel / panels_per_block].column + panel % panels_per_block * kLanes;
-  };
   constexpr int32_t kParts = 2;
   const int32_t lines = t.args.head_dim / P::kStep / kParts;
   TileRows<P> rows;
@@ -53,23 +47,34 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Brin
   rows.a_stride = t.args.head_dim;
   rows.c_stride = kScoreStride;
   rows.from_zero = true;
-  int32_t panel = 0;
-  for (; panel + kTilePanels <= panels; panel += kTilePanels) {
+  for (; panel + kPanels <= panels; panel += kPanels) {
     Piece<P> pieces[kParts];
-    for (int32_t p = 0; p < kTilePanels; ++p) {
-      for (int32_t i = 0; i < kParts; ++i)
-        pieces[i].weights[p] = keys(panel + p) + int64_t{i} * lines * P::kStep * kLanes;
-      rows.c[p] = out(panel + p);
+    for (int32_t p = 0; p < kPanels; ++p) {
+      const RunBlock& block = t.x.run[(panel + p) / panels_per_block];
+      const int32_t group = (panel + p) % panels_per_block;
+      const auto* keys = static_cast<const typename P::Weight*>(block.data) +
+                         static_cast<int64_t>(group) * kLanes * t.args.head_dim;
+      for (int32_t i = 0; i < kParts; ++i) {
+        pieces[i].weights[p] = keys + int64_t{i} * lines * P::kStep * kLanes;
+      }
+      rows.c[p] = t.Scores(begin) + block.column + group * kLanes;
     }
     for (int32_t i = 0; i < kParts; ++i) {
       pieces[i].operand_offset = int64_t{i} * lines * P::kStep;
       pieces[i].lines = lines;
     }
-    MultiplyRows<kTilePanels>(rows, end - begin, pieces, kParts, bringer);
+    MultiplyRows<kPanels>(rows, end - begin, pieces, kParts, bringer);
   }
-  for (; panel < panels; ++panel) {
-    ScorePanel(t, begin, end, keys(panel), out(panel), kScoreStride);
-  }
+  return panel;
+}
+
+// All blocks of a run for packed rows that see all of them.
+template <typename P>
+void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Bringer<P>* bringer) {
+  const int32_t panels = blocks * (t.args.kv.stored_tokens / kLanes);
+  int32_t panel = ScorePanels<kTilePanels>(t, panels, 0, begin, end, bringer);
+  panel = ScorePanels<kHalfPanels>(t, panels, panel, begin, end, bringer);
+  ScorePanels<1>(t, panels, panel, begin, end, bringer);
 }
 
 // One row that sees part of a block: scores to the side, then those it sees to their columns.
@@ -153,26 +158,30 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
   }
 }
 
-// Adds P times V to packed rows from `row` on, kPanels times 16 dims from `dim` on. A run block's data is the
-// line of V at which it begins, its column that of P.
-template <typename P, int32_t kPanels>
-void ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim, int32_t blocks,
-                 int32_t lines, Bringer<P>* bringer) {
-  Piece<P> pieces[kMostPieces];
-  for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
-  for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
-    const int32_t pieces_here = MinOf(kMostPieces, blocks - begin);
-    for (int32_t i = 0; i < pieces_here; ++i) {
-      const RunBlock& block = t.x.run[begin + i];
-      const auto* values = static_cast<const typename P::Weight*>(block.data);
-      for (int32_t p = 0; p < kPanels; ++p) {
-        pieces[i].weights[p] = values + static_cast<int64_t>(dim + p * kLanes) * t.args.kv.stored_tokens;
+// Adds P times V to packed rows from `row` on, kPanels times 16 dims at a time from `dim` on, while there are
+// so many; returns the first that is left. A run block's data is the line of V at which it begins, its column
+// that of P.
+template <int32_t kPanels, typename P>
+int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim,
+                    int32_t blocks, int32_t lines, Bringer<P>* bringer) {
+  for (; dim + kPanels * kLanes <= t.args.head_dim; dim += kPanels * kLanes) {
+    Piece<P> pieces[kMostPieces];
+    for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
+    for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
+      const int32_t pieces_here = MinOf(kMostPieces, blocks - begin);
+      for (int32_t i = 0; i < pieces_here; ++i) {
+        const RunBlock& block = t.x.run[begin + i];
+        const auto* values = static_cast<const typename P::Weight*>(block.data);
+        for (int32_t p = 0; p < kPanels; ++p) {
+          pieces[i].weights[p] = values + static_cast<int64_t>(dim + p * kLanes) * t.args.kv.stored_tokens;
+        }
+        pieces[i].operand_offset = block.column;
+        pieces[i].lines = lines;
       }
-      pieces[i].operand_offset = block.column;
-      pieces[i].lines = lines;
+      MultiplyRows<kPanels>(rows, count, pieces, pieces_here, bringer);
     }
-    MultiplyRows<kPanels>(rows, count, pieces, pieces_here, bringer);
   }
+  return dim;
 }
 
 // `count` packed rows from `row` on times the first `lines` lines of the run's blocks.
@@ -184,12 +193,9 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
   rows.a_stride = stride;
   rows.c_stride = t.args.head_dim;
   rows.from_zero = from_zero;
-  int32_t dim = 0;
-  for (; dim + kTilePanels * kLanes <= t.args.head_dim; dim += kTilePanels * kLanes) {
-    ValuePanels<P, kTilePanels>(t, rows, count, row, dim, blocks, lines, bringer);
-  }
-  for (; dim < t.args.head_dim; dim += kLanes)
-    ValuePanels<P, 1>(t, rows, count, row, dim, blocks, lines, bringer);
+  int32_t dim = ValuePanels<kTilePanels>(t, rows, count, row, 0, blocks, lines, bringer);
+  dim = ValuePanels<kHalfPanels>(t, rows, count, row, dim, blocks, lines, bringer);
+  ValuePanels<1>(t, rows, count, row, dim, blocks, lines, bringer);
 }
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.

@@ -113,24 +113,29 @@ int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t pa
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kChunkK) {
-    const int32_t panel = args.rows == 1 ? StreamPanels<kOneRowPanels>(args, block, 0, k)
-                                         : StreamPanels<kTilePanels>(args, block, 0, k);
+    int32_t panel = args.rows == 1 ? StreamPanels<kOneRowPanels>(args, block, 0, k)
+                                   : StreamPanels<kTilePanels>(args, block, 0, k);
+    panel = StreamPanels<kHalfPanels>(args, block, panel, k);
     StreamPanels<1>(args, block, panel, k);
   }
 }
 
 constexpr int32_t kStretchPieces = 4;  // chunks of k of a block whose weights stay in L2
 
+// As StreamPanels: a stretch of k from `k_begin` on, times some rows.
 template <int32_t kPanels, typename P>
-void MultiplyStretch(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows,
-                     int32_t panel, int32_t k) {
-  Piece<P> pieces[kStretchPieces];
-  int32_t count = 0;
-  for (; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
-    pieces[count] = PieceOf<kPanels>(args, block, panel, k);
+int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows, int32_t panel,
+                   int32_t k_begin) {
+  for (; panel + kPanels <= block.panels; panel += kPanels) {
+    Piece<P> pieces[kStretchPieces];
+    int32_t count = 0;
+    for (int32_t k = k_begin; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
+      pieces[count] = PieceOf<kPanels>(args, block, panel, k);
+    }
+    EvenTiles walk;
+    MultiplyRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
   }
-  EvenTiles walk;
-  MultiplyRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
+  return panel;
 }
 
 // Many rows: a stretch of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.
@@ -139,20 +144,35 @@ void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
     for (int32_t row = 0; row < args.rows; row += P::kTileRows[0]) {
       const int32_t rows = args.rows - row < P::kTileRows[0] ? args.rows - row : P::kTileRows[0];
-      int32_t panel = 0;
-      for (; panel + kTilePanels <= block.panels; panel += kTilePanels) {
-        MultiplyStretch<kTilePanels>(args, block, row, rows, panel, k);
-      }
-      for (; panel < block.panels; ++panel) MultiplyStretch<1>(args, block, row, rows, panel, k);
+      int32_t panel = TilePanels<kTilePanels>(args, block, row, rows, 0, k);
+      panel = TilePanels<kHalfPanels>(args, block, row, rows, panel, k);
+      TilePanels<1>(args, block, row, rows, panel, k);
     }
   }
 }
 
 constexpr int32_t kFewRows = 64;
 
+// The rows of a part, as a product of their own.
 template <typename P>
-void Gemm(const GemmArgs& args, int32_t index) {
-  const GemmBlock<P> block = FindBlock<P>(args, index);
+GemmArgs PartOf(const GemmArgs& args, int32_t part) {
+  GemmArgs rows = args;
+  const int64_t first = int64_t{args.rows} * part / args.row_parts;
+  rows.rows = static_cast<int32_t>(int64_t{args.rows} * (part + 1) / args.row_parts - first);
+  rows.a = static_cast<const typename P::Operand*>(args.a) + first * args.a_stride;
+  rows.c += first * args.c_stride;
+  rows.threads = (args.threads + args.row_parts - 1) / args.row_parts;
+  if (args.a_groups > 0) {
+    rows.a_scales += first * args.a_groups;
+    rows.a_starts += first * args.a_groups;
+  }
+  return rows;
+}
+
+template <typename P>
+void Gemm(const GemmArgs& all, int32_t unit) {
+  const GemmArgs args = PartOf<P>(all, unit % all.row_parts);
+  const GemmBlock<P> block = FindBlock<P>(args, unit / all.row_parts);
   StartBlock(args, block);
   if (args.rows <= kFewRows) {
     StreamBlock(args, block);
