@@ -1,7 +1,9 @@
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -41,6 +43,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   std::optional<int32_t> top_logprobs;
   bool cache_bypass = false;
+  std::optional<float> timeout_s;
   std::string colour = "auto";
   std::optional<int32_t> width;
   std::optional<int32_t> prompt_lines;
@@ -177,6 +180,15 @@ int PrintTree(const GenerateOptions& options, const TreeModel& tree) {
   return kExitDone;
 }
 
+// What ended the call; of a tree that ran out of time, in words that say how far it got.
+grpc::Status EndOf(const grpc::Status& status, const GenerateOptions& options, const TreeModel& tree) {
+  if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED || !options.timeout_s) return status;
+  std::array<char, 32> seconds{};
+  std::snprintf(seconds.data(), seconds.size(), "%g", static_cast<double>(*options.timeout_s));
+  return {status.error_code(), "not finished after --timeout " + std::string(seconds.data()) + " seconds (" +
+                                   DescribeReached(tree) + "); the request was cancelled on the server"};
+}
+
 int Generate(const GenerateOptions& options, const CommonOptions& common) {
   v1::GenerateRequest request;
   std::optional<TreeFile> tree_file;
@@ -196,6 +208,10 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
 
   const auto stub = v1::TreeService::NewStub(Connect(common.server));
   grpc::ClientContext context;
+  if (options.timeout_s) {
+    const std::chrono::microseconds timeout(std::llround(double{*options.timeout_s} * 1e6));
+    context.set_deadline(std::chrono::system_clock::now() + timeout);
+  }
   const CancelOnSignal cancel(context);
   GrowingTree tree(request);
   auto view = StartView(options, common.json, tree);
@@ -203,15 +219,13 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   v1::GenerateResponse response;
   while (reader->Read(&response)) {
     if (record.is_open()) record << ToJson(response).dump() << '\n';
-    if (common.json) {
-      PrintLine(ToJson(response));
-      continue;
-    }
+    if (common.json) PrintLine(ToJson(response));
     const std::lock_guard lock(tree.mutex);
     tree.model.Apply(response);
   }
-  const grpc::Status status = reader->Finish();
+  const grpc::Status ended = reader->Finish();
   view.reset();
+  const grpc::Status status = EndOf(ended, options, tree.model);
   const int printed = common.json ? kExitDone : PrintTree(options, tree.model);
   const int code = Report(status, common.server, common.json);
   if (const std::string field = FieldOf(status.error_message()); tree_file && !field.empty()) {
@@ -282,6 +296,11 @@ void AddRun(CLI::App& command, GenerateOptions& options) {
   AddUnsigned(command, "--seed", options.seed,
               "Seed of all draws, in [0, 2^64): same server, request and seed, same tree [the tree file's, "
               "else drawn by the server]")
+      ->group(kGroup);
+  AddReal(command, "--timeout", options.timeout_s, {0.0, 86400.0, /*without_least=*/true},
+          "Cancel a tree that is not finished after this time, and print what was received, in (0, 86400] "
+          "[no limit]")
+      ->type_name("SECONDS")
       ->group(kGroup);
   command.add_flag("--cache-bypass", options.cache_bypass, "Neither use nor fill the server's prefix cache")
       ->group(kGroup);
@@ -362,7 +381,10 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
             {"A search that checks itself:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
             {"The same search on another problem, for a script:",
              "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"
-             "--set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
+             "--timeout 30 --set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
+       .exit_codes =
+           "0 done; 1 failed, or not finished within --timeout; 2 wrong usage or file; 3 the server "
+           "cannot be reached; 130 interrupted by Ctrl-C.",
        .see = "A tree file is a GenerateRequest; every field is described in proto/espalier/v1/tree.proto. "
               "Examples: configs/trees."});
   command->callback([options, command, &common, &run] {

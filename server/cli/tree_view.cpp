@@ -345,24 +345,28 @@ std::vector<std::string> DescribeUsage(const TreeModel& tree, int width) {
   return Wrap(text.data(), std::max(width, kMinWidth));
 }
 
-std::string DescribeProgress(const TreeModel& tree, double seconds, int width) {
-  std::array<char, 160> text{};
-  if (tree.started().request_id() == 0) {
-    std::snprintf(text.data(), text.size(), "%.1f s  waiting for the server", seconds);
-    return Fit(text.data(), width);
+std::string DescribeReached(const TreeModel& tree) {
+  if (tree.started().request_id() == 0) return "waiting for the server";
+  if (const v1::Progress& prefill = tree.progress(); prefill.total_tokens() > 0) {
+    return "prefill " + std::to_string(prefill.computed_tokens()) + "/" +
+           std::to_string(prefill.total_tokens()) + " tokens";
   }
+  return std::to_string(tree.growing()) + " of " + std::to_string(tree.branches().size() - 1) +
+         " branches growing, " + std::to_string(tree.generated_tokens()) + " tokens";
+}
+
+std::string DescribeProgress(const TreeModel& tree, double seconds, int width) {
+  std::array<char, 32> time{};
+  std::snprintf(time.data(), time.size(), "%.1f s  ", seconds);
+  std::string reached = DescribeReached(tree);
   if (const v1::Progress& prefill = tree.progress(); prefill.total_tokens() > 0) {
     const int bar = std::clamp(width - 40, 4, 40);
-    std::snprintf(text.data(), text.size(), "%.1f s  prefill ", seconds);
-    std::string line = text.data() + Bar(prefill.computed_tokens(), prefill.total_tokens(), bar);
-    line += " " + std::to_string(prefill.computed_tokens()) + "/" + std::to_string(prefill.total_tokens());
-    return Fit(line + " tokens", width);
+    reached.insert(reached.find(' ') + 1, Bar(prefill.computed_tokens(), prefill.total_tokens(), bar) + " ");
+  } else if (tree.started().request_id() != 0) {
+    const double rate = seconds > 0 ? static_cast<double>(tree.generated_tokens()) / seconds : 0.0;
+    reached += " (" + Count(rate) + "/s)";
   }
-  const double rate = seconds > 0 ? static_cast<double>(tree.generated_tokens()) / seconds : 0.0;
-  std::snprintf(text.data(), text.size(), "%.1f s  %d of %zu branches growing, %lld tokens (%s/s)", seconds,
-                tree.growing(), tree.branches().size() - 1, static_cast<long long>(tree.generated_tokens()),
-                Count(rate).c_str());
-  return Fit(text.data(), width);
+  return Fit(time.data() + reached, width);
 }
 
 }  // namespace espalier::cli

@@ -35,4 +35,7 @@ std::vector<std::string> DescribeUsage(const TreeModel& tree, int width);
 // A line on the tree while it grows: how far its prompt is computed, or what it has by now.
 std::string DescribeProgress(const TreeModel& tree, double seconds, int width);
 
+// How far the tree got, without time and speed: "3 of 8 branches growing, 120 tokens".
+std::string DescribeReached(const TreeModel& tree);
+
 }  // namespace espalier::cli

@@ -14,6 +14,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ BIN, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 CLIENT = os.path.join(BIN, "espalier")
 TREES = os.path.join(SOURCE, "configs", "trees")
 DEADLINE_S = 60
+LONG = ["generate", "--prompt", "list 5 8 gives", "--branches", "200", "--max-new-tokens", "1000", "--ignore-eos"]
 server = None
 
 
@@ -236,6 +238,12 @@ class Mistakes(unittest.TestCase):
             ("--top-k", "-3"),
             ("--top-p", "0"),
             ("--min-p", "1.01"),
+            ("--timeout", "0"),
+            ("--timeout", "-1"),
+            ("--timeout", "nan"),
+            ("--timeout", "inf"),
+            ("--timeout", "soon"),
+            ("--timeout", "86401"),
             ("--top-logprobs", "21"),
             ("--prompt-lines", "x"),
             ("--width", "3"),
@@ -337,9 +345,46 @@ class Commands(unittest.TestCase):
                 self.assertEqual("\x1b[" in run(*arguments, *more, env=env).stdout, coloured)
 
 
-class Terminals(unittest.TestCase):
-    LONG = ["generate", "--prompt", "list 5 8 gives", "--branches", "200", "--max-new-tokens", "1000", "--ignore-eos"]
+class Timeouts(unittest.TestCase):
+    def idle(self):
+        stats = json.loads(run("stats", "--json").stdout)
+        return stats["requests_active"] == 0 and stats["blocks_live"] == 0
 
+    def test_a_tree_that_runs_out_of_time_says_how_far_it_got_and_leaves_nothing_on_the_server(self):
+        for form in ([], ["--best"], ["--json"]):
+            with self.subTest(form=form):
+                done = run(*LONG, "--timeout", "0.5", *form)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                reached = re.search(
+                    r"not finished after --timeout 0\.5 seconds \(200 of 200 branches growing, (\d+) tokens\); "
+                    r"the request was cancelled on the server\n$",
+                    done.stderr,
+                )
+                self.assertIsNotNone(reached, done.stderr)
+                self.assertGreaterEqual(int(reached.group(1)), 200)
+                wait_until(self.idle)
+                if form == ["--json"]:
+                    self.assertEqual(json.loads(done.stdout.splitlines()[-1])["code"], "DEADLINE_EXCEEDED")
+                elif form == ["--best"]:
+                    self.assertEqual(done.stdout, "")
+                else:
+                    self.assertGreaterEqual(len(done.stdout.splitlines()), 200)
+
+    def test_a_tree_that_is_finished_in_time_is_as_without_a_limit(self):
+        arguments = ["generate", "--prompt", "list 5 8 18 37 gives", "--seed", "7"]
+        done = run(*arguments, "--timeout", "60")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.splitlines()[:2], run(*arguments).stdout.splitlines()[:2])
+
+    def test_a_server_that_says_nothing_is_not_waited_for(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = "127.0.0.1:" + str(silent.getsockname()[1])
+            done = run("generate", "--prompt", "x", "--timeout", "0.3", "--server", address)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("(waiting for the server)", done.stderr)
+
+
+class Terminals(unittest.TestCase):
     def test_trees_fit_narrow_and_wide_terminals(self):
         for columns in (40, 80, 200):
             terminal = Terminal(columns, 24, "generate", "--tree", os.path.join(TREES, "tree_of_thoughts.json"))
@@ -356,7 +401,7 @@ class Terminals(unittest.TestCase):
         self.assertNotRegex(terminal.output, rb"\x1b\[[0-9;]*m")
 
     def test_interrupting_a_watched_tree_gives_the_terminal_back_and_cancels_on_the_server(self):
-        terminal = Terminal(60, 10, *self.LONG)
+        terminal = Terminal(60, 10, *LONG)
         terminal.read_until(b"branches growing")
         terminal.resize(40, 8)
         terminal.output = terminal.output[-1:]
@@ -374,7 +419,7 @@ class Terminals(unittest.TestCase):
         wait_until(idle)
 
     def test_a_killed_client_leaves_nothing_on_the_server(self):
-        killed = subprocess.Popen([CLIENT, *self.LONG], env=environment(), stdout=subprocess.DEVNULL)
+        killed = subprocess.Popen([CLIENT, *LONG], env=environment(), stdout=subprocess.DEVNULL)
         wait_until(lambda: json.loads(run("stats", "--json").stdout)["requests_active"] > 0)
         killed.kill()
         killed.wait(DEADLINE_S)
