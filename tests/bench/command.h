@@ -1,8 +1,11 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/base/result.h"
@@ -36,7 +39,8 @@ class Command {
 
   template <typename Value>
   void Add(const std::string& flag, Value& value, const std::string& help) {
-    app_->add_option(flag, value, help)->capture_default_str()->take_last();
+    CLI::Option* option = app_->add_option(flag, value, help)->capture_default_str()->take_last();
+    if constexpr (std::is_integral_v<Value>) option->transform(CLI::Validator(WholeNumber<Value>, ""));
   }
   // A flag that may be given again and again.
   void AddList(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
@@ -50,6 +54,21 @@ class Command {
   bool Given(const std::string& flag) const { return app_->count(flag) > 0; }
 
  private:
+  // The library's own conversion wraps negative numbers and reads 010 as 8; so it gets plain decimals only.
+  // Returns what is wrong, or nothing.
+  template <typename Integer>
+  static std::string WholeNumber(std::string& text) {
+    Integer value{};
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stop != end) {
+      return "must be an integer in [" + std::to_string(std::numeric_limits<Integer>::min()) + ", " +
+             std::to_string(std::numeric_limits<Integer>::max()) + "], got '" + text + "'";
+    }
+    text = std::to_string(value);
+    return "";
+  }
+
   CLI::App* app_;
   bool json_ = false;
   std::string json_file_;
