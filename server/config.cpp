@@ -10,6 +10,7 @@
 #include <sstream>
 #include <tuple>
 
+#include "server/cli/completion.h"
 #include "server/cli/manual.h"
 #include "server/located_json.h"
 
@@ -27,7 +28,8 @@ struct Setting {
   std::function<std::string(const std::string&)> set;  // returns what is wrong with the value, or nothing
   std::function<Json()> get;
   std::string place{};  // where its value was given: "--flag" or "FILE:LINE:COLUMN: key"; empty where nowhere
-  bool refused = false;  // the value was wrong, which is listed; the default stands
+  bool refused = false;                // the value was wrong, which is listed; the default stands
+  std::vector<std::string> choices{};  // all that it may be set to, where that is a list
 };
 
 std::string FlagOf(const std::string& key) {
@@ -76,8 +78,10 @@ Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, co
     }
     return "must be one of " + list + ", got '" + text + "'";
   };
-  return {std::move(key), Setting::Kind::kText, help + ": " + list, set,
-          [current] { return Json(current()); }};
+  Setting setting{std::move(key), Setting::Kind::kText, help + ": " + list, set,
+                  [current] { return Json(current()); }};
+  setting.choices = names;
+  return setting;
 }
 
 std::vector<Setting> SettingsOf(ServerConfig& c) {
@@ -139,6 +143,7 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                         return "";
                       },
                       [&c] { return Json(c.check_invariants); }});
+  settings.back().choices = {"true", "false"};
   return settings;
 }
 
@@ -279,7 +284,7 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
 // What the command line holds beside known flags.
 void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Setting>& settings,
                  std::vector<std::string>& problems) {
-  std::vector<std::string> flags = {"--config", "--check-config", "--version", "--help"};
+  std::vector<std::string> flags = {"--config", "--check-config", "--completion", "--version", "--help"};
   for (const Setting& setting : settings) flags.push_back(FlagOf(setting.key));
   bool after_flag = false;  // then it may be that flag's value
   for (const std::string& argument : arguments) {
@@ -294,14 +299,17 @@ void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Se
   }
 }
 
-// How --help names the value of a setting.
-const char* ValueName(const Setting& setting) {
+// How --help names the value of a setting; behind it, for completion, what it may be where that is a list.
+std::string ValueName(const Setting& setting) {
   if (setting.key == "model") return "DIR";
   if (setting.key == "listen") return "HOST:PORT";
   if (setting.key == "port_file") return "FILE";
-  return setting.kind == Setting::Kind::kInteger   ? "N"
-         : setting.kind == Setting::Kind::kBoolean ? "true|false"
-                                                   : "NAME";
+  const std::string name = setting.kind == Setting::Kind::kInteger   ? "N"
+                           : setting.kind == Setting::Kind::kBoolean ? "true|false"
+                                                                     : "NAME";
+  std::string choices;
+  for (const std::string& choice : setting.choices) choices += (choices.empty() ? "" : ",") + choice;
+  return choices.empty() ? name : name + ":{" + choices + "}";
 }
 
 void DescribeProgram(CLI::App& app) {
@@ -315,7 +323,8 @@ void DescribeProgram(CLI::App& app) {
            "finish for a while and refuse new ones; a second signal stops at once.",
        .examples = {{"The demo model:", "espalier-server --model model/demo"},
                     {"What a file and the flags come to, and every mistake in them:",
-                     "espalier-server --config configs/server.json --check-config"}},
+                     "espalier-server --config configs/server.json --check-config"},
+                    {"Completion in this shell:", "source <(espalier-server --completion bash)"}},
        .exit_codes = "0 stopped by a signal; 1 failed; 2 wrong usage, configuration or model.",
        .see = "configs/server.json has every setting with its default, described. The client: espalier "
               "--help. The "
@@ -346,6 +355,10 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
   }
   app.add_flag("--check-config", command.check_config,
                "Check configuration and model folder, print the configuration and exit");
+  std::string shell;
+  app.add_option("--completion", shell, "Print a script that completes these flags in a shell, and exit")
+      ->check(CLI::IsMember(cli::CompletedShells()))
+      ->type_name("SHELL");
   app.add_flag("--version", command.show_version, "Print the version and exit");
   try {
     app.parse(argc, argv);
@@ -357,7 +370,8 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
     command.problems.push_back(std::string("command line: ") + error.what());
     return command;
   }
-  if (command.show_version) return command;
+  if (!shell.empty()) command.completion = cli::Completion(app, shell, "espalier-server --completion");
+  if (command.show_version || !shell.empty()) return command;
   if (app.get_option("--config")->count() > 0) ReadFile(config_file, settings, command.problems);
   for (const Setting& setting : settings) {
     if (!setting.place.empty()) command.places[FlagOf(setting.key)] = setting.place;

@@ -38,7 +38,8 @@ struct ServerCommand {
   bool check_config = false;  // validate, print and exit
   bool show_help = false;
   bool show_version = false;
-  std::string help;  // with show_help
+  std::string help;        // with show_help
+  std::string completion;  // the script for the shell that --completion names; empty: not asked for
   // Every mistake of the file and the flags, as "FILE:LINE:COLUMN: key: why" or "--flag: why"; empty when the
   // command is sound. One of a file that is not valid JSON goes on over two more lines, which show the place.
   std::vector<std::string> problems;

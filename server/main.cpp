@@ -135,6 +135,10 @@ int Main(int argc, char** argv) {
     std::fputs(command.help.c_str(), stdout);
     return 0;
   }
+  if (!command.completion.empty()) {
+    std::fputs(command.completion.c_str(), stdout);
+    return 0;
+  }
   if (command.show_version) {
     std::printf("espalier-server %s\n", kVersion);
     return 0;

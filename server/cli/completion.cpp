@@ -1,6 +1,6 @@
 #include "server/cli/completion.h"
 
-#include <vector>
+#include <algorithm>
 
 #include "server/cli/manual.h"
 #include "server/cli/text.h"
@@ -33,7 +33,8 @@ std::string Joined(const std::vector<std::string>& words, const char* between) {
 
 // What is said of an option in a list of candidates: its purpose, up to details and defaults.
 std::string Summary(const std::string& description) {
-  const size_t end = std::min(description.find_first_of(";:["), description.find(", e.g."));
+  const size_t end =
+      std::min({description.find_first_of(";["), description.find(": "), description.find(", e.g.")});
   std::string summary = description.substr(0, end);
   while (!summary.empty() && (summary.back() == ' ' || summary.back() == ',')) summary.pop_back();
   return Fit(summary, 70);
@@ -119,9 +120,15 @@ std::string FishOption(const std::string& program, const std::string& condition,
   return line + " -d '" + Escaped(Summary(option.get_description()), "\\'", "\\") + "'\n";
 }
 
-}  // namespace
+// Lines of the bash function that find the command among the words, if there are commands.
+std::string BashFindCommand(const std::vector<std::string>& names) {
+  if (names.empty()) return "";
+  return "  for ((i = 1; i < COMP_CWORD; ++i)); do\n"
+         "    case ${COMP_WORDS[i]} in\n      " +
+         Joined(names, "|") + ")\n        command=${COMP_WORDS[i]}\n        break ;;\n    esac\n  done\n";
+}
 
-std::string BashCompletion(const CLI::App& app) {
+std::string BashCompletion(const CLI::App& app, const std::string& printed_by) {
   const std::string& program = app.get_name();
   std::vector<std::string> names;
   for (const CLI::App* command : CommandsOf(app)) names.push_back(command->get_name());
@@ -133,24 +140,19 @@ std::string BashCompletion(const CLI::App& app) {
     cases += own.cases;
     words += "    " + command->get_name() + ") words='" + Joined(own.words, " ") + "' ;;\n";
   }
-  return "# Completes the words of " + program + " in bash. For good: " + program +
-         " completion bash \\\n#   > ~/.local/share/bash-completion/completions/" + program + "\n_" +
-         program +
+  return "# Completes the words of " + program + " in bash. For good: " + printed_by +
+         " bash \\\n#   > ~/.local/share/bash-completion/completions/" + program + "\n_" + program +
          "() {\n"
          "  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' "
          "words='' i\n"
-         "  COMPREPLY=()\n"
-         "  for ((i = 1; i < COMP_CWORD; ++i)); do\n"
-         "    case ${COMP_WORDS[i]} in\n      " +
-         Joined(names, "|") +
-         ")\n        command=${COMP_WORDS[i]}\n        break ;;\n    esac\n  done\n"
-         "  case $command:$previous in\n" +
-         cases + "  esac\n  case $command in\n" + words + "    *) words='" + Joined(names, " ") +
+         "  COMPREPLY=()\n" +
+         BashFindCommand(names) + "  case $command:$previous in\n" + cases + "  esac\n  case $command in\n" +
+         words + "    *) words='" + Joined(names, " ") +
          "' ;;\n  esac\n  mapfile -t COMPREPLY < <(compgen -W \"$words " + Joined(common.words, " ") +
          "\" -- \"$current\")\n}\ncomplete -F _" + program + " " + program + "\n";
 }
 
-std::string ZshCompletion(const CLI::App& app) {
+std::string ZshCompletion(const CLI::App& app, const std::string& printed_by) {
   const std::string& program = app.get_name();
   std::string common;
   for (const CLI::Option* option : app.get_options()) common += ZshOption(*option);
@@ -164,22 +166,25 @@ std::string ZshCompletion(const CLI::App& app) {
     }
     arguments += "        " + command->get_name() + ")\n      _arguments \"${common[@]}\"" + own + " ;;\n";
   }
-  return "#compdef " + program + "\n# Completes the words of " + program + " in zsh. For good: " + program +
-         " completion zsh > DIR/_" + program + ",\n# with a DIR of $fpath; or source it.\n_" + program +
-         "() {\n  local state line\n  local -a commands common\n  common=(" + common + ")\n  commands=(\n" +
-         commands +
+  const std::string begin =
+      "#compdef " + program + "\n# Completes the words of " + program + " in zsh. For good: " + printed_by +
+      " zsh > DIR/_" + program + ",\n# with a DIR of $fpath; or source it.\n_" + program +
+      "() {\n  local state line\n  local -a commands common\n  common=(" + common + ")\n";
+  const std::string end = "}\nif [[ $funcstack[1] == _" + program + " ]]; then\n  _" + program +
+                          " \"$@\"\nelse\n  compdef _" + program + " " + program + "\nfi\n";
+  if (commands.empty()) return begin + "  _arguments \"${common[@]}\"\n" + end;
+  return begin + "  commands=(\n" + commands +
          "  )\n  _arguments -C \"${common[@]}\" '1:command:->command' '*::argument:->argument'\n"
          "  case $state in\n    command) _describe command commands ;;\n    argument)\n      case $words[1] "
          "in\n" +
-         arguments + "      esac ;;\n  esac\n}\nif [[ $funcstack[1] == _" + program + " ]]; then\n  _" +
-         program + " \"$@\"\nelse\n  compdef _" + program + " " + program + "\nfi\n";
+         arguments + "      esac ;;\n  esac\n" + end;
 }
 
-std::string FishCompletion(const CLI::App& app) {
+std::string FishCompletion(const CLI::App& app, const std::string& printed_by) {
   const std::string& program = app.get_name();
-  std::string out = "# Completes the words of " + program + " in fish. For good: " + program +
-                    " completion fish \\\n#   > ~/.config/fish/completions/" + program +
-                    ".fish\ncomplete -c " + program + " -f\n";
+  std::string out = "# Completes the words of " + program + " in fish. For good: " + printed_by +
+                    " fish \\\n#   > ~/.config/fish/completions/" + program + ".fish\ncomplete -c " +
+                    program + " -f\n";
   for (const CLI::Option* option : app.get_options()) out += FishOption(program, "", *option);
   for (const CLI::App* command : CommandsOf(app)) {
     out += "complete -c " + program + " -n __fish_use_subcommand -a " + command->get_name() + " -d '" +
@@ -190,6 +195,16 @@ std::string FishCompletion(const CLI::App& app) {
     }
   }
   return out;
+}
+
+}  // namespace
+
+std::vector<std::string> CompletedShells() { return {"bash", "zsh", "fish"}; }
+
+std::string Completion(const CLI::App& app, const std::string& shell, const std::string& printed_by) {
+  return shell == "bash"  ? BashCompletion(app, printed_by)
+         : shell == "zsh" ? ZshCompletion(app, printed_by)
+                          : FishCompletion(app, printed_by);
 }
 
 }  // namespace espalier::cli

@@ -2,13 +2,16 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
 namespace espalier::cli {
 
-// Scripts that complete the words of a program in a shell, made from its options: whatever it understands is
-// there. `app` has subcommands, and options that may stand behind each of them.
-std::string BashCompletion(const CLI::App& app);
-std::string ZshCompletion(const CLI::App& app);
-std::string FishCompletion(const CLI::App& app);
+// "bash", "zsh", "fish".
+std::vector<std::string> CompletedShells();
+
+// A script that completes the words of a program in one of these shells, made from its options: whatever it
+// understands is there. `app` may have subcommands; its own options may stand behind each of them.
+// `printed_by` is the command without its last word, the shell: the script tells how to keep it.
+std::string Completion(const CLI::App& app, const std::string& shell, const std::string& printed_by);
 
 }  // namespace espalier::cli

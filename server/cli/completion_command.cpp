@@ -12,7 +12,7 @@ void AddCompletion(CLI::App& app, Run& run) {
       app.add_subcommand("completion", "Print a script that completes the words of this program in a shell");
   auto shell = std::make_shared<std::string>();
   command->add_option("shell", *shell, "bash, zsh or fish")
-      ->check(CLI::IsMember({"bash", "zsh", "fish"}))
+      ->check(CLI::IsMember(CompletedShells()))
       ->type_name("SHELL")
       ->required();
   Describe(
@@ -25,13 +25,10 @@ void AddCompletion(CLI::App& app, Run& run) {
                     {"", "espalier completion zsh > ~/.zfunc/_espalier    # ~/.zfunc in $fpath"},
                     {"", "espalier completion fish > ~/.config/fish/completions/espalier.fish"}},
        .exit_codes = "0 done; 2 wrong usage.",
-       .see = {}});
+       .see = "espalier-server --completion SHELL does the same for the server."});
   command->callback([shell, &app, &run] {
     run = [shell, &app] {
-      const std::string script = *shell == "bash"  ? BashCompletion(app)
-                                 : *shell == "zsh" ? ZshCompletion(app)
-                                                   : FishCompletion(app);
-      std::fputs(script.c_str(), stdout);
+      std::fputs(Completion(app, *shell, "espalier completion").c_str(), stdout);
       return kExitDone;
     };
   });

@@ -25,6 +25,7 @@ import unittest
 
 BIN, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 CLIENT = os.path.join(BIN, "espalier")
+SERVER = os.path.join(BIN, "espalier-server")
 TREES = os.path.join(SOURCE, "configs", "trees")
 DEADLINE_S = 60
 LONG = ["generate", "--prompt", "list 5 8 gives", "--branches", "200", "--max-new-tokens", "1000", "--ignore-eos"]
@@ -35,9 +36,8 @@ class Server:
     def __init__(self):
         self.folder = tempfile.mkdtemp()
         port_file = os.path.join(self.folder, "port")
-        command = ["espalier-server", "--model", os.path.join(SOURCE, "model", "demo"), "--listen", "127.0.0.1:0"]
+        command = [SERVER, "--model", os.path.join(SOURCE, "model", "demo"), "--listen", "127.0.0.1:0"]
         command += ["--port-file", port_file, "--log-level", "error", "--kv-cache-bytes", "67108864", "--threads", "1"]
-        command[0] = os.path.join(BIN, command[0])
         self.process = subprocess.Popen(command)
         wait_until(lambda: os.path.exists(port_file) and os.path.getsize(port_file) > 0)
         with open(port_file, encoding="utf-8") as file:
@@ -441,28 +441,34 @@ class Completion(unittest.TestCase):
         ("espalier generate --tree {trees}/bea", "{trees}/beam.json"),
         ("espalier completion z", "zsh"),
         ("espalier --json stats --wat", "--watch"),
+        ("espalier-server --max-bat", "--max-batch-rows"),
+        ("espalier-server --threads 2 --attention-mode node_", "node_chunk"),
+        ("espalier-server --check-invariants t", "true"),
+        ("espalier-server --config {trees}/bea", "{trees}/beam.json"),
+        ("espalier-server --completion f", "fish"),
     )
 
-    def script(self, shell):
-        script = os.path.join(server.folder, "completion." + shell)
+    def script(self, program, shell):
+        command = [CLIENT, "completion", shell] if program == "espalier" else [SERVER, "--completion", shell]
+        made = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+        script = os.path.join(server.folder, f"{program}.{shell}")
         with open(script, "w", encoding="utf-8") as file:
-            file.write(run("completion", shell).stdout)
+            file.write(made.stdout)
         return script
 
     def check(self, shell, complete):
         if shutil.which(shell) is None:
             self.skipTest(f"{shell} is not installed")
-        script = self.script(shell)
         for line, expected in self.WORDS:
             line, expected = (text.format(trees=TREES) for text in (line, expected))
             with self.subTest(line=line):
-                self.assertIn(expected, complete(script, line))
+                self.assertIn(expected, complete(self.script(line.split()[0], shell), line))
 
     def test_bash(self):
         def complete(script, line):
             words = " ".join(f"'{word}'" for word in line.split(" "))
             code = f"""source '{script}'; compopt() {{ :; }}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-                _espalier; printf '%s\\n' "${{COMPREPLY[@]}}" """
+                "_${{COMP_WORDS[0]}}"; printf '%s\\n' "${{COMPREPLY[@]}}" """
             return subprocess.run(
                 ["bash", "--norc", "-c", code], capture_output=True, encoding="utf-8", check=True
             ).stdout.split()

@@ -45,6 +45,17 @@ bool Mentions(const std::vector<std::string>& problems, const std::string& text)
   return false;
 }
 
+TEST_CASE("completion is printed without a model, for the shells that are known") {
+  const auto command = Parse({"--completion", "bash"});
+  CHECK(command.problems.empty());
+  CHECK(command.completion.find("--max-batch-rows") != std::string::npos);
+  const std::string fish = Parse({"--completion", "fish"}).completion;
+  CHECK(fish.find("-l listen -x -d 'HOST:PORT to listen at'") != std::string::npos);
+  CHECK(fish.find("-l backend -x -a 'auto cpu cuda ref' -d 'What runs the model'") != std::string::npos);
+  CHECK(Parse({"--model", "/tmp"}).completion.empty());
+  CHECK(Mentions(Parse({"--completion", "tcsh"}).problems, "--completion"));
+}
+
 TEST_CASE("flags set every kind of setting") {
   const auto command =
       Parse({"--model", "/tmp", "--threads", "3", "--dtype", "float32", "--attention-mode", "sequence",
