@@ -71,13 +71,12 @@ class Bringer {
     return rows;
   }
 
-  template <int32_t kLines>
-  ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {
+  __attribute__((noinline)) void Take(int32_t lines, Piece<P>* pieces, int32_t count) {
     for (int32_t i = 0; i < count; ++i) {
-      const char* taken = TakeBytes(int64_t{64} * kLines * pieces[i].lines);
+      const char* taken = TakeBytes(int64_t{64} * lines * pieces[i].lines);
       // What has just been read is as near as can be.
       pieces[i].ahead = taken != nullptr ? taken : reinterpret_cast<const char*>(pieces[i].weights[0]);
-      pieces[i].ahead_step = int64_t{64} * kLines;
+      pieces[i].ahead_step = int64_t{64} * lines;
     }
   }
 

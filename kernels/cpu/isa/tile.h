@@ -122,15 +122,14 @@ struct EvenTiles {
     return RowsOfTile(sizes, rows, tiles--);
   }
 
-  template <int32_t kLines, typename P>
-  ESPALIER_INLINE void Take(Piece<P>* pieces, int32_t count) {
-    if constexpr (kLines > 0) {
-      for (int32_t i = 0; i < count; ++i) {
-        // What has just been read is as near as can be.
-        pieces[i].ahead = next == nullptr ? reinterpret_cast<const char*>(pieces[i].weights[0]) : next;
-        pieces[i].ahead_step = step;
-        if (next != nullptr) next += step * pieces[i].lines;
-      }
+  template <typename P>
+  ESPALIER_INLINE void Take(int32_t lines, Piece<P>* pieces, int32_t count) {
+    if (lines == 0) return;
+    for (int32_t i = 0; i < count; ++i) {
+      // What has just been read is as near as can be.
+      pieces[i].ahead = next == nullptr ? reinterpret_cast<const char*>(pieces[i].weights[0]) : next;
+      pieces[i].ahead_step = step;
+      if (next != nullptr) next += step * pieces[i].lines;
     }
   }
 };
@@ -144,7 +143,7 @@ ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, Pie
     if (count < kRows) return MultiplySome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
   }
   constexpr int32_t kAheadLines = Walk::template kAheadLines<kRows, kPanels>;
-  walk->template Take<kAheadLines>(pieces, piece_count);
+  walk->Take(kAheadLines, pieces, piece_count);
   MultiplyTile<kRows, kPanels, kAheadLines>(rows, pieces, piece_count);
   return kRows;
 }
