@@ -141,7 +141,9 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json) 
     ReportUnreachable(message, server);
     return kExitUnreachable;
   }
-  std::fprintf(stderr, "error: %s: %s\n", code, message.c_str());
+  const bool broken = message == "Socket closed" || message.find("Connection reset") != std::string::npos;
+  std::fprintf(stderr, "error: %s: %s%s\n", code,
+               broken ? ("the connection to " + server + " broke off: ").c_str() : "", message.c_str());
   if (const std::string advice = AdviceOn(status); !advice.empty()) {
     std::fprintf(stderr, "%s\n", advice.c_str());
   }

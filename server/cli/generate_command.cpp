@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include <sstream>
 
 #include "espalier/v1/tree.grpc.pb.h"
+#include "model/tokenizer/utf8.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/flags.h"
@@ -83,6 +85,9 @@ int ReadTreeFile(const GenerateOptions& options, v1::GenerateRequest& request,
   }
   tree_file.emplace(name, std::move(text));
   for (const std::string& assignment : options.set) {
+    if (FindInvalidUtf8(assignment) != std::string::npos) {
+      return Complain("--set: " + assignment.substr(0, assignment.find('=')) + ": not valid UTF-8");
+    }
     if (const std::string fault = tree_file->Set(assignment); !fault.empty())
       return Complain("--set: " + fault);
   }
@@ -114,6 +119,17 @@ void MakeRequest(const GenerateOptions& options, v1::GenerateRequest& request) {
   sampling.set_top_k(options.top_k.value_or(0));
   if (options.top_p) sampling.set_top_p(*options.top_p);
   sampling.set_min_p(options.min_p.value_or(0.0F));
+}
+
+// The flag that sets a field of what MakeRequest makes: nodes[1].generate.sampling.top_k is --top-k.
+std::string FlagOf(const std::string& field) {
+  if (field.find(".given.") != std::string::npos) {
+    return field.find("token_ids") != std::string::npos ? "--prompt-ids" : "--prompt";
+  }
+  if (field.find("stop_strings") != std::string::npos) return "--stop";
+  std::string flag = "--" + field.substr(field.rfind('.') + 1);
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
 }
 
 // A tree that one thread feeds and another draws.
@@ -176,7 +192,7 @@ int PrintTree(const GenerateOptions& options, const TreeModel& tree) {
   if (tree.finished()) {
     for (std::string& line : DescribeUsage(tree, view.width)) lines.push_back(std::move(line));
   }
-  PrintLines(lines, STDOUT_FILENO);
+  PrintLines(lines);
   return kExitDone;
 }
 
@@ -228,8 +244,9 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   const grpc::Status status = EndOf(ended, options, tree.model);
   const int printed = common.json ? kExitDone : PrintTree(options, tree.model);
   const int code = Report(status, common.server, common.json);
-  if (const std::string field = FieldOf(status.error_message()); tree_file && !field.empty()) {
-    std::fprintf(stderr, "It stands at %s\n", tree_file->PlaceOf(field).c_str());
+  if (const std::string field = FieldOf(status.error_message()); !field.empty()) {
+    std::fprintf(stderr, "It stands at %s\n",
+                 tree_file ? tree_file->PlaceOf(field).c_str() : FlagOf(field).c_str());
   }
   if (record.is_open() && !record.flush()) {
     std::fprintf(stderr, "error: --record: could not write all of %s\n", options.record.c_str());

@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <clocale>
@@ -21,7 +23,7 @@ namespace {
 // The port matters: without one gRPC would try its own, and it takes numbers that are none modulo 65536.
 bool IsHostAndPort(const std::string& server) {
   const size_t colon = server.rfind(':');
-  if (colon == std::string::npos || colon == 0) return false;
+  if (colon == std::string::npos || colon == 0 || server.find("://") != std::string::npos) return false;
   int port = 0;
   const char* const end = server.data() + server.size();
   const auto [stop, error] = std::from_chars(server.data() + colon + 1, end, port);
@@ -69,7 +71,23 @@ void DescribeProgram(CLI::App& app) {
               "are heeded as usual. The interface: proto/espalier/v1. Tree files: configs/trees."});
 }
 
+// A descriptor that the caller has closed would be given to the next connection, which then got what is
+// printed. What takes its place refuses to be used.
+void HoldStandardFiles() {
+  for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(file, F_GETFD) < 0) open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+  }
+}
+
+// What could not be written, to a full disk for instance, must not look like success.
+int AfterPrinting(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::fprintf(stderr, "error: standard output: cannot be written\n");
+  return code == kExitDone ? kExitFailed : code;
+}
+
 int Main(int argc, char** argv) {
+  HoldStandardFiles();
   WatchSignals();
   // Column widths of characters: any UTF-8 locale knows them.
   if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
@@ -106,7 +124,11 @@ int Main(int argc, char** argv) {
   try {
     app.parse(static_cast<int>(words.size()), words.data());
   } catch (const CLI::Success& answered) {  // --help, --version
-    return app.exit(answered);
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (app.get_subcommands().empty() && !unknown.empty()) {
+      return Complain(NotUnderstood(unknown.front(), app), app);
+    }
+    return AfterPrinting(app.exit(answered));
   } catch (const CLI::ParseError& error) {
     if (argc == 1) return Complain("a command is needed, such as generate", app);
     const std::vector<std::string> unknown = app.remaining(true);
@@ -116,7 +138,7 @@ int Main(int argc, char** argv) {
     return Complain("--server: must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",
                     app);
   }
-  return run();
+  return AfterPrinting(run());
 }
 
 }  // namespace

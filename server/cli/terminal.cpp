@@ -146,12 +146,12 @@ void StatusLine::Show(const std::string& line) {
   shown_ = true;
 }
 
-void PrintLines(const std::vector<std::string>& lines, int file) {
+void PrintLines(const std::vector<std::string>& lines) {
   std::string all;
   for (const std::string& line : lines) all += line + "\n";
-  if (IsTerminal(file)) all = kNoWrap + all + kWrap;
+  if (IsTerminal(STDOUT_FILENO)) all = kNoWrap + all + kWrap;
+  std::fwrite(all.data(), 1, all.size(), stdout);
   std::fflush(stdout);
-  WriteAll(file, all);
 }
 
 }  // namespace espalier::cli

@@ -53,6 +53,6 @@ class StatusLine {
 };
 
 // Prints lines; on a terminal, what is too long for it is cut, not wrapped.
-void PrintLines(const std::vector<std::string>& lines, int file);
+void PrintLines(const std::vector<std::string>& lines);
 
 }  // namespace espalier::cli

@@ -261,6 +261,8 @@ class Mistakes(unittest.TestCase):
 
     def test_misspelt_words_are_recognised(self):
         self.refused(2, "did you mean generate?", "genrate")
+        self.refused(2, "did you mean generate?", "genrate", "--help")
+        self.refused(2, "did you mean stats?", "help", "stat")
         self.refused(2, "did you mean --branches?", "generate", "--prompt", "x", "--branchs", "3")
         self.refused(
             2,
@@ -275,6 +277,34 @@ class Mistakes(unittest.TestCase):
         tree = '{"nodes": [{"id": "a", "given": {"text": "x"}},\n{"id": "b", "parent_id": "a", "generate": {"branches": -3}}]}'
         self.refused(1, "nodes[1].generate.branches: ", "generate", "--tree", "-", text=tree)
         self.refused(1, "It stands at standard input:2:56", "generate", "--tree", "-", text=tree)
+
+    def test_what_the_server_refuses_is_found_among_the_flags(self):
+        for flag, value in (("--branches", "2000000"), ("--max-new-tokens", "2000000"), ("--prompt-ids", "1,999999")):
+            with self.subTest(flag=flag):
+                prompt = [] if flag == "--prompt-ids" else ["--prompt", "x"]
+                self.refused(1, f"It stands at {flag}\n", "generate", *prompt, flag, value)
+        self.refused(1, "It stands at --prompt\n", "generate", "--prompt", b"\xff")
+        self.refused(1, "It stands at --stop\n", "generate", "--prompt", "x", "--stop", "")
+
+    def test_a_setting_that_is_no_text_is_refused(self):
+        tree = os.path.join(TREES, "beam.json")
+        self.refused(
+            2, "--set: problem.text: not valid UTF-8", "generate", "--tree", tree, "--set", b"problem.text=\xff"
+        )
+
+    def test_an_address_is_no_url(self):
+        self.refused(2, "error: --server: must be HOST:PORT", "--server", "http://" + server.address, "health")
+
+    def test_output_that_cannot_be_written_is_no_success(self):
+        for command in (["generate", "--prompt", "x"], ["model"], ["health"], ["--help"], ["completion", "zsh"]):
+            with self.subTest(command=command), open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([CLIENT, *command], env=environment(), stdout=full, stderr=subprocess.PIPE)
+                self.assertEqual(done.returncode, 1)
+                self.assertEqual(done.stderr, b"error: standard output: cannot be written\n")
+        closed = subprocess.run(
+            ["sh", "-c", '"$0" model >&-', CLIENT], env=environment(), stderr=subprocess.PIPE, check=False
+        )
+        self.assertEqual((closed.returncode, closed.stderr), (1, b"error: standard output: cannot be written\n"))
 
     def test_without_a_server_the_way_to_one_is_told(self):
         for command in (["health"], ["stats"], ["model"], ["generate", "--prompt", "x"], ["stats", "--watch"]):
