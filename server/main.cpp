@@ -21,11 +21,14 @@ namespace {
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;  // wrong usage, configuration or model
 
-// gRPC's own lines in the server's log.
+std::atomic<bool> listening = false;
+
+// gRPC's own lines in the server's log. What hinders it from listening is reported without its help.
 void LogFromGrpc(gpr_log_func_args* line) {
-  const auto level = line->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::err
-                     : line->severity == GPR_LOG_SEVERITY_INFO ? spdlog::level::info
-                                                               : spdlog::level::debug;
+  const auto level = !listening                                 ? spdlog::level::debug
+                     : line->severity == GPR_LOG_SEVERITY_ERROR ? spdlog::level::err
+                     : line->severity == GPR_LOG_SEVERITY_INFO  ? spdlog::level::info
+                                                                : spdlog::level::debug;
   spdlog::log(level, "grpc: {}", line->message);
 }
 
@@ -117,6 +120,7 @@ int Run(const ServerCommand& command, StopSignals& stop_signals) {
   const ServerConfig& config = command.config;
   auto server = Server::Start(config, [&] { stop_signals.Serving(); });
   if (!server) return Complain(server.error(), command);
+  listening = true;
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
   const int signal = stop_signals.Wait();

@@ -3,11 +3,16 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <netdb.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -40,6 +45,31 @@ Status WritePortFile(const std::string& path, int port) {
   return InvalidArgument("--port-file", "cannot write " + path);
 }
 
+// gRPC says only that it cannot listen at HOST:PORT; trying it here says why. Empty: it would work now.
+std::string WhyNotListening(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int unknown = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
+  if (unknown != 0) return gai_strerror(unknown);
+  std::string why;
+  for (const addrinfo* each = found; each != nullptr && why.empty(); each = each->ai_next) {
+    const int file = socket(each->ai_family, each->ai_socktype | SOCK_CLOEXEC, each->ai_protocol);
+    const int on = 1;  // as gRPC has it: connections of an earlier server do not count
+    if (file < 0 || setsockopt(file, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        bind(file, each->ai_addr, each->ai_addrlen) != 0 || listen(file, 1) != 0) {
+      why = std::generic_category().message(errno);
+    }
+    if (file >= 0) close(file);
+  }
+  freeaddrinfo(found);
+  return why;
+}
+
 class GrpcServer final : public Server {
  public:
   GrpcServer(const ServerConfig& config, std::unique_ptr<Engine> engine,
@@ -68,7 +98,9 @@ class GrpcServer final : public Server {
     builder.RegisterService(&admin_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
-      return InvalidArgument("--listen", "cannot listen at " + config_.listen);
+      const std::string why = WhyNotListening(config_.listen);
+      return InvalidArgument("--listen",
+                             "cannot listen at " + config_.listen + (why.empty() ? "" : ": " + why));
     }
     for (const char* service : {v1::TreeService::service_full_name(), v1::ModelService::service_full_name(),
                                 v1::AdminService::service_full_name()}) {

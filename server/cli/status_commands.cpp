@@ -43,6 +43,9 @@ int Health(const CommonOptions& common) {
   void* tag = nullptr;
   bool ok = false;
   queue.Next(&tag, &ok);
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    status = {status.error_code(), "no answer within " + std::to_string(kDeadline.count()) + " seconds"};
+  }
   if (!status.ok()) return Report(status, common.server, common.json);
   std::vector<grpc::Slice> slices;
   std::string bytes;

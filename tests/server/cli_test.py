@@ -314,6 +314,19 @@ class Mistakes(unittest.TestCase):
                 )
 
 
+class Servers(unittest.TestCase):
+    def test_an_address_that_cannot_be_had_is_refused_with_the_reason(self):
+        for address, why in (
+            (server.address, "Address already in use"),
+            ("192.0.2.1:50051", "Cannot assign requested address"),
+        ):
+            with self.subTest(address=address):
+                command = [SERVER, "--model", os.path.join(SOURCE, "model", "demo"), "--listen", address]
+                done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=DEADLINE_S, check=False)
+                self.assertEqual(done.returncode, 2)
+                self.assertEqual(done.stderr, f"error: --listen: cannot listen at {address}: {why}\n")
+
+
 class Commands(unittest.TestCase):
     def test_health(self):
         self.assertEqual((run("health").returncode, run("health").stdout), (0, "serving\n"))
