@@ -367,7 +367,7 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
     command.help = app.help();
     return command;
   } catch (const CLI::ParseError& error) {
-    command.problems.push_back(std::string("command line: ") + error.what());
+    command.problems.push_back("command line: " + cli::FaultOf(error));
     return command;
   }
   if (!shell.empty()) command.completion = cli::Completion(app, shell, "espalier-server --completion");

@@ -99,7 +99,9 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("espalier ") + kVersion, "Print the version and exit");
   app.set_help_flag("-h,--help", "Print this help and exit");
   CommonOptions common;
-  if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr) common.server = server;
+  if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr && *server != 0) {
+    common.server = server;
+  }
   app.add_option("--server", common.server, "Address of the server [$ESPALIER_SERVER, else 127.0.0.1:50051]")
       ->type_name("HOST:PORT");
   app.add_flag("--json", common.json, "Print JSON only, one object a line");
@@ -132,10 +134,12 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (argc == 1) return Complain("a command is needed, such as generate", app);
     const std::vector<std::string> unknown = app.remaining(true);
-    return Complain(unknown.empty() ? error.what() : NotUnderstood(unknown.front(), app), app);
+    return Complain(unknown.empty() ? FaultOf(error) : NotUnderstood(unknown.front(), app), app);
   }
   if (!IsHostAndPort(common.server)) {
-    return Complain("--server: must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",
+    const bool from_flag = app.count("--server") > 0;
+    return Complain(std::string(from_flag ? "--server" : "ESPALIER_SERVER") +
+                        ": must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",
                     app);
   }
   return AfterPrinting(run());

@@ -125,6 +125,12 @@ std::vector<std::string> ChoicesOf(const CLI::Option& option) {
   return choices;
 }
 
+std::string FaultOf(const CLI::ParseError& error) {
+  const std::string fault = error.what();
+  const size_t often = fault.find("At Most 1 required but received");
+  return often == std::string::npos ? fault : fault.substr(0, often) + "given more than once";
+}
+
 std::string NamesOf(const CLI::Option& option) {
   std::string names;
   for (const std::string& name : option.get_snames()) names += (names.empty() ? "-" : ", -") + name;

@@ -24,6 +24,9 @@ struct ManualText {
 // within the terminal's width, or 80 columns.
 void Describe(CLI::App& command, ManualText text);
 
+// What is wrong with a command line, in words that name the flag.
+std::string FaultOf(const CLI::ParseError& error);
+
 // The names of an option, "--watch, --no-watch", and of its value; e.g. "--seed N".
 std::string NamesOf(const CLI::Option& option);
 

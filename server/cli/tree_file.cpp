@@ -158,9 +158,13 @@ std::string TreeFile::Set(const std::string& assignment) {
   // Fields are those of what the node holds: given, generate or select.
   const Descriptor* type = v1::TreeNode::descriptor();
   Json* holder = nullptr;
+  std::string path =
+      "nodes[" + std::to_string(node - value_["nodes"].get_ref<Json::array_t&>().data()) + "].";
   for (const char* kind : {"given", "generate", "select"}) {
     if (!node->contains(kind)) continue;
+    if (holder != nullptr) return target + ": the node holds more than one of given, generate and select";
     holder = &(*node)[kind];
+    path += kind;
     type = type->FindFieldByName(kind)->message_type();
   }
   if (holder == nullptr) return "node '" + (*node)["id"].get<std::string>() + "' holds nothing to set";
@@ -170,6 +174,7 @@ std::string TreeFile::Set(const std::string& assignment) {
     const std::string name = rest.substr(0, dot);
     const FieldDescriptor* field = FindField(*type, name);
     if (field == nullptr) return target + ": " + UnknownField(*type, name);
+    path += "." + field->name();
     if (!holder->is_object()) return target + ": what the file has there is no object";
     const bool is_leaf = dot == std::string::npos;
     if (is_leaf) {
@@ -186,6 +191,7 @@ std::string TreeFile::Set(const std::string& assignment) {
       }
       holder->erase(field->json_name());
       (*holder)[field->name()] = std::move(value);
+      set_[path] = target;
       return "";
     }
     if (field->message_type() == nullptr || field->is_repeated())
@@ -212,6 +218,11 @@ std::vector<std::string> TreeFile::Read(v1::GenerateRequest& request) const {
 }
 
 std::string TreeFile::PlaceOf(const std::string& field) const {
+  for (const auto& [path, target] : set_) {
+    const bool within = field.starts_with(path) && (field.size() == path.size() ||
+                                                    field[path.size()] == '.' || field[path.size()] == '[');
+    if (within) return "--set " + target;
+  }
   const TextPlace place = json_.PlaceOf(field);
   return name_ + ":" + std::to_string(place.line) + ":" + std::to_string(place.column);
 }

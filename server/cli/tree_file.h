@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,13 +23,15 @@ class TreeFile {
   // Fills the request, or returns every mistake of the file, each a line with its place.
   std::vector<std::string> Read(v1::GenerateRequest& request) const;
 
-  // "FILE:LINE:COLUMN" of a field that the server names in an error, e.g. "nodes[3].generate.branches".
+  // "FILE:LINE:COLUMN" of a field that the server names in an error, e.g. "nodes[3].generate.branches"; of
+  // one that was set, "--set step.branches".
   std::string PlaceOf(const std::string& field) const;
 
  private:
   std::string name_;
   LocatedJson json_;
-  LocatedJson::Json value_;  // json_'s, with what was set
+  LocatedJson::Json value_;                 // json_'s, with what was set
+  std::map<std::string, std::string> set_;  // what was set: "nodes[3].generate.branches" as "step.branches"
 };
 
 }  // namespace espalier::cli

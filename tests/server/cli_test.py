@@ -292,6 +292,19 @@ class Mistakes(unittest.TestCase):
             2, "--set: problem.text: not valid UTF-8", "generate", "--tree", tree, "--set", b"problem.text=\xff"
         )
 
+    def test_what_the_server_refuses_is_found_among_what_was_set(self):
+        tree = os.path.join(TREES, "beam.json")
+        self.refused(
+            1, "It stands at --set step1.branches\n", "generate", "--tree", tree, "--set", "step1.branches=99999"
+        )
+
+    def test_flags_are_given_once(self):
+        self.refused(2, "error: --branches: given more than once\n", "generate", "--branches", "1", "--branches", "2")
+
+    def test_an_address_of_the_environment_is_told_from_the_flags(self):
+        self.assertIn("error: ESPALIER_SERVER: must be HOST:PORT", run("health", env={"ESPALIER_SERVER": "x"}).stderr)
+        self.assertNotIn("HOST:PORT with", run("health", env={"ESPALIER_SERVER": ""}).stderr)
+
     def test_an_address_is_no_url(self):
         self.refused(2, "error: --server: must be HOST:PORT", "--server", "http://" + server.address, "health")
 

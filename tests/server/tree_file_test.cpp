@@ -64,6 +64,9 @@ TEST_CASE("fields of nodes can be set from outside") {
   CHECK(request.nodes(1).generate().sampling().top_p() == 0.5F);
   CHECK(request.nodes(1).generate().stop_strings_size() == 2);
   CHECK(request.nodes(2).select().score() == v1::SELECT_SCORE_MEAN_LOGPROB);
+  CHECK(file.PlaceOf("nodes[1].generate.branches") == "--set step.branches");
+  CHECK(file.PlaceOf("nodes[1].generate.stop_strings[1]") == "--set step.stop_strings");
+  CHECK(file.PlaceOf("nodes[1].generate").starts_with("f:"));
 }
 
 TEST_CASE("setting token ids takes the place of the text") {
@@ -88,6 +91,8 @@ TEST_CASE("what cannot be set is told") {
   mentions("step.branches=1.5", "must be an integer");
   mentions("step.branches.x=1", "branches has no fields");
   mentions("best.score=BEST", "no such value 'BEST'");
+  file = TreeFile("f", R"({"nodes": [{"id": "a", "given": {"text": "x"}, "generate": {}}]})");
+  mentions("a.text=y", "more than one of given, generate and select");
 }
 
 TEST_CASE("fields that the server names are found in the file") {
