@@ -8,6 +8,37 @@
 
 namespace espalier {
 
+namespace {
+
+// How many of `rows` each request gets, of which `wanted` tells, oldest first, and which want more in all.
+// Those that want no more than an equal share of what smaller ones leave get all of it. The larger ones run
+// whole, oldest first: branches of one tree share the KV that they read, and a tree that ends early frees its
+// own. None gets more than one part in kLeastTrees of the rows unless that is its equal share.
+std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows) {
+  constexpr size_t kLeastTrees = 8;
+  std::vector<size_t> ascending = wanted;
+  std::sort(ascending.begin(), ascending.end());
+  size_t left = rows;
+  size_t sharing = wanted.size();
+  size_t share = 0;
+  for (const size_t size : ascending) {
+    share = left / sharing;
+    if (size > share) break;
+    left -= size;
+    --sharing;
+  }
+  const size_t most = std::max(share + 1, rows / kLeastTrees);
+  std::vector<size_t> shares = wanted;
+  for (size_t& size : shares) {
+    if (size <= share) continue;
+    size = std::min({size, most, left});
+    left -= size;
+  }
+  return shares;
+}
+
+}  // namespace
+
 // Whether the branch has rows to issue that it can issue without waiting for results.
 bool Scheduler::Impl::Wants(const RequestTree& tree, const Branch& branch) const {
   if (branch.tail_pending) return !branch.dead && (branch.finished || tree.given(branch) != nullptr);
@@ -120,55 +151,29 @@ bool Scheduler::Impl::IsDecode(const Request& request, const Branch& branch) con
   return branch.path_issued && TargetEnd(branch, leaf) - leaf.issued_end() <= 1;
 }
 
-// Cuts the candidates down to `rows`. Requests that want no more than an equal share of what smaller ones
-// leave get all of it. The larger ones run whole, oldest first: branches of one tree share the KV that they
-// read, and a tree that ends early frees its own. None gets more than one part in kLeastTrees of the rows
-// unless that is its equal share. Within a request those come first that have waited longest. Returns the
-// others.
+// Cuts the candidates down to `rows`, shared as ShareRows says; within a request those come first that have
+// waited longest. Returns the others.
 std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitDecode(std::vector<Candidate>* decode,
                                                                      int32_t rows) const {
   if (static_cast<int32_t>(decode->size()) <= rows) return {};
-  struct Group {
-    size_t begin;
-    size_t size;
-    size_t quota;
-  };
-  std::vector<Group> groups;
+  std::vector<size_t> wanted;
   for (size_t i = 0; i < decode->size(); ++i) {
-    if (i == 0 || (*decode)[i].request != (*decode)[i - 1].request) groups.push_back({i, 0, 0});
-    ++groups.back().size;
+    if (i == 0 || (*decode)[i].request != (*decode)[i - 1].request) wanted.push_back(0);
+    ++wanted.back();
   }
-  std::vector<Group*> by_size;
-  by_size.reserve(groups.size());
-  for (Group& group : groups) by_size.push_back(&group);
-  std::stable_sort(by_size.begin(), by_size.end(),
-                   [](const Group* a, const Group* b) { return a->size < b->size; });
-  constexpr size_t kLeastTrees = 8;
-  const size_t all = static_cast<size_t>(std::max(rows, 0));
-  size_t left = all;
-  size_t small = 0;
-  const auto share = [&] { return left / (by_size.size() - small); };
-  for (; small < by_size.size() && by_size[small]->size <= share(); ++small) {
-    by_size[small]->quota = by_size[small]->size;
-    left -= by_size[small]->quota;
-  }
-  const auto most = small < by_size.size() ? std::max(share() + 1, all / kLeastTrees) : 0;
-  for (Group& group : groups) {
-    if (group.quota > 0) continue;
-    group.quota = std::min({group.size, most, left});
-    left -= group.quota;
-  }
+  const std::vector<size_t> shares = ShareRows(wanted, static_cast<size_t>(std::max(rows, 0)));
   std::vector<Candidate> kept;
   std::vector<Candidate> rest;
-  for (const Group& group : groups) {
-    const auto begin = decode->begin() + static_cast<ptrdiff_t>(group.begin);
-    std::stable_sort(
-        begin, begin + static_cast<ptrdiff_t>(group.size),
-        [](const Candidate& a, const Candidate& b) { return a.branch->last_step < b.branch->last_step; });
-    const auto end = begin + static_cast<ptrdiff_t>(group.size);
-    const auto cut = begin + static_cast<ptrdiff_t>(group.quota);
+  auto begin = decode->begin();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const auto end = begin + static_cast<ptrdiff_t>(wanted[i]);
+    const auto cut = begin + static_cast<ptrdiff_t>(shares[i]);
+    std::stable_sort(begin, end, [](const Candidate& a, const Candidate& b) {
+      return a.branch->last_step < b.branch->last_step;
+    });
     kept.insert(kept.end(), begin, cut);
     rest.insert(rest.end(), cut, end);
+    begin = end;
   }
   *decode = std::move(kept);
   return rest;

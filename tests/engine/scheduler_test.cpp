@@ -47,6 +47,14 @@ HarnessOptions LargePool() {
   return options;
 }
 
+// Steps of so many rows, one at a time.
+HarnessOptions StepsOf(int32_t rows) {
+  HarnessOptions options = LargePool();
+  options.max_batch_rows = rows;
+  options.runner.steps_in_flight = 1;
+  return options;
+}
+
 // Rows of tokens at or beyond a position.
 int32_t RowsAt(const StepInput& step, int32_t min_position) {
   int32_t rows = 0;
@@ -129,10 +137,7 @@ TEST_CASE("decoding branches have a row in every step while long prompts are pre
 }
 
 TEST_CASE("a prompt is prefilled beside more decoding branches than a step has rows") {
-  HarnessOptions options = LargePool();
-  options.max_batch_rows = 16;
-  options.runner.steps_in_flight = 1;
-  SchedulerHarness harness(options);
+  SchedulerHarness harness(StepsOf(16));
   harness.Submit(FewShot(4, 40, 100, 1));
   for (int i = 0; i < 4; ++i) harness.Step();
   const uint64_t prompt = harness.Submit(FewShot(100, 1, 5, 2));
@@ -144,10 +149,7 @@ TEST_CASE("a prompt is prefilled beside more decoding branches than a step has r
 }
 
 TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
-  HarnessOptions options = LargePool();
-  options.max_batch_rows = 16;
-  options.runner.steps_in_flight = 1;
-  SchedulerHarness harness(options);
+  SchedulerHarness harness(StepsOf(16));
   const uint64_t wide = harness.Submit(FewShot(4, 200, 8, 1));
   for (int i = 0; i < 4; ++i) harness.Step();
   const uint64_t narrow = harness.Submit(FewShot(4, 1, 30, 2));
@@ -160,10 +162,7 @@ TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
 }
 
 TEST_CASE("where branches want more rows than a step has, the oldest trees run whole") {
-  HarnessOptions options = LargePool();
-  options.max_batch_rows = 64;
-  options.runner.steps_in_flight = 1;
-  SchedulerHarness harness(options);
+  SchedulerHarness harness(StepsOf(64));
   std::vector<uint64_t> ids;
   for (int32_t i = 0; i < 20; ++i) ids.push_back(harness.Submit(FewShot(4, 8, 20, i)));
   int steps = 0;
@@ -174,10 +173,7 @@ TEST_CASE("where branches want more rows than a step has, the oldest trees run w
 }
 
 TEST_CASE("a tree of hundreds leaves younger trees their share") {
-  HarnessOptions options = LargePool();
-  options.max_batch_rows = 64;
-  options.runner.steps_in_flight = 1;
-  SchedulerHarness harness(options);
+  SchedulerHarness harness(StepsOf(64));
   const uint64_t wide = harness.Submit(FewShot(4, 200, 30, 1));
   for (int i = 0; i < 4; ++i) harness.Step();
   std::vector<uint64_t> younger;
