@@ -10,6 +10,7 @@
 #include <sstream>
 #include <tuple>
 
+#include "server/cli/address.h"
 #include "server/cli/completion.h"
 #include "server/cli/manual.h"
 #include "server/located_json.h"
@@ -17,6 +18,7 @@
 namespace espalier {
 namespace {
 
+using cli::FlagOf;
 using Json = LocatedJson::Json;
 
 // One setting: its key in a file is `max_batch_rows`, its flag is `--max-batch-rows`.
@@ -31,12 +33,6 @@ struct Setting {
   bool refused = false;                // the value was wrong, which is listed; the default stands
   std::vector<std::string> choices{};  // all that it may be set to, where that is a list
 };
-
-std::string FlagOf(const std::string& key) {
-  std::string flag = "--" + key;
-  for (char& c : flag) c = c == '_' ? '-' : c;
-  return flag;
-}
 
 template <typename Integer>
 Setting IntegerSetting(std::string key, Integer& target, int64_t low, int64_t high, std::string help) {
@@ -234,15 +230,6 @@ void ReadFile(const std::string& path, std::vector<Setting>& settings, std::vect
   for (const TextFault& fault : faults) problems.push_back(fault.In(path));
 }
 
-bool IsHostAndPort(const std::string& text) {
-  const size_t colon = text.rfind(':');
-  if (colon == std::string::npos || colon == 0) return false;
-  const char* const end = text.data() + text.size();
-  int port = -1;
-  const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
-  return error == std::errc() && stop == end && port >= 0 && port <= 65535;
-}
-
 // What can be told only from several settings, or from the file system.
 void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
                    std::vector<std::string>& problems) {
@@ -257,7 +244,7 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   } else if (!std::filesystem::is_directory(config.model, failure)) {
     complain("model", "there is no folder " + config.model);
   }
-  if (!IsHostAndPort(config.listen)) {
+  if (!cli::ParseAddress(config.listen)) {
     complain("listen", "must be HOST:PORT with a port in [0, 65535], got '" + config.listen + "'");
   }
   const auto port_folder = std::filesystem::absolute(config.port_file, failure).parent_path();

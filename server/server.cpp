@@ -12,6 +12,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -19,6 +20,7 @@
 
 #include "model/llama_runner.h"
 #include "server/admin_service.h"
+#include "server/cli/address.h"
 #include "server/model_service.h"
 #include "server/tree_service.h"
 
@@ -47,14 +49,15 @@ Status WritePortFile(const std::string& path, int port) {
 
 // gRPC says only that it cannot listen at HOST:PORT; trying it here says why. Empty: it would work now.
 std::string WhyNotListening(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
+  const std::optional<cli::Address> parsed = cli::ParseAddress(address);
+  if (!parsed) return "not HOST:PORT";
+  std::string host = parsed->host;
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   addrinfo hints{};
   hints.ai_flags = AI_PASSIVE;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  const int unknown = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
+  const int unknown = getaddrinfo(host.c_str(), std::to_string(parsed->port).c_str(), &hints, &found);
   if (unknown != 0) return gai_strerror(unknown);
   std::string why;
   for (const addrinfo* each = found; each != nullptr && why.empty(); each = each->ai_next) {

@@ -122,14 +122,12 @@ void MakeRequest(const GenerateOptions& options, v1::GenerateRequest& request) {
 }
 
 // The flag that sets a field of what MakeRequest makes: nodes[1].generate.sampling.top_k is --top-k.
-std::string FlagOf(const std::string& field) {
+std::string FlagOfField(const std::string& field) {
   if (field.find(".given.") != std::string::npos) {
     return field.find("token_ids") != std::string::npos ? "--prompt-ids" : "--prompt";
   }
   if (field.find("stop_strings") != std::string::npos) return "--stop";
-  std::string flag = "--" + field.substr(field.rfind('.') + 1);
-  std::replace(flag.begin(), flag.end(), '_', '-');
-  return flag;
+  return FlagOf(field.substr(field.rfind('.') + 1));
 }
 
 // A tree that one thread feeds and another draws.
@@ -246,7 +244,7 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   const int code = Report(status, common.server, common.json);
   if (const std::string field = FieldOf(status.error_message()); !field.empty()) {
     std::fprintf(stderr, "It stands at %s\n",
-                 tree_file ? tree_file->PlaceOf(field).c_str() : FlagOf(field).c_str());
+                 tree_file ? tree_file->PlaceOf(field).c_str() : FlagOfField(field).c_str());
   }
   if (record.is_open() && !record.flush()) {
     std::fprintf(stderr, "error: --record: could not write all of %s\n", options.record.c_str());

@@ -3,12 +3,13 @@
 #include <grpc/support/log.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 
+#include "server/cli/address.h"
 #include "server/cli/commands.h"
 #include "server/cli/completion.h"
 #include "server/cli/connection.h"
@@ -21,13 +22,9 @@ namespace espalier::cli {
 namespace {
 
 // The port matters: without one gRPC would try its own, and it takes numbers that are none modulo 65536.
-bool IsHostAndPort(const std::string& server) {
-  const size_t colon = server.rfind(':');
-  if (colon == std::string::npos || colon == 0 || server.find("://") != std::string::npos) return false;
-  int port = 0;
-  const char* const end = server.data() + server.size();
-  const auto [stop, error] = std::from_chars(server.data() + colon + 1, end, port);
-  return error == std::errc() && stop == end && port > 0 && port <= 65535;
+bool IsServerAddress(const std::string& text) {
+  const std::optional<Address> address = ParseAddress(text);
+  return address && address->port > 0 && address->host.find("://") == std::string::npos;
 }
 
 int Complain(const std::string& problem, const CLI::App& app) {
@@ -136,7 +133,7 @@ int Main(int argc, char** argv) {
     const std::vector<std::string> unknown = app.remaining(true);
     return Complain(unknown.empty() ? FaultOf(error) : NotUnderstood(unknown.front(), app), app);
   }
-  if (!IsHostAndPort(common.server)) {
+  if (!IsServerAddress(common.server)) {
     const bool from_flag = app.count("--server") > 0;
     return Complain(std::string(from_flag ? "--server" : "ESPALIER_SERVER") +
                         ": must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",

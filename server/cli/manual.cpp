@@ -131,6 +131,12 @@ std::string FaultOf(const CLI::ParseError& error) {
   return often == std::string::npos ? fault : fault.substr(0, often) + "given more than once";
 }
 
+std::string FlagOf(const std::string& name) {
+  std::string flag = "--" + name;
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
 std::string NamesOf(const CLI::Option& option) {
   std::string names;
   for (const std::string& name : option.get_snames()) names += (names.empty() ? "-" : ", -") + name;

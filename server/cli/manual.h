@@ -27,6 +27,9 @@ void Describe(CLI::App& command, ManualText text);
 // What is wrong with a command line, in words that name the flag.
 std::string FaultOf(const CLI::ParseError& error);
 
+// The flag of a field or setting: "--top-k" of "top_k".
+std::string FlagOf(const std::string& name);
+
 // The names of an option, "--watch, --no-watch", and of its value; e.g. "--seed N".
 std::string NamesOf(const CLI::Option& option);
 
