@@ -77,7 +77,7 @@ AttentionPlan ItemsOf(const TreeBatch& batch, bool partials) {
 // Within what any machine can be believed to need.
 int64_t Believable(double cost, int64_t least, int64_t most) {
   if (!std::isfinite(cost)) return least;
-  return std::clamp(static_cast<int64_t>(std::lround(std::min(cost, 1e9))), least, most);
+  return std::lround(std::clamp(cost, static_cast<double>(least), static_cast<double>(most)));
 }
 
 }  // namespace
