@@ -2,6 +2,8 @@
 
 #ifdef ESPALIER_X86_KERNELS
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <fstream>
@@ -27,13 +29,39 @@ bool HasAvx512() {
 bool HasAvx512Bf16() {
   return HasAvx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
+bool HasAmx() {
+  unsigned int eax = 0;
+  unsigned int ebx = 0;
+  unsigned int ecx = 0;
+  unsigned int edx = 0;
+  constexpr unsigned int kBf16TileInt8 = 1U << 22 | 1U << 24 | 1U << 25;
+  if (!HasAvx512Bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return (edx & kBf16TileInt8) == kBf16TileInt8;
+}
+// Linux lends the tiles' 8 KB of state to processes that ask for it; kernels before 5.16, and machines whose
+// host keeps it back, refuse.
+bool AskForTiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+const KernelTable* AmxTable() { return &AmxKernels(); }
+const KernelTable* AmxEmulatedTable() { return &AmxEmulatedKernels(); }
 const KernelTable* Avx2Table() { return &Avx2Kernels(); }
 const KernelTable* Avx512Table() { return &Avx512Kernels(); }
 const KernelTable* Avx512Bf16Table() { return &Avx512Bf16Kernels(); }
 #else
+bool HasAmx() { return false; }
+bool AskForTiles() { return false; }
 bool HasAvx2() { return false; }
 bool HasAvx512() { return false; }
 bool HasAvx512Bf16() { return false; }
+const KernelTable* AmxTable() { return nullptr; }
+const KernelTable* AmxEmulatedTable() { return nullptr; }
 const KernelTable* Avx2Table() { return nullptr; }
 const KernelTable* Avx512Table() { return nullptr; }
 const KernelTable* Avx512Bf16Table() { return nullptr; }
@@ -58,8 +86,14 @@ std::string ProcessorName() {
 Result<const KernelTable*> ChooseKernels(const std::string& isa) {
   const bool automatic = isa == "auto";
   if (isa == "portable") return &PortableKernels();
-  if (isa == "amx") {
-    return Error{ErrorCode::kUnimplemented, "isa", "amx kernels are not part of this program; use auto"};
+  if (isa == "amx" || (automatic && HasAmx())) {
+    if (!HasAmx()) return Missing("amx (tile, bf16 and int8)");
+    if (AskForTiles()) return AmxTable();
+    if (!automatic) return InvalidArgument("isa", "the operating system does not lend amx tiles to programs");
+  }
+  if (isa == "amx_emulated") {
+    if (!HasAvx512Bf16()) return Missing("avx512_bf16, which the emulation of amx needs");
+    return AmxEmulatedTable();
   }
   if (isa == "avx512_bf16" || ((automatic || isa == "avx512") && HasAvx512Bf16())) {
     if (!HasAvx512Bf16()) return Missing(isa);
@@ -74,7 +108,8 @@ Result<const KernelTable*> ChooseKernels(const std::string& isa) {
     return Avx2Table();
   }
   if (automatic) return &PortableKernels();
-  return InvalidArgument("isa", "unknown instruction set \"" + isa + "\": auto, avx512, avx2 or portable");
+  return InvalidArgument("isa",
+                         "unknown instruction set \"" + isa + "\": auto, amx, avx512, avx2 or portable");
 }
 
 }  // namespace espalier::cpu

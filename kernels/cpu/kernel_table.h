@@ -23,7 +23,7 @@ inline constexpr int32_t kInt8Bias = 128;  // int8 weights lie as unsigned bytes
 // int8 weights: [k / 4][16 n][4], a scale for each n, and operands as quantize_row leaves them; a chunk is a
 // group of operands.
 struct GemmArgs {
-  const void* a = nullptr;  // [rows, a_stride], operands; readable and finite up to k rounded up to 2
+  const void* a = nullptr;  // [rows, a_stride], operands; bf16 and int8 end in zeros up to a multiple of 32
   int64_t a_stride = 0;     // elements
   const void* weights = nullptr;
   float* c = nullptr;           // [rows, c_stride], writable up to 16 * panels
@@ -47,7 +47,7 @@ struct GemmArgs {
 struct QuantizeArgs {
   const float* in = nullptr;  // [columns], then zeros up to the next multiple of 16
   int64_t columns = 0;
-  int8_t* out = nullptr;      // [columns], then zeros up to the next multiple of 16
+  int8_t* out = nullptr;      // [columns], then zeros up to the next multiple of 32
   float* scales = nullptr;    // of each group of kInt8Group columns
   int32_t* starts = nullptr;  // of each group: -kInt8Bias * sum of q, which undoes the weights' bias
 };
@@ -173,5 +173,7 @@ const KernelTable& PortableKernels();
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 const KernelTable& Avx512Bf16Kernels();
+const KernelTable& AmxKernels();
+const KernelTable& AmxEmulatedKernels();  // AmxKernels on a processor that has avx512_bf16: same bits, slow
 
 }  // namespace espalier::cpu

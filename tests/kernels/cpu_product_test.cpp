@@ -11,6 +11,7 @@
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/thread_pool.h"
 #include "tests/support/catch.h"
+#include "tests/support/env.h"
 
 // Products as the backend divides them among threads.
 namespace espalier::cpu {
@@ -112,7 +113,7 @@ class ProductRig {
 TEST_CASE("A row of a product has the same bits however rows are divided") {
   constexpr int32_t kMostRows = 150;
   const uint32_t seed = std::random_device()();
-  for (const std::string isa : {"portable", "avx2", "avx512_no_bf16", "avx512_bf16"}) {
+  for (const std::string isa : {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx", "amx_emulated"}) {
     const Result<const KernelTable*> kernels = ChooseKernels(isa);
     if (!kernels) continue;
     for (const Weights weights : {Weights::kFp32, Weights::kBf16, Weights::kInt8}) {
@@ -130,6 +131,37 @@ TEST_CASE("A row of a product has the same bits however rows are divided") {
         }
       }
     }
+  }
+}
+
+namespace {
+
+// Products of every row count that tiles treat differently, by two instruction sets.
+void CheckSameBits(const std::string& one, const std::string& other, Weights weights) {
+  const Result<const KernelTable*> kernels[] = {ChooseKernels(one), ChooseKernels(other)};
+  for (const auto& chosen : kernels) {
+    if (!chosen) return test::SkipTest(chosen.error().ToString());
+  }
+  const uint32_t seed = std::random_device()();
+  for (const int32_t k : {32, 300}) {
+    const ProductRig rig(**kernels[0], weights, k, 130, seed);
+    const ProductRig other_rig(**kernels[1], weights, k, 130, seed);
+    for (const int32_t rows : {1, 15, 17, 50, 64, 130}) {
+      INFO(one << " and " << other << ", k " << k << ", " << rows << " rows, seed " << seed);
+      CHECK(rig.Run(rows, 1) == other_rig.Run(rows, 1));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("int8 weights give the same bits by vectors and by tiles") {
+  CheckSameBits("avx512_bf16", "amx_emulated", Weights::kInt8);
+}
+
+TEST_CASE("AMX and its emulation give the same bits") {
+  for (const Weights weights : {Weights::kBf16, Weights::kInt8}) {
+    CheckSameBits("amx", "amx_emulated", weights);
   }
 }
 

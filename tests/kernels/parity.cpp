@@ -40,7 +40,7 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights) {
   std::vector<Candidate> candidates;
   std::vector<std::string> sets = {"auto"};
   if (std::string(ESPALIER_PARITY_BACKEND) == "cpu") {
-    sets = {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx"};
+    sets = {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx", "amx_emulated"};
   }
   for (const std::string& isa : sets) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {

@@ -22,12 +22,12 @@ RunnerOptions OptionsFor(const std::string& backend, DType dtype, const std::str
   return options;
 }
 
-// Calls `check` with options for the instruction set of this machine, and with lesser ones that it has too.
-// Skips the test where the program lacks the backend.
+// Calls `check` with options for the instruction set of this machine, and with others that it has or
+// emulates. Skips the test where the program lacks the backend.
 void ForEachIsa(const std::string& backend, DType dtype,
                 const std::function<void(const RunnerOptions&)>& check,
                 WeightType weights = WeightType::kDType) {
-  for (const char* isa : {"auto", "avx2", "portable"}) {
+  for (const char* isa : {"auto", "amx_emulated", "avx2", "portable"}) {
     const RunnerOptions options = OptionsFor(backend, dtype, isa, weights);
     const auto created = CreateBackend(options.backend);
     if (created.ok()) {

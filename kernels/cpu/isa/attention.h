@@ -40,7 +40,7 @@ template <int32_t kPanels, typename P>
 int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t begin, int32_t end,
                     Bringer<P>* bringer) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
-  constexpr int32_t kParts = 2;
+  constexpr int32_t kParts = P::kScoreParts;
   const int32_t lines = t.args.head_dim / P::kStep / kParts;
   TileRows<P> rows;
   rows.a = t.Queries(begin);
@@ -216,8 +216,8 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
       }
     }
   }
-  const int32_t first = visit.slot_begin / P::kStep;
-  const int32_t lines = (visit.slot_end + P::kStep - 1) / P::kStep - first;
+  const int32_t first = visit.slot_begin / P::kStep / P::kGroupLines * P::kGroupLines;
+  const int32_t lines = P::WholeLines((visit.slot_end + P::kStep - 1) / P::kStep - first);
   const auto* values =
       t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
   t.x.run[0] = {values, 0};
@@ -318,6 +318,16 @@ void FoldSegment(const Tile<P>& t, const Segment& segment) {
 }
 
 template <typename P>
+void WriteOutputs(const Tile<P>& t) {
+  const AttentionArgs& args = t.args;
+  for (int32_t packed = 0; packed < t.item.rows * t.group; ++packed) {
+    const int64_t index = (t.item.first_row + packed / t.group) * args.out_stride +
+                          static_cast<int64_t>(t.first_head + packed % t.group) * args.head_dim;
+    WriteOutput(t.Out(packed), t.x.out_sum[packed], args.head_dim, args.out, index, args.out_bf16);
+  }
+}
+
+template <typename P>
 void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
             const AttentionScratch& scratch) {
   const int32_t group = args.query_heads / args.kv_heads;
@@ -344,12 +354,8 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
       FoldSegment(t, segment);
     }
   }
-  if (item.first_partial >= 0) return;
-  for (int32_t packed = 0; packed < item.rows * group; ++packed) {
-    const int64_t index = (item.first_row + packed / group) * args.out_stride +
-                          static_cast<int64_t>(t.first_head + packed % group) * args.head_dim;
-    WriteOutput(t.Out(packed), scratch.out_sum[packed], args.head_dim, args.out, index, args.out_bf16);
-  }
+  if (item.first_partial < 0) WriteOutputs(t);
+  P::Finish();
 }
 
 void MergePartials(const MergeArgs& args) {

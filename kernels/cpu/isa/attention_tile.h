@@ -37,7 +37,7 @@ struct Tile {
 };
 
 // The KV of an item in the order in which it is read: the keys of a segment, its values, the keys of the next
-// one. Parts (16 tokens of K, or as much of V) are brought nearer kAheadParts before they are read, by
+// one. Parts (16 tokens of K, or as much of V) are brought nearer P::kAheadParts before they are read, by
 // register tiles, between their products. A tile of few rows brings as much as it reads; taller ones need
 // less.
 template <typename P>
@@ -81,8 +81,6 @@ class Bringer {
   }
 
  private:
-  static constexpr int32_t kAheadParts = 32;
-
   // So many bytes to be brought nearer now; null if enough are.
   ESPALIER_INLINE const char* TakeBytes(int64_t bytes) {
     if (left_ <= 0 && !NextPart()) return nullptr;
@@ -101,7 +99,7 @@ class Bringer {
   }
 
   bool NextPart() {
-    if (ahead_ >= kAheadParts) return false;
+    if (ahead_ >= P::kAheadParts) return false;
     if (part_ == parts_per_block_ && !NextBlock()) return false;
     next_ = reinterpret_cast<const char*>(t_.KeysOf(block_)) +
             (values_ ? parts_per_block_ * part_bytes_ : 0) + part_ * part_bytes_;

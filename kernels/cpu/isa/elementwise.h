@@ -94,37 +94,5 @@ void RotaryAndStoreRow(const RotaryArgs& args) {
   }
 }
 
-// Brings lines nearer as products of few rows do: without, memory is not kept busy.
-uint32_t ReadBytes(const void* data, int64_t bytes) {
-  constexpr int64_t kAhead = (12 << 10) / 4;
-  const auto* p = static_cast<const float*>(data);
-  Vec sums[4] = {Set1(0.0F), Set1(0.0F), Set1(0.0F), Set1(0.0F)};
-  for (int64_t i = 0; i + 64 <= bytes / 4; i += 64) {
-    for (int32_t line = 0; line < 4; ++line) __builtin_prefetch(p + i + kAhead + line * 16, 0, 3);
-    for (int32_t j = 0; j < 4; ++j) sums[j] = Max(sums[j], Load(p + i + j * kLanes));
-  }
-  return __builtin_bit_cast(uint32_t, ReduceMax(Max(Max(sums[0], sums[1]), Max(sums[2], sums[3]))));
-}
-
-// A register tile over lines that stay in L1: the most that products of bf16 weights can reach.
-float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
-  constexpr int32_t kRows = kRowSizes[0];
-  constexpr int32_t kLines = kChunkK / Bf16Product::kStep;
-  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Product::kStep] = {};
-  alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
-  alignas(64) float c[kRows][kTilePanels * kLanes] = {};
-  Piece<Bf16Product> piece = {};
-  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
-  for (int32_t p = 0; p < kTilePanels; ++p) {
-    piece.weights[p] = weights[p];
-    rows.c[p] = c[0] + p * kLanes;
-  }
-  piece.lines = kLines;
-  EvenTiles walk;
-  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(rows, kRows, &piece, 1, &walk);
-  *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
-  return c[0][0];
-}
-
 }  // namespace
 }  // namespace espalier::cpu

@@ -65,31 +65,30 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
   Piece<P> piece;
   for (int32_t p = 0; p < kPanels; ++p) piece.weights[p] = block.Panel(k, panel + p);
   piece.operand_offset = k;
-  piece.lines = ((args.k - k < kChunkK ? args.k - k : kChunkK) + P::kStep - 1) / P::kStep;
+  const int32_t lines = ((args.k - k < kChunkK ? args.k - k : kChunkK) + P::kStep - 1) / P::kStep;
+  piece.lines = P::WholeLines(lines);
   return piece;
 }
 
-constexpr int64_t kAheadBytes = 12 << 10;  // at least: what memory brings is there when it is needed
-
 // Tiles into which few rows are divided: enough for each to bring nearer what is its share.
-template <int32_t kPanels>
-constexpr int32_t StreamTiles(int32_t rows, int32_t tallest) {
-  const int32_t least = (64 * kPanels + EvenTiles::kMostStep - 1) / EvenTiles::kMostStep;
-  return TilesOf(rows, tallest) < least ? least : TilesOf(rows, tallest);
+template <int32_t kPanels, typename P>
+constexpr int32_t StreamTiles(int32_t rows) {
+  const int32_t least = (64 * kPanels + P::kMostAheadStep - 1) / P::kMostAheadStep;
+  const int32_t tiles = TilesOf(rows, P::kTileRows[0]);
+  return tiles < least ? least : tiles;
 }
 
 // Panels of the only tile of one row.
 constexpr int32_t kOneRowPanels = kTilePanels < 2 ? kTilePanels : 2;
 
-// Where the weights lie that a thread needs after those of a tile, `bytes` from `now` on, or somewhat later:
-// after a block comes the one that this thread will probably take next.
+// Where weights lie that a thread needs some time after those of a tile, `bytes` from `now` on: after a block
+// comes the one that this thread will probably take next.
 template <typename P>
 const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typename P::Weight* now,
                     int64_t bytes) {
-  bytes = bytes < kAheadBytes ? kAheadBytes : bytes;
   const int64_t block_bytes =
       int64_t{block.panels} * kLanes * block.k_padded * static_cast<int64_t>(sizeof(typename P::Weight));
-  const char* ahead = reinterpret_cast<const char*>(now) + bytes;
+  const char* ahead = reinterpret_cast<const char*>(now) + P::AheadBytes(bytes);
   const bool beyond = ahead - reinterpret_cast<const char*>(block.weights) >= block_bytes;
   return beyond ? ahead + (args.threads - 1) * block_bytes : ahead;
 }
@@ -97,7 +96,7 @@ const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typen
 // Chunk k of the block's panels from `panel` on, while there are kPanels; returns the first that is left.
 template <int32_t kPanels, typename P>
 int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel, int32_t k) {
-  const int32_t tiles = StreamTiles<kPanels>(args.rows, P::kTileRows[0]);
+  const int32_t tiles = StreamTiles<kPanels, P>(args.rows);
   for (; panel + kPanels <= block.panels; panel += kPanels) {
     Piece<P> piece = PieceOf<kPanels>(args, block, panel, k);
     const char* ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
@@ -120,16 +119,14 @@ void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   }
 }
 
-constexpr int32_t kStretchPieces = 4;  // chunks of k of a block whose weights stay in L2
-
 // As StreamPanels: a stretch of k from `k_begin` on, times some rows.
 template <int32_t kPanels, typename P>
 int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows, int32_t panel,
                    int32_t k_begin) {
   for (; panel + kPanels <= block.panels; panel += kPanels) {
-    Piece<P> pieces[kStretchPieces];
+    Piece<P> pieces[P::kStretchPieces];
     int32_t count = 0;
-    for (int32_t k = k_begin; count < kStretchPieces && k < args.k; ++count, k += kChunkK) {
+    for (int32_t k = k_begin; count < P::kStretchPieces && k < args.k; ++count, k += kChunkK) {
       pieces[count] = PieceOf<kPanels>(args, block, panel, k);
     }
     EvenTiles walk;
@@ -141,7 +138,7 @@ int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
 // Many rows: a stretch of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.
 template <typename P>
 void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
-  for (int32_t k = 0; k < args.k; k += kStretchPieces * kChunkK) {
+  for (int32_t k = 0; k < args.k; k += P::kStretchPieces * kChunkK) {
     for (int32_t row = 0; row < args.rows; row += P::kTileRows[0]) {
       const int32_t rows = args.rows - row < P::kTileRows[0] ? args.rows - row : P::kTileRows[0];
       int32_t panel = TilePanels<kTilePanels>(args, block, row, rows, 0, k);
@@ -179,6 +176,7 @@ void Gemm(const GemmArgs& all, int32_t unit) {
   } else {
     TileBlock(args, block);
   }
+  P::Finish();
 }
 
 }  // namespace

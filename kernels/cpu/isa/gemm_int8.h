@@ -10,14 +10,21 @@ namespace {
 
 static_assert(kInt8Group == kChunkK);
 
-struct Int8Product {
+#if defined(ESPALIER_TILE_UNIT)
+using Int8Tiles = UnitTiles;
+#else
+struct Int8Tiles : RegisterTiles {
+  static constexpr const auto& kTileRows = kInt8RowSizes;
+};
+#endif
+
+struct Int8Product : Int8Tiles {
   using Weight = uint8_t;
   using Operand = int8_t;
   using Line = Int8Line;
   using Broadcast = Int8Operand;
   using Sum = Int8Sum;
   static constexpr int32_t kStep = 4;
-  static constexpr const auto& kTileRows = kInt8RowSizes;
   static ESPALIER_INLINE Line LoadLine(const Weight* p) { return LoadInt8Line(p); }
   static ESPALIER_INLINE Broadcast LoadOperand(const Operand* p) { return LoadInt8Operand(p); }
   static ESPALIER_INLINE Sum MulAdd(Line w, Broadcast a, Sum sum) { return Int8MulAdd(w, a, sum); }
@@ -115,27 +122,8 @@ void QuantizeRow(const QuantizeArgs& args) {
     int32_t sum = 0;
     for (int32_t i = 0; i < count; ++i) sum += args.out[k + i];
     args.starts[k / kInt8Group] = -kInt8Bias * sum;
+    if (count % (2 * kLanes) != 0) StoreInt8(args.out + k + count, Set1(0.0F));
   }
-}
-
-// As Bf16MultiplyAdds.
-float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
-  constexpr int32_t kRows = kInt8RowSizes[0];
-  alignas(64) uint8_t weights[kTilePanels][kChunkK * kLanes] = {};
-  alignas(64) int8_t operands[kRows][kChunkK] = {};
-  alignas(64) float c[kRows][kTilePanels * kLanes] = {};
-  alignas(64) float weight_scales[kTilePanels * kLanes] = {};
-  const float scales[kRows] = {};
-  const int32_t starts[kRows] = {};
-  Piece<Int8Product> piece = {};
-  piece.lines = kChunkK / Int8Product::kStep;
-  for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
-  const TileRows<Int8Product> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
-                                      kTilePanels * kLanes, weight_scales};
-  EvenTiles walk;
-  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(tile, kRows, &piece, 1, &walk);
-  *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
-  return c[0][0];
 }
 
 }  // namespace

@@ -22,6 +22,8 @@
 
 #include "kernels/cpu/isa/elementwise.h"
 
+#include "kernels/cpu/isa/machine_peaks.h"
+
 #include "kernels/cpu/isa/table.h"
 
 namespace espalier::cpu {

@@ -18,8 +18,41 @@ ESPALIER_INLINE bf16_t RoundToBf16(float value) {
   return static_cast<bf16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
+// How products go about their operands where tiles of C lie in vector registers.
+struct RegisterTiles {
+  // Lines that a product adds up as one, from multiples of so many on. A piece begins at such a multiple; the
+  // last one may end in the middle of a group.
+  static constexpr int32_t kGroupLines = 1;
+  static constexpr int32_t kScoreParts = 2;          // pieces of a product with keys
+  static constexpr int32_t kStretchPieces = 4;       // chunks of k of a block whose weights stay in L2
+  static constexpr int64_t kMostAheadStep = 2 * 64;  // bytes brought nearer for each line
+  static constexpr int32_t kAheadParts = 32;         // of KV that are brought nearer before they are read
+  // How long before weights are read they are brought nearer. The panels of a tile are read side by side.
+  static constexpr int64_t AheadBytes(int64_t tile) { return tile < (12 << 10) ? 12 << 10 : tile; }
+  static constexpr int32_t WholeLines(int32_t lines) { return lines; }  // at least, of a piece
+  static void Finish() {}  // called when a thread is done with a piece of work
+};
+
+#if defined(ESPALIER_TILE_UNIT)
+void ReleaseTiles();
+
+// The same where they lie in the tiles of AMX (unit_tiles.h). Processors that have it read memory best where
+// lines are brought nearer shortly before: 1.5 KB, not 8.
+struct UnitTiles {
+  static constexpr int32_t kTileRows[] = {64};
+  static constexpr int32_t kGroupLines = 16;
+  static constexpr int32_t kScoreParts = 1;
+  static constexpr int32_t kStretchPieces = 2;  // 64 rows of operands stay in L1
+  static constexpr int64_t kMostAheadStep = 64;
+  static constexpr int32_t kAheadParts = 4;
+  static constexpr int64_t AheadBytes(int64_t) { return 3 << 9; }  // panels are read one after the other
+  static constexpr int32_t WholeLines(int32_t lines) { return (lines + 7) / 8 * 8; }
+  static ESPALIER_INLINE void Finish() { ReleaseTiles(); }
+};
+#endif
+
 // What products that add up in fp32 have in common.
-struct FloatSums {
+struct FloatSums : RegisterTiles {
   using Sum = Vec;
   static constexpr const auto& kTileRows = kRowSizes;
 };
@@ -92,11 +125,23 @@ struct DotProduct : FloatSums {
     __builtin_memcpy(p, &rounded, sizeof(rounded));
   }
 };
-using Bf16Product = DotProduct;
 constexpr bool kBf16Operands = true;
 #else
 using Bf16Product = ExpandProduct;
 constexpr bool kBf16Operands = false;
+#endif
+
+#if defined(ESPALIER_TILE_UNIT)
+// bf16 by bf16, 32 of k at a time by tdpbf16ps.
+struct TileProduct : UnitTiles {
+  using Weight = bf16_t;
+  using Operand = bf16_t;
+  static constexpr int32_t kStep = 2;
+  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { DotProduct::StoreOperands(p, v); }
+};
+using Bf16Product = TileProduct;
+#elif defined(__AVX512BF16__)
+using Bf16Product = DotProduct;
 #endif
 
 // 2^x for x <= 127; zero below -127. Polynomial interpolating 2^f at the Chebyshev nodes of [-1/2, 1/2]:

@@ -109,13 +109,12 @@ constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32
 // How products walk over rows: by so many tiles, as equal as can be. Each brings its share nearer of what
 // lies from `next` on, if it is not null.
 struct EvenTiles {
-  static constexpr int64_t kMostStep = 128;
   template <int32_t kRows, int32_t kPanels>
   static constexpr int32_t kAheadLines = kPanels > 1 ? 2 : 0;
 
   int32_t tiles = 1;
   const char* next = nullptr;
-  int64_t step = kMostStep;  // bytes a line, at most kMostStep
+  int64_t step = 64;  // bytes a line, at most P::kMostAheadStep
 
   template <int32_t kSizes>
   int32_t RowsOfNext(const int32_t (&sizes)[kSizes], int32_t rows) {

@@ -1,0 +1,44 @@
+#include "kernels/base/dtype.h"
+
+#include "kernels/cpu/isa/vec_avx512.h"
+
+#include "kernels/cpu/isa/tile_shapes.h"
+
+#include "kernels/cpu/isa/tile_unit_emulated.h"
+
+#include "kernels/cpu/isa/products.h"
+
+#include "kernels/cpu/isa/tile.h"
+
+#include "kernels/cpu/isa/unit_tiles.h"
+
+#include "kernels/cpu/isa/gemm.h"
+
+#include "kernels/cpu/isa/int8_sums.h"
+
+#include "kernels/cpu/isa/gemm_int8.h"
+
+#include "kernels/cpu/isa/unit_tiles_int8.h"
+
+#include "kernels/cpu/isa/attention_visits.h"
+
+#include "kernels/cpu/isa/attention_tile.h"
+
+#include "kernels/cpu/isa/attention_softmax.h"
+
+#include "kernels/cpu/isa/attention.h"
+
+#include "kernels/cpu/isa/elementwise.h"
+
+#include "kernels/cpu/isa/machine_peaks.h"
+
+#include "kernels/cpu/isa/table.h"
+
+namespace espalier::cpu {
+
+const KernelTable& AmxEmulatedKernels() {
+  static constexpr KernelTable kTable = MakeTable("amx_emulated");
+  return kTable;
+}
+
+}  // namespace espalier::cpu

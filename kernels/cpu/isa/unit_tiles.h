@@ -1,0 +1,184 @@
+// For kernels_amx*.cpp only, after tile.h and a tile_unit_*.h: everything has internal linkage.
+#pragma once
+
+// Products by the tile unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
+// to four tiles of C, of 16 outputs each, stand above one another: 64 rows, which each tile of B passes once.
+// An element takes in the sums of 32 k (of a group of lines) one after the other, in ascending k; the unit
+// itself adds those up in one order, whatever the tile's rows are. So here, too, a row has the same bits
+// alone and in a batch.
+namespace espalier::cpu {
+namespace {
+
+constexpr int32_t kTileHeight = 16;
+constexpr int32_t kMostTiles = 4;
+constexpr int32_t kTileLines = 16;
+constexpr int32_t kLineBytes = 64;
+
+// Tiles of C are numbered from 0 on.
+enum TileNumber : int32_t { kOperandTile = 4, kHalfOperandTile, kWeightTile, kHalfWeightTile };
+
+// Height of the tiles of C that this thread's unit is set up for; 0 if it is not.
+thread_local int32_t configured_height = 0;
+
+ESPALIER_INLINE void ConfigureTiles(int32_t height) {
+  if (height == configured_height) return;
+  TileShapes shapes;
+  const auto set = [&](int32_t tile, int32_t rows, int32_t row_bytes) {
+    shapes.rows[tile] = static_cast<uint8_t>(rows);
+    shapes.row_bytes[tile] = static_cast<uint16_t>(row_bytes);
+  };
+  for (int32_t tile = 0; tile < kMostTiles; ++tile) set(tile, height, kLineBytes);
+  set(kOperandTile, height, kLineBytes);
+  set(kHalfOperandTile, height, kLineBytes / 2);
+  set(kWeightTile, kTileLines, kLineBytes);
+  set(kHalfWeightTile, kTileLines / 2, kLineBytes);
+  TileUnit::Configure(shapes);
+  configured_height = height;
+}
+
+// Tiles that are in use make every switch of threads dearer.
+void ReleaseTiles() {
+  if (configured_height == 0) return;
+  TileUnit::Release();
+  configured_height = 0;
+}
+
+// Rows that are multiplied in one go: by tiles of one height, the last of which ends with the last row and
+// may share rows with the one before.
+struct TileStack {
+  int32_t rows;
+  int32_t tiles;
+  int32_t height;
+
+  // The next of `rows` rows: as many at a time as make all stacks as equal as can be.
+  static TileStack Of(int32_t rows) {
+    TileStack stack;
+    stack.rows = TilesOf(rows, TilesOf(rows, kMostTiles * kTileHeight));
+    stack.tiles = TilesOf(stack.rows, kTileHeight);
+    stack.height = TilesOf(stack.rows, stack.tiles);
+    return stack;
+  }
+  int32_t FirstRow(int32_t tile) const {
+    return tile * height < rows - height ? tile * height : rows - height;
+  }
+};
+
+// body.operator()<tile>() for each tile.
+template <int32_t kTiles, typename Body>
+ESPALIER_INLINE void ForTiles(Body body) {
+  body.template operator()<0>();
+  if constexpr (kTiles > 1) body.template operator()<1>();
+  if constexpr (kTiles > 2) body.template operator()<2>();
+  if constexpr (kTiles > 3) body.template operator()<3>();
+}
+
+template <typename P, int32_t kC, int32_t kA, int32_t kB>
+ESPALIER_INLINE void MultiplyTiles() {
+  if constexpr (sizeof(typename P::Weight) == 1) {
+    TileUnit::MultiplyInt8<kC, kA, kB>();
+  } else {
+    TileUnit::MultiplyBf16<kC, kA, kB>();
+  }
+}
+
+// The tiles of C take in so many lines of a panel. Between the products lines are brought nearer: as many as
+// are read, from `ahead` on, if it is not null.
+template <int32_t kTiles, int32_t kLines, typename P>
+ESPALIER_INLINE void MultiplyLines(const char* const (&a)[kTiles], int64_t offset, int64_t a_stride,
+                                   const char* weights, const char* ahead) {
+  constexpr bool kHalf = kLines < kTileLines;
+  constexpr int32_t kA = kHalf ? kHalfOperandTile : kOperandTile;
+  constexpr int32_t kB = kHalf ? kHalfWeightTile : kWeightTile;
+  TileUnit::Load<kB>(weights, kLineBytes);
+  ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
+    TileUnit::Load<kA>(a[kTile] + offset, a_stride);
+    MultiplyTiles<P, kTile, kA, kB>();
+    if (ahead == nullptr) return;
+    constexpr int32_t kBegin = kLines * kTile / kTiles;
+    constexpr int32_t kEnd = kLines * (kTile + 1) / kTiles;
+#pragma GCC unroll 16
+    for (int32_t line = kBegin; line < kEnd; ++line) __builtin_prefetch(ahead + line * kLineBytes, 0, 3);
+  });
+}
+
+// The tiles of C take in a piece of a panel; `a` is where their first rows of operands begin.
+template <int32_t kTiles, typename P>
+ESPALIER_INLINE void MultiplyPanel(const char* const (&a)[kTiles], int64_t a_stride, const Piece<P>& piece,
+                                   int32_t panel) {
+  const auto* weights = reinterpret_cast<const char*>(piece.weights[panel]);
+  const bool brings = piece.ahead != reinterpret_cast<const char*>(piece.weights[0]);
+  const char* ahead = brings ? piece.ahead : nullptr;
+  int64_t offset = piece.operand_offset * static_cast<int64_t>(sizeof(typename P::Operand));
+  int32_t line = 0;
+  for (; line + kTileLines <= piece.lines; line += kTileLines) {
+    MultiplyLines<kTiles, kTileLines, P>(a, offset, a_stride, weights, ahead);
+    weights += kTileLines * kLineBytes;
+    offset += kLineBytes;
+    if (brings) ahead += kTileLines * kLineBytes;
+  }
+  if (line < piece.lines) MultiplyLines<kTiles, kTileLines / 2, P>(a, offset, a_stride, weights, ahead);
+}
+
+// One panel of a stack, added to C or overwriting it.
+template <int32_t kTiles>
+__attribute__((noinline, noclone)) void MultiplyStack(const TileRows<TileProduct>& rows,
+                                                      const TileStack& stack,
+                                                      const Piece<TileProduct>* pieces, int32_t count,
+                                                      int32_t panel) {
+  const char* a[kTiles];
+  float* c[kTiles];
+  for (int32_t tile = 0; tile < kTiles; ++tile) {
+    a[tile] = reinterpret_cast<const char*>(rows.a + stack.FirstRow(tile) * rows.a_stride);
+    c[tile] = rows.c[panel] + stack.FirstRow(tile) * rows.c_stride;
+  }
+  const int64_t a_stride = rows.a_stride * static_cast<int64_t>(sizeof(bf16_t));
+  const int64_t c_stride = rows.c_stride * static_cast<int64_t>(sizeof(float));
+  // Rows that two tiles share are read before they are written.
+  ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
+    if (rows.from_zero) {
+      TileUnit::Zero<kTile>();
+    } else {
+      TileUnit::Load<kTile>(c[kTile], c_stride);
+    }
+  });
+  for (int32_t i = 0; i < count; ++i) MultiplyPanel<kTiles>(a, a_stride, pieces[i], panel);
+  ForTiles<kTiles>([&]<int32_t kTile>()
+                       __attribute__((always_inline)) { TileUnit::Store<kTile>(c[kTile], c_stride); });
+}
+
+// MultiplyRows for the products of the tile unit, which take all panels one after the other.
+template <int32_t kPanels, typename P, typename Walk>
+ESPALIER_INLINE void MultiplyStacks(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count,
+                                    Walk* walk) {
+  while (count > 0) {
+    const TileStack stack = TileStack::Of(count);
+    ConfigureTiles(stack.height);
+    for (int32_t panel = 0; panel < kPanels; ++panel) {
+      walk->Take(1, pieces, piece_count);
+      switch (stack.tiles) {
+        case 1:
+          MultiplyStack<1>(rows, stack, pieces, piece_count, panel);
+          break;
+        case 2:
+          MultiplyStack<2>(rows, stack, pieces, piece_count, panel);
+          break;
+        case 3:
+          MultiplyStack<3>(rows, stack, pieces, piece_count, panel);
+          break;
+        default:
+          MultiplyStack<kMostTiles>(rows, stack, pieces, piece_count, panel);
+      }
+    }
+    count -= stack.rows;
+    rows.template Skip<kPanels>(stack.rows);
+  }
+}
+
+template <int32_t kPanels, typename Walk>
+void MultiplyRows(TileRows<TileProduct> rows, int32_t count, Piece<TileProduct>* pieces, int32_t piece_count,
+                  Walk* walk) {
+  MultiplyStacks<kPanels>(rows, count, pieces, piece_count, walk);
+}
+
+}  // namespace
+}  // namespace espalier::cpu
