@@ -189,9 +189,10 @@ Forest MixedForest(Random& random, const ForestLimits& limits, int32_t block_tok
   return MixedMaker(random, limits, block_tokens).Make();
 }
 
-Forest FewShotForest(Random& random, int32_t prompt_tokens, int32_t branches, int32_t own_tokens) {
-  ForestBuilder builder;
-  const int32_t aligned = prompt_tokens / 16 * 16;
+Forest FewShotForest(Random& random, int32_t prompt_tokens, int32_t branches, int32_t own_tokens,
+                     int32_t block_tokens) {
+  ForestBuilder builder(block_tokens);
+  const int32_t aligned = prompt_tokens / block_tokens * block_tokens;
   builder.Open(aligned);
   for (int32_t branch = 0; branch < branches; ++branch) {
     builder.Open(prompt_tokens - aligned + own_tokens);

@@ -67,7 +67,8 @@ struct ForestLimits {
 // Prefill chunks, decode rows and token trees of several trees in one batch.
 Forest MixedForest(Random& random, const ForestLimits& limits, int32_t block_tokens = 16);
 // `branches` decode rows under one prompt, each with `own_tokens` tokens of its own.
-Forest FewShotForest(Random& random, int32_t prompt_tokens, int32_t branches, int32_t own_tokens);
+Forest FewShotForest(Random& random, int32_t prompt_tokens, int32_t branches, int32_t own_tokens,
+                     int32_t block_tokens = 16);
 // Decode rows that share nothing.
 Forest FlatForest(Random& random, int32_t rows, int32_t max_tokens);
 // A path of nodes with a decode row hanging from each.
