@@ -163,10 +163,10 @@ struct KernelTable {
   void (*rms_norm)(const float* in, const float* weight, float epsilon, int64_t columns, void* out,
                    bool out_bf16) = nullptr;
   void (*swiglu)(const float* in, int64_t columns, void* out, bool out_bf16) = nullptr;
-  // Reads with many accumulators, multiplies in registers: for measuring the machine.
+  // For measuring the machine. Multiply-adds: at least so many; how many they were comes back.
   uint32_t (*read_bytes)(const void* data, int64_t bytes) = nullptr;
-  float (*bf16_multiply_adds)(int64_t rounds, int64_t* multiply_adds) = nullptr;
-  float (*int8_multiply_adds)(int64_t rounds, int64_t* multiply_adds) = nullptr;
+  float (*bf16_multiply_adds)(int64_t least, int64_t* done) = nullptr;
+  float (*int8_multiply_adds)(int64_t least, int64_t* done) = nullptr;
 };
 
 const KernelTable& PortableKernels();

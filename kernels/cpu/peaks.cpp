@@ -10,9 +10,9 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int kRepetitions = 5;            // the fastest counts
-constexpr int64_t kPieceBytes = 1 << 20;   // read at a time
-constexpr int64_t kMultiplyRounds = 5000;  // some milliseconds
+constexpr int kRepetitions = 5;             // the fastest counts
+constexpr int64_t kPieceBytes = 1 << 20;    // read at a time
+constexpr int64_t kMultiplyAdds = 1 << 30;  // some milliseconds
 
 double SecondsSince(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -32,14 +32,14 @@ double MeasureReading(const KernelTable& kernels, ThreadPool* pool, const Buffer
   return best;
 }
 
-double MeasureMultiplying(float (*multiply)(int64_t rounds, int64_t* multiply_adds), ThreadPool* pool) {
+double MeasureMultiplying(float (*multiply)(int64_t least, int64_t* done), ThreadPool* pool) {
   double best = 0.0;
   for (int i = 0; i < kRepetitions; ++i) {
     std::atomic<int64_t> total{0};
     const auto begin = std::chrono::steady_clock::now();
     pool->ParallelFor(int64_t{4} * pool->threads(), 1, [&](int64_t, int32_t) {
       int64_t multiply_adds = 0;
-      multiply(kMultiplyRounds, &multiply_adds);
+      multiply(kMultiplyAdds, &multiply_adds);
       total += multiply_adds;
     });
     best = std::max(best, 2.0 * static_cast<double>(total.load()) / SecondsSince(begin));

@@ -88,7 +88,7 @@ AttentionCommand::AttentionCommand(CLI::App* program)
   Add("--modes", modes_,
       "Attention modes, a run for each: flatten, sequence, masked, node, node_chunk; or all");
   Add("--backend", options_.backend.name, "What computes: cpu, cuda or ref");
-  Add("--isa", options_.backend.isa, "Instruction set of the cpu backend: auto, avx512, avx2, portable");
+  Add("--isa", options_.backend.isa, "Instruction set of the cpu backend: auto, amx, avx512, avx2, portable");
   Add("--threads", options_.backend.threads, "Threads; 0: every core");
   Add("--block-tokens", options_.block_tokens, "Tokens of a KV block");
   Add("--layers", options_.layers,

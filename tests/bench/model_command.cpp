@@ -31,7 +31,7 @@ void ModelCommand::AddRunFlags(ModelOptions* model) {
       "Attention modes, a run for each: flatten, sequence, masked, node, node_chunk; or all");
   Add("--dtype", dtype_, "Type of weights and KV: bfloat16 or float32");
   Add("--backend", model->backend, "What runs the model: cpu, cuda or ref");
-  Add("--isa", model->isa, "Instruction set of the cpu backend: auto, avx512, avx2, portable");
+  Add("--isa", model->isa, "Instruction set of the cpu backend: auto, amx, avx512, avx2, portable");
   Add("--threads", model->threads, "Threads; 0: every core");
   Add("--block-tokens", model->block_tokens, "Tokens of a KV block");
   Add("--peak-buffer-bytes", model->peak_buffer_bytes, "Memory that is read to measure the bandwidth");

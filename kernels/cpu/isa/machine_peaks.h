@@ -17,31 +17,31 @@ uint32_t ReadBytes(const void* data, int64_t bytes) {
   return __builtin_bit_cast(uint32_t, ReduceMax(Max(Max(sums[0], sums[1]), Max(sums[2], sums[3]))));
 }
 
-constexpr int32_t kPeakPieces = 8;  // the same lines again and again, for C to cost nothing
-
-// The tallest tile over lines that stay in L1: the most that products of bf16 weights can reach.
-float Bf16MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
+// The tallest tile over lines and a C that stay in L1: the most that products of bf16 weights can reach.
+float Bf16MultiplyAdds(int64_t least, int64_t* done) {
   constexpr int32_t kRows = Bf16Product::kTileRows[0];
   constexpr int32_t kLines = kChunkK / Bf16Product::kStep;
   alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Product::kStep] = {};
   alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
-  Piece<Bf16Product> pieces[kPeakPieces] = {};
+  Piece<Bf16Product> piece = {};
   TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
   for (int32_t p = 0; p < kTilePanels; ++p) {
-    for (Piece<Bf16Product>& piece : pieces) piece.weights[p] = weights[p];
+    piece.weights[p] = weights[p];
     rows.c[p] = c[0] + p * kLanes;
   }
-  for (Piece<Bf16Product>& piece : pieces) piece.lines = kLines;
+  piece.lines = kLines;
   EvenTiles walk;
-  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(rows, kRows, pieces, kPeakPieces, &walk);
+  constexpr int64_t kRound = int64_t{kRows} * kTilePanels * kLanes * kChunkK;
+  for (*done = 0; *done < least; *done += kRound) {
+    MultiplyRows<kTilePanels>(rows, kRows, &piece, 1, &walk);
+  }
   Bf16Product::Finish();
-  *multiply_adds = rounds * kPeakPieces * kRows * kTilePanels * kLanes * kChunkK;
   return c[0][0];
 }
 
 // As Bf16MultiplyAdds.
-float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
+float Int8MultiplyAdds(int64_t least, int64_t* done) {
   constexpr int32_t kRows = Int8Product::kTileRows[0];
   alignas(64) uint8_t weights[kTilePanels][kChunkK * kLanes] = {};
   alignas(64) int8_t operands[kRows][kChunkK] = {};
@@ -55,9 +55,11 @@ float Int8MultiplyAdds(int64_t rounds, int64_t* multiply_adds) {
   const TileRows<Int8Product> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
                                       kTilePanels * kLanes, weight_scales};
   EvenTiles walk;
-  for (int64_t i = 0; i < rounds; ++i) MultiplyRows<kTilePanels>(tile, kRows, &piece, 1, &walk);
+  constexpr int64_t kRound = int64_t{kRows} * kTilePanels * kLanes * kChunkK;
+  for (*done = 0; *done < least; *done += kRound) {
+    MultiplyRows<kTilePanels>(tile, kRows, &piece, 1, &walk);
+  }
   Int8Product::Finish();
-  *multiply_adds = rounds * kRows * kTilePanels * kLanes * kChunkK;
   return c[0][0];
 }
 
