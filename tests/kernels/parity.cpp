@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -41,6 +42,7 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights) {
   std::vector<std::string> sets = {"auto"};
   if (std::string(ESPALIER_PARITY_BACKEND) == "cpu") {
     sets = {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx", "amx_emulated"};
+    if (const char* only = std::getenv("ESPALIER_PARITY_ISA"); only != nullptr) sets = {only};
   }
   for (const std::string& isa : sets) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {

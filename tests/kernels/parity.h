@@ -21,7 +21,8 @@ struct Candidate {
 };
 
 // Every instruction set and type of the backend that this machine has, each with room for `max_rows` rows.
-// With int8 weights: none where the backend has none.
+// With int8 weights: none where the backend has none. ESPALIER_PARITY_ISA leaves one of the cpu's: for
+// machines on which the others take too long.
 std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights = WeightType::kDType);
 std::unique_ptr<Backend> MakeRef(int32_t max_rows, WeightType weights = WeightType::kDType);
 // The test case is skipped, saying so, where there is no candidate (no device).
