@@ -39,14 +39,13 @@ struct RequestEvent {
 // Decides what runs: a pure state machine without clock, thread or device.
 //
 // The life of a request:
-//  1. Submit queues it. Next admits it when its blocks fit and steps have rows to spare: TreeStarted; branch
-//  0 and all given nodes that
-//     follow from it become branches.
+//  1. Submit queues it. Next admits it when its blocks fit: TreeStarted; branch 0 and all given nodes that
+//     follow from it become branches. Where steps have no rows to spare, it waits once its first tokens are
+//     drawn.
 //  2. A branch that must run gets a leaf: OpenPath finds what is cached; branches of a generated parent fork
 //     the parent's leaf (the last of them takes it over).
 //  3. Prefill: rows of the path's nodes are issued in chunks. With the row of the path's last token, the
-//  first
-//     tokens of all branches generated below it are drawn from one row of logits.
+//     first tokens of all branches generated below it are drawn from one row of logits.
 //  4. Decode: one row a step; the next row refers to the branch slot, so that a second step can be issued
 //     before the first one's tokens are known.
 //  5. Commit hands tokens to branches: text, stop conditions, scores: TreeDelta. A branch that ends spawns

@@ -29,7 +29,8 @@ struct ScheduledRequest {
   bool admitted = false;        // may hold leaves
   std::set<int32_t> in_memory;  // branches with a leaf
   int32_t wanted_blocks = 0;    // blocks to wait for before it is admitted
-  int32_t first_rows = 1;       // rows that it will want a step, before it has drawn a token
+  bool drew = false;            // a first token has been drawn
+  int32_t first_rows = 1;       // rows that it will want a step, before that
   uint64_t last_step = 0;       // the last step with a row of it
   bool no_room = false;         // a branch was denied a leaf; of the step being planned
   uint64_t counted_step = 0;    // the last step in usage.steps
@@ -135,7 +136,7 @@ class Scheduler::Impl {
   void AdmitRequests();
   void StartRequest(Request* request);
   int32_t AvailableBlocks() const;
-  bool HasRowsToSpare() const;
+  bool HasRowsToSpare(int32_t requests, int64_t rows_wanted) const;
   bool StartBranch(Request* request, Branch* branch, StepDraft* draft);
   bool NoRoom(Request* request);
   int32_t KeptEnd(const Branch& branch, const Branch& source) const;
@@ -199,7 +200,7 @@ class Scheduler::Impl {
   int32_t slots_ = 0;
   uint64_t step_ = 0;         // last issued
   int32_t running_ = 0;       // branches with a leaf
-  int32_t admitted_ = 0;      // requests that ran in the last step planned, and those admitted since
+  int32_t admitted_ = 0;      // requests in the last step planned, and those admitted since
   int64_t rows_wanted_ = 0;   // a step, by them
   Request* found_ = nullptr;  // last answer of Find
   bool planning_ = false;

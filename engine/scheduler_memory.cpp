@@ -8,28 +8,33 @@
 
 namespace espalier {
 
-// Requests are admitted in the order of their age, and nobody overtakes, as long as there are rows to spare.
-// A preempted request waits until the blocks that it had are there again.
+// Requests are admitted in the order of their age, and nobody overtakes. Those that find no rows to spare are
+// begun all the same, up to kMostBegun in all and while half of the pool is left: first tokens come with the
+// prompt's rows, which have to be run in any case; what follows waits for its turn (CollectCandidates). A
+// preempted request waits until the blocks that it had are there again.
 void Scheduler::Impl::AdmitRequests() {
+  constexpr int32_t kMostBegun = 128;
   while (!waiting_.empty()) {
     const auto oldest = requests_.find(*waiting_.begin());
     Request* request = oldest->second.get();
     const bool others = oldest != requests_.begin();
-    if (!HasRowsToSpare()) return;
-    if (others && AvailableBlocks() < request->wanted_blocks + running_) return;
+    const bool ahead = !HasRowsToSpare(admitted_, rows_wanted_);
+    if (ahead && admitted_ >= kMostBegun) return;
+    const int32_t left = ahead ? std::max(running_, allocator_.total_blocks() / 2) : running_;
+    if (others && AvailableBlocks() < request->wanted_blocks + left) return;
     waiting_.erase(waiting_.begin());
     StartRequest(request);
   }
 }
 
-// Where steps are full, one more request makes all others slower, finishes no earlier itself, and cuts what
-// each gains in a step into slivers. A quarter more than a step holds: some prefill while others decode, and
-// some end. A few requests always run side by side, whatever they want, so that small ones do not wait for
-// the end of large ones.
-bool Scheduler::Impl::HasRowsToSpare() const {
+// Whether one more request gets rows beside so many that want so many. Where steps are full, it makes all
+// others slower, finishes no earlier itself, and cuts what each gains in a step into slivers. A quarter more
+// than a step holds: some prefill while others decode, and some end. A few requests always run side by side,
+// whatever they want, so that small ones do not wait for the end of large ones.
+bool Scheduler::Impl::HasRowsToSpare(int32_t requests, int64_t rows_wanted) const {
   constexpr int32_t kSideBySide = 32;
   const int64_t rows = options_.engine.max_batch_rows;
-  return admitted_ < kSideBySide || rows_wanted_ < rows + rows / 4;
+  return requests < kSideBySide || rows_wanted < rows + rows / 4;
 }
 
 void Scheduler::Impl::StartRequest(Request* request) {

@@ -110,15 +110,20 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   return draft.input;
 }
 
-// Branches with rows to issue: by age of the request, then by number.
+// Branches with rows to issue: by age of the request, then by number. Where older ones leave no rows to
+// spare, a request waits once its first tokens are drawn.
 void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
   admitted_ = 0;
   rows_wanted_ = 0;
+  int32_t decoding = 0;  // requests
   size_t admitted = requests_.size() - waiting_.size();
   for (auto it = requests_.begin(); admitted > 0; ++it) {
     Request& request = *it->second;
     if (!request.admitted) continue;
     --admitted;
+    ++admitted_;
+    if (request.drew && !HasRowsToSpare(decoding, static_cast<int64_t>(decode->size()))) continue;
+    if (request.drew) ++decoding;
     std::erase_if(request.work, [&](int32_t number) {
       Branch& branch = request.tree.branch(number);
       branch.listed = Wants(request.tree, branch);
@@ -127,9 +132,7 @@ void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vec
     if (!request.work_sorted) std::sort(request.work.begin(), request.work.end());
     request.work_sorted = true;
     const int64_t wanted = static_cast<int64_t>(request.work.size());
-    rows_wanted_ +=
-        request.usage.generated_tokens > 0 ? wanted : std::max<int64_t>(wanted, request.first_rows);
-    ++admitted_;
+    rows_wanted_ += request.drew ? wanted : std::max<int64_t>(wanted, request.first_rows);
     request.running = 0;
     request.no_room = false;
     for (const int32_t number : request.work) {
@@ -339,6 +342,7 @@ void Scheduler::Impl::DrawToken(Request* request, Branch* drawing, int32_t leaf,
   draft->sample_uses.push_back({leaf, position});
   draft->record.samples.push_back({request->id, drawing->number});
   ++drawing->drawn;
+  request->drew = true;
 }
 
 // Numbers the rows, and turns positions into rows.
