@@ -10,6 +10,7 @@
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/thread_pool.h"
+#include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 
@@ -18,14 +19,9 @@ namespace espalier::cpu {
 
 namespace {
 
-std::unique_ptr<ThreadPool> Pool(int32_t threads) { return ThreadPool::Create(threads).value(); }
+using test::RandomValues;
 
-std::vector<float> RandomValues(std::mt19937* random, int64_t count) {
-  std::uniform_real_distribution<float> uniform(-1.0F, 1.0F);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = uniform(*random);
-  return values;
-}
+std::unique_ptr<ThreadPool> Pool(int32_t threads) { return ThreadPool::Create(threads).value(); }
 
 enum class Weights { kFp32, kBf16, kInt8 };
 
@@ -37,13 +33,13 @@ class ProductRig {
 
   ProductRig(const KernelTable& kernels, Weights weights, int32_t k, int32_t most_rows, uint32_t seed)
       : kernels_(kernels), weights_(weights), matrix_(Pack(weights, k, seed)) {
-    std::mt19937 random(seed + 1);
-    bias_ = RandomValues(&random, kPaddedWidth);
+    test::Random random(seed + 1);
+    bias_ = RandomValues(random, kPaddedWidth);
     stride_ = RoundUp(k, 64);
     groups_ = (k + kInt8Group - 1) / kInt8Group;
     values_.resize(static_cast<size_t>(most_rows * stride_));
     for (int32_t row = 0; row < most_rows; ++row) {
-      const std::vector<float> of_row = RandomValues(&random, k);
+      const std::vector<float> of_row = RandomValues(random, static_cast<size_t>(k));
       std::copy(of_row.begin(), of_row.end(), values_.begin() + row * stride_);
     }
     std::transform(values_.begin(), values_.end(), std::back_inserter(bf16_), ToBFloat16);
@@ -86,8 +82,8 @@ class ProductRig {
 
  private:
   static PackedMatrix Pack(Weights weights, int32_t k, uint32_t seed) {
-    std::mt19937 random(seed);
-    const std::vector<float> values = RandomValues(&random, int64_t{kWidth} * k);
+    test::Random random(seed);
+    const std::vector<float> values = RandomValues(random, static_cast<size_t>(kWidth * k));
     const HostTensor part = {values.data(), DType::kFloat32, kWidth, k};
     return PackedMatrix::Pack({&part, 1}, weights == Weights::kFp32 ? DType::kFloat32 : DType::kBFloat16,
                               weights == Weights::kInt8 ? WeightType::kInt8 : WeightType::kDType,
