@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "tests/bench/program.h"
 #include "tests/support/catch.h"
@@ -149,6 +151,24 @@ TEST_CASE("decode prints a table of all rows by default") {
   CHECK(outcome.out.find('{') == std::string::npos);
 }
 
+TEST_CASE("the rows can be had as CSV, every field by its path") {
+  const Outcome outcome = Run(std::string(kTiny) + "--branches 2,3 --modes flatten --csv");
+  CHECK(outcome.exit_code == 0);
+  std::istringstream lines(outcome.out);
+  std::vector<std::string> header;
+  std::string line;
+  REQUIRE(std::getline(lines, line));
+  for (std::istringstream cells(line); std::getline(cells, line, ',');) header.push_back(line);
+  for (const char* field : {"workload", "mode", "kv_read_bytes", "branches", "step_us/median"}) {
+    CHECK(std::count(header.begin(), header.end(), field) == 1);
+  }
+  int rows = 0;
+  for (; std::getline(lines, line); ++rows) {
+    CHECK(std::count(line.begin(), line.end(), ',') + 1 == static_cast<int64_t>(header.size()));
+  }
+  CHECK(rows == 2);
+}
+
 TEST_CASE("the JSON of a run can go to a file beside the table") {
   const auto path =
       std::filesystem::temp_directory_path() / ("espalier_bench_json_" + std::to_string(getpid()));
@@ -205,6 +225,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
       {"--layers 1000 --hidden 65536 --ffn 262144", "--layers"},
       {"--new-tokens 1000000 --branches 16000", "--branches"},
       {"--json-file /no/such/folder/x.json", "--json-file"},
+      {"--csv", "--csv"},  // beside --json
       {"--frobnicate", "--frobnicate"},
   }));
   const Outcome outcome = Run(std::string(kTiny) + "--json " + arguments);

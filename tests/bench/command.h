@@ -24,6 +24,7 @@ class Command {
 
   const CLI::App& app() const { return *app_; }
   bool json() const { return json_; }
+  bool csv() const { return csv_; }                            // never both
   const std::string& json_file() const { return json_file_; }  // empty: none
 
   // Turns the parsed flags into options. Every mistake is told to `reader`; where there is one, Run is not
@@ -49,7 +50,7 @@ class Command {
   void AddFlag(const std::string& flag, bool& value, const std::string& help) {
     app_->add_flag(flag, value, help);
   }
-  // --json and --json-file; call it last, so that they stand at the end of the help.
+  // --json, --csv and --json-file; call it last, so that they stand at the end of the help.
   void AddOutputFlags();
   bool Given(const std::string& flag) const { return app_->count(flag) > 0; }
 
@@ -71,6 +72,7 @@ class Command {
 
   CLI::App* app_;
   bool json_ = false;
+  bool csv_ = false;
   std::string json_file_;
 };
 

@@ -38,8 +38,8 @@ int Fail(const Command& command, const Error& error) {
   }
 }
 
-int Print(const Report& report, bool json) {
-  const std::string text = json ? ToJson(report) : ToTable(report);
+int Print(const Report& report, const Command& command) {
+  const std::string text = command.json() ? ToJson(report) : command.csv() ? ToCsv(report) : ToTable(report);
   const bool printed = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
   if (!printed) std::fprintf(stderr, "error: standard output: cannot be written\n");
   for (const std::string& failure : report.failures) std::fprintf(stderr, "error: %s\n", failure.c_str());
@@ -61,7 +61,7 @@ int Execute(Command* command, const std::string& command_line) {
   report->command = command_line;
   if (file.is_open() && !(file << ToJson(*report) << std::flush))
     return Fail(*command, InternalError("'" + command->json_file() + "' cannot be written"));
-  return Print(*report, command->json());
+  return Print(*report, *command);
 }
 
 int Main(int argc, char** argv) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 namespace espalier::bench {
 
@@ -37,6 +38,33 @@ std::string Align(const std::vector<std::vector<std::string>>& lines) {
     text += '\n';
   }
   return text;
+}
+
+// The fields of a row that are no lists, objects opened, as (path, text).
+using Fields = std::vector<std::pair<std::string, std::string>>;
+void AppendFields(const Json& object, const std::string& prefix, Fields* fields) {
+  for (const auto& [key, value] : object.items()) {
+    if (value.is_object()) {
+      AppendFields(value, prefix + key + "/", fields);
+    } else if (value.is_string()) {
+      fields->emplace_back(prefix + key, value.get<std::string>());
+    } else if (!value.is_array()) {
+      fields->emplace_back(prefix + key, value.is_null() ? "" : value.dump());
+    }
+  }
+}
+
+std::string Quoted(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + '"';
+}
+
+std::string CsvLine(const std::vector<std::string>& cells) {
+  std::string line;
+  for (const std::string& cell : cells) line += (&cell == cells.data() ? "" : ",") + Quoted(cell);
+  return line + '\n';
 }
 
 }  // namespace
@@ -83,6 +111,26 @@ std::string ToJson(const Report& report) {
                   {"int8_op_per_s", report.peak.int8_op_per_s}};
   root["rows"] = report.rows;
   return root.dump() + "\n";
+}
+
+std::string ToCsv(const Report& report) {
+  std::vector<Fields> rows;
+  std::vector<std::string> header;  // a field of any row, where it first comes
+  for (const Json& row : report.rows) {
+    AppendFields(row, "", &rows.emplace_back());
+    for (const auto& [path, text] : rows.back()) {
+      if (std::find(header.begin(), header.end(), path) == header.end()) header.push_back(path);
+    }
+  }
+  std::string csv = CsvLine(header);
+  for (const Fields& row : rows) {
+    std::vector<std::string> cells(header.size());
+    for (const auto& [path, text] : row) {
+      cells[static_cast<size_t>(std::find(header.begin(), header.end(), path) - header.begin())] = text;
+    }
+    csv += CsvLine(cells);
+  }
+  return csv;
 }
 
 std::string ToTable(const Report& report) {

@@ -62,6 +62,10 @@ struct Report {
 // One line: {schema, commit, command, machine, peak, rows}.
 std::string ToJson(const Report& report);
 
+// A header, then a line a row, for spreadsheets: every field of the JSON rows that is no list, in its units;
+// those of an object by their path ("time_us/median"). RFC 4180, but for lines that end in a line feed alone.
+std::string ToCsv(const Report& report);
+
 // For people: machine, peak and a table of the report's columns.
 std::string ToTable(const Report& report);
 
