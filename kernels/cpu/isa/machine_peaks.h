@@ -17,6 +17,19 @@ uint32_t ReadBytes(const void* data, int64_t bytes) {
   return __builtin_bit_cast(uint32_t, ReduceMax(Max(Max(sums[0], sums[1]), Max(sums[2], sums[3]))));
 }
 
+// The tallest tile times a chunk of k, again and again; returns how many multiply-adds that were.
+template <typename P>
+int64_t MultiplyAgain(const TileRows<P>& rows, Piece<P>* piece, int64_t least) {
+  constexpr int32_t kRows = P::kTileRows[0];
+  EvenTiles walk;
+  int64_t done = 0;
+  for (; done < least; done += int64_t{kRows} * kTilePanels * kLanes * kChunkK) {
+    MultiplyRows<kTilePanels>(rows, kRows, piece, 1, &walk);
+  }
+  P::Finish();
+  return done;
+}
+
 // The tallest tile over lines and a C that stay in L1: the most that products of bf16 weights can reach.
 float Bf16MultiplyAdds(int64_t least, int64_t* done) {
   constexpr int32_t kRows = Bf16Product::kTileRows[0];
@@ -31,12 +44,7 @@ float Bf16MultiplyAdds(int64_t least, int64_t* done) {
     rows.c[p] = c[0] + p * kLanes;
   }
   piece.lines = kLines;
-  EvenTiles walk;
-  constexpr int64_t kRound = int64_t{kRows} * kTilePanels * kLanes * kChunkK;
-  for (*done = 0; *done < least; *done += kRound) {
-    MultiplyRows<kTilePanels>(rows, kRows, &piece, 1, &walk);
-  }
-  Bf16Product::Finish();
+  *done = MultiplyAgain(rows, &piece, least);
   return c[0][0];
 }
 
@@ -54,12 +62,7 @@ float Int8MultiplyAdds(int64_t least, int64_t* done) {
   for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
   const TileRows<Int8Product> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
                                       kTilePanels * kLanes, weight_scales};
-  EvenTiles walk;
-  constexpr int64_t kRound = int64_t{kRows} * kTilePanels * kLanes * kChunkK;
-  for (*done = 0; *done < least; *done += kRound) {
-    MultiplyRows<kTilePanels>(tile, kRows, &piece, 1, &walk);
-  }
-  Int8Product::Finish();
+  *done = MultiplyAgain(tile, &piece, least);
   return c[0][0];
 }
 

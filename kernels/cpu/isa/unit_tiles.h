@@ -146,10 +146,10 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<TileProduct
                        __attribute__((always_inline)) { TileUnit::Store<kTile>(c[kTile], c_stride); });
 }
 
-// MultiplyRows for the products of the tile unit, which take all panels one after the other.
+// Products of the tile unit take all panels one after the other (MultiplyStack, for each type of product).
 template <int32_t kPanels, typename P, typename Walk>
-ESPALIER_INLINE void MultiplyStacks(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count,
-                                    Walk* walk) {
+requires(__is_base_of(UnitTiles, P)) void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces,
+                                                       int32_t piece_count, Walk* walk) {
   while (count > 0) {
     const TileStack stack = TileStack::Of(count);
     ConfigureTiles(stack.height);
@@ -172,12 +172,6 @@ ESPALIER_INLINE void MultiplyStacks(TileRows<P> rows, int32_t count, Piece<P>* p
     count -= stack.rows;
     rows.template Skip<kPanels>(stack.rows);
   }
-}
-
-template <int32_t kPanels, typename Walk>
-void MultiplyRows(TileRows<TileProduct> rows, int32_t count, Piece<TileProduct>* pieces, int32_t piece_count,
-                  Walk* walk) {
-  MultiplyStacks<kPanels>(rows, count, pieces, piece_count, walk);
 }
 
 }  // namespace

@@ -38,11 +38,5 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<Int8Product
   }
 }
 
-template <int32_t kPanels, typename Walk>
-void MultiplyRows(TileRows<Int8Product> rows, int32_t count, Piece<Int8Product>* pieces, int32_t piece_count,
-                  Walk* walk) {
-  MultiplyStacks<kPanels>(rows, count, pieces, piece_count, walk);
-}
-
 }  // namespace
 }  // namespace espalier::cpu
