@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -19,6 +21,7 @@ namespace espalier::bench {
 namespace {
 
 constexpr int32_t kMostLayers = 64;
+constexpr int32_t kTimedPlans = 5;
 
 // Tokens that some row of the batch sees, each once.
 int64_t VisibleTokens(const TreeBatch& batch) {
@@ -32,7 +35,7 @@ struct ModeRun {
   AttentionMode mode = AttentionMode::kFlatten;
   std::vector<AttentionPlan> plans;  // [steps]
   PlanAccounting accounting;         // sums over the steps
-  double plan_us = 0.0;              // median of the steps
+  double plan_us = 0.0;              // median of the steps, of each the median of kTimedPlans calls
   std::vector<double> step_us;       // [repeats] mean over the steps
   std::optional<double> error;
 };
@@ -46,6 +49,7 @@ class WorkloadBench {
       batches_.push_back(MakeBatch(step, options.block_tokens));
       blocks_ = std::max(blocks_, static_cast<int32_t>(batches_.back().blocks.size()));
     }
+    if (options.scatter_blocks) ScatterBlocks();
   }
 
   Result<std::vector<Json>> Run() {
@@ -67,6 +71,16 @@ class WorkloadBench {
   }
 
  private:
+  // The same block elsewhere, the same place in every step.
+  void ScatterBlocks() {
+    std::vector<int32_t> place(static_cast<size_t>(blocks_));
+    std::iota(place.begin(), place.end(), 0);
+    std::shuffle(place.begin(), place.end(), std::mt19937(1));
+    for (TreeBatch& batch : batches_) {
+      for (int32_t& block : batch.blocks) block = place[static_cast<size_t>(block)];
+    }
+  }
+
   Status MakeRig() {
     AttentionShape pool = shape_;
     const int64_t layer_bytes = int64_t{blocks_} * options_.block_tokens * shape_.KvBytesPerTokenLayer();
@@ -91,10 +105,17 @@ class WorkloadBench {
     run.mode = mode;
     std::vector<double> plan_us;
     for (const TreeBatch& batch : batches_) {
-      const auto begin = std::chrono::steady_clock::now();
-      run.plans.push_back(PlanAttention(batch, shape_, plan_options));
-      plan_us.push_back(
-          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
+      std::vector<double> us;
+      AttentionPlan plan;
+      for (int32_t call = 0; call <= kTimedPlans; ++call) {
+        const auto begin = std::chrono::steady_clock::now();
+        plan = PlanAttention(batch, shape_, plan_options);
+        us.push_back(
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
+      }
+      us.erase(us.begin());  // the first call's memory is cold
+      plan_us.push_back(Median(us));
+      run.plans.push_back(std::move(plan));
       const PlanAccounting& step = run.plans.back().accounting;
       run.accounting.kv_read_bytes += step.kv_read_bytes;
       run.accounting.kv_read_bytes_sequence += step.kv_read_bytes_sequence;
@@ -271,10 +292,10 @@ void AddPeers(const std::map<std::string, PeerTimes>& times, Report* report) {
 
 std::string Title(const AttentionOptions& options) {
   char text[160];
-  std::snprintf(text, sizeof text,
-                "work     one layer of %d/%d heads of %d, %s, blocks of %d tokens, %d repeats",
-                options.shape.query_heads, options.shape.kv_heads, options.shape.head_dim,
-                Name(options.shape.kv_dtype), options.block_tokens, options.repeats);
+  std::snprintf(
+      text, sizeof text, "work     one layer of %d/%d heads of %d, %s, blocks of %d tokens%s, %d repeats",
+      options.shape.query_heads, options.shape.kv_heads, options.shape.head_dim, Name(options.shape.kv_dtype),
+      options.block_tokens, options.scatter_blocks ? ", scattered" : "", options.repeats);
   return text;
 }
 

@@ -91,6 +91,8 @@ AttentionCommand::AttentionCommand(CLI::App* program)
   Add("--isa", options_.backend.isa, "Instruction set of the cpu backend: auto, amx, avx512, avx2, portable");
   Add("--threads", options_.backend.threads, "Threads; 0: every core");
   Add("--block-tokens", options_.block_tokens, "Tokens of a KV block");
+  AddFlag("--scatter-blocks", options_.scatter_blocks,
+          "A tree's blocks lie anywhere in the pool, not one after the other");
   Add("--layers", options_.layers,
       "Layers that take turns; 0: as many as hold --cold-bytes of KV, 64 at most");
   Add("--cold-bytes", options_.cold_bytes,

@@ -37,7 +37,8 @@ struct AttentionOptions {
   int32_t layers = 0;  // 0: as many as make `cold_bytes` of KV
   int64_t cold_bytes = int64_t{512} << 20;
   int32_t block_tokens = 16;
-  int32_t processors = 0;  // 0: what the backend says
+  bool scatter_blocks = false;  // blocks in random order, as a pool may have them after much use
+  int32_t processors = 0;       // 0: what the backend says
   std::vector<AttentionMode> modes;
   int32_t repeats = 5;
   int32_t checked_rows = 4;

@@ -343,11 +343,11 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     const Segment segment = ReadSegment(args, scratch, entry, end);
     entry = segment.end_entry;
     if (segment.visits == 0) continue;
+    bringer.ReadKeys(segment);
     ScoreSegment(t, segment, &bringer);
-    bringer.PhaseDone();
     SoftmaxSegment(t, segment);
+    bringer.ReadValues();
     ValueSegment(t, segment, &bringer);
-    bringer.PhaseDone();
     if (item.first_partial >= 0) {
       WritePartials(t, segment);
     } else {

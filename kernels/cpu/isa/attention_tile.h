@@ -36,30 +36,39 @@ struct Tile {
   int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.head_dim; }
 };
 
-// The KV of an item in the order in which it is read: the keys of a segment, its values, the keys of the next
-// one. Parts (16 tokens of K, or as much of V) are brought nearer P::kAheadParts before they are read, by
-// register tiles, between their products. A tile of few rows brings as much as it reads; taller ones need
-// less.
+// The KV of an item, brought nearer by register tiles between their products of what came before. Parts (16
+// tokens of K, or as much of V) come P::kAheadParts before they are read, in the order in which they lie
+// where a segment is small enough: each block's keys and values. Otherwise the segment's keys come first,
+// then its values, as they are read. A tile of few rows brings as much as it reads; taller ones need less.
 template <typename P>
 class Bringer {
  public:
   explicit Bringer(const Tile<P>& t)
       : t_(t),
         parts_per_block_(t.args.kv.stored_tokens / kLanes),
-        part_bytes_(int64_t{kLanes} * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight))),
-        part_(parts_per_block_),
-        segment_begin_(t.item.first_entry),
-        entry_(t.item.first_entry) {}
+        part_bytes_(int64_t{kLanes} * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight))) {
+    BeginSegment(t.item.first_entry);
+  }
 
-  // This block's keys are read next; or, after PhaseDone, its values.
+  // What Read says from now on are the keys of a segment; then its values.
+  void ReadKeys(const Segment& segment) {
+    read_block_ = -1;
+    together_read_ = IsTogether(segment.first_entry, segment.end_entry);
+    segment_read_ = read_;
+  }
+  void ReadValues() {
+    read_block_ = -1;
+    together_read_ = false;
+  }
+  // This block's keys (or values) are read next.
   ESPALIER_INLINE void Read(int32_t block) {
     if (block == read_block_) return;
     read_block_ = block;
-    ahead_ -= parts_per_block_;
-    if (ahead_ < 0) Hurry();
+    read_ += parts_per_block_;
+    // Keys lie behind the values of the blocks before.
+    const int32_t needed = together_read_ ? 2 * read_ - segment_read_ - parts_per_block_ : read_;
+    if (brought_ < needed) Hurry(needed);
   }
-  // All keys or values of the segment have been read.
-  void PhaseDone() { read_block_ = -1; }
 
   // For MultiplyRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it brings
   // as many lines as it reads where it is low, half as many where another one of the same rows follows.
@@ -81,6 +90,10 @@ class Bringer {
   }
 
  private:
+  static bool IsTogether(int32_t first_entry, int32_t end_entry) {
+    return end_entry - first_entry <= P::kTogetherEntries;
+  }
+
   // So many bytes to be brought nearer now; null if enough are.
   ESPALIER_INLINE const char* TakeBytes(int64_t bytes) {
     if (left_ <= 0 && !NextPart()) return nullptr;
@@ -91,54 +104,79 @@ class Bringer {
   }
 
   // What is read now has not been brought yet: all of it at once.
-  __attribute__((noinline)) void Hurry() {
-    while (ahead_ < 0 && NextPart()) {
+  __attribute__((noinline)) void Hurry(int32_t needed) {
+    while (brought_ < needed && NextPart()) {
       for (int64_t i = 0; i < part_bytes_; i += 64) __builtin_prefetch(next_ + i, 0, 3);
     }
     left_ = 0;
   }
 
   bool NextPart() {
-    if (ahead_ >= P::kAheadParts) return false;
-    if (part_ == parts_per_block_ && !NextBlock()) return false;
+    if (brought_ - read_ >= P::kAheadParts) return false;
+    if (block_parts_ == 0 && !NextBlock()) return false;
     next_ = reinterpret_cast<const char*>(t_.KeysOf(block_)) +
-            (values_ ? parts_per_block_ * part_bytes_ : 0) + part_ * part_bytes_;
+            (values_ ? parts_per_block_ : 0) * part_bytes_ + part_ * part_bytes_;
     left_ = part_bytes_;
     ++part_;
-    ++ahead_;
+    --block_parts_;
+    ++brought_;
     return true;
   }
 
   bool NextBlock() {
     const int32_t end = t_.item.first_entry + t_.item.entries;
-    const PlanEntry* entries = t_.args.entries;
     while (segment_begin_ < end) {
-      const int32_t segment = entries[segment_begin_].position / kSegmentTokens;
-      for (; entry_ < end && entries[entry_].position / kSegmentTokens == segment; ++entry_) {
-        const PlanEntry& entry = entries[entry_];
+      for (; entry_ < segment_end_; ++entry_) {
+        const PlanEntry& entry = t_.args.entries[entry_];
         if (entry.block == block_ || !IsSeen(entry)) continue;
         block_ = entry.block;
         part_ = 0;
+        block_parts_ = together_ ? 2 * parts_per_block_ : parts_per_block_;
         return true;
       }
-      if (values_) segment_begin_ = entry_;
-      entry_ = segment_begin_;
-      values_ = !values_;
+      if (together_ || values_) {
+        BeginSegment(segment_end_);
+      } else {
+        values_ = true;
+        entry_ = segment_begin_;
+      }
       block_ = -1;
     }
     return false;
   }
 
+  void BeginSegment(int32_t entry) {
+    const int32_t end = t_.item.first_entry + t_.item.entries;
+    const PlanEntry* entries = t_.args.entries;
+    segment_begin_ = segment_end_ = entry_ = entry;
+    while (segment_end_ < end &&
+           entries[segment_end_].position / kSegmentTokens == entries[entry].position / kSegmentTokens) {
+      ++segment_end_;
+    }
+    together_ = IsTogether(segment_begin_, segment_end_);
+    values_ = false;
+  }
+
   const Tile<P>& t_;
   int32_t parts_per_block_;
   int64_t part_bytes_;
-  int32_t part_;  // the next of the block
-  int32_t segment_begin_;
-  int32_t entry_;  // the next to be looked at
+
+  // What is read: parts so far, and when the segment began.
+  int32_t read_block_ = -1;
+  int32_t read_ = 0;
+  int32_t segment_read_ = 0;
+  bool together_read_ = false;  // these are keys of a segment whose values came with them
+
+  // What is brought.
+  int32_t brought_ = 0;        // parts
+  int32_t segment_begin_ = 0;  // entries
+  int32_t segment_end_ = 0;
+  int32_t entry_ = 0;  // the next to be looked at
+  bool together_ = false;
   bool values_ = false;
   int32_t block_ = -1;
-  int32_t read_block_ = -1;
-  int32_t ahead_ = 0;  // parts brought and not read
+  int32_t part_ = 0;         // the block's next
+  int32_t block_parts_ = 0;  // left of the block
   const char* next_ = nullptr;
   int64_t left_ = 0;
 };

@@ -27,6 +27,7 @@ struct RegisterTiles {
   static constexpr int32_t kStretchPieces = 4;       // chunks of k of a block whose weights stay in L2
   static constexpr int64_t kMostAheadStep = 2 * 64;  // bytes brought nearer for each line
   static constexpr int32_t kAheadParts = 32;         // of KV that are brought nearer before they are read
+  static constexpr int32_t kTogetherEntries = 32;    // of a segment whose keys and values come together
   // How long before weights are read they are brought nearer. The panels of a tile are read side by side.
   static constexpr int64_t AheadBytes(int64_t tile) { return tile < (12 << 10) ? 12 << 10 : tile; }
   static constexpr int32_t WholeLines(int32_t lines) { return lines; }  // at least, of a piece
@@ -45,6 +46,7 @@ struct UnitTiles {
   static constexpr int32_t kStretchPieces = 2;  // 64 rows of operands stay in L1
   static constexpr int64_t kMostAheadStep = 64;
   static constexpr int32_t kAheadParts = 4;
+  static constexpr int32_t kTogetherEntries = 0;
   static constexpr int64_t AheadBytes(int64_t) { return 3 << 9; }  // panels are read one after the other
   static constexpr int32_t WholeLines(int32_t lines) { return (lines + 7) / 8 * 8; }
   static ESPALIER_INLINE void Finish() { ReleaseTiles(); }
