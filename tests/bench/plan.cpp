@@ -1,11 +1,10 @@
 #include "tests/bench/plan.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <optional>
 #include <utility>
 
+#include "tests/bench/plan_time.h"
 #include "tests/bench/statistics.h"
 
 namespace espalier::bench {
@@ -27,14 +26,6 @@ Result<BackendInfo> PlannedFor(const PlanBenchOptions& options) {
   BackendInfo info = (*backend)->info();
   if (options.processors > 0) info.plan.processors = options.processors;
   return info;
-}
-
-double TimePlan(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options,
-                std::optional<AttentionPlan>* plan) {
-  plan->reset();
-  const auto begin = std::chrono::steady_clock::now();
-  *plan = PlanAttention(batch, shape, options);
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
 }
 
 Json Row(const TreeShape& workload, AttentionMode mode, const TreeBatch& batch, const AttentionPlan& plan,
@@ -70,7 +61,7 @@ Result<Report> RunPlanBench(const PlanBenchOptions& options) {
   for (const TreeShape& workload : options.workloads) {
     const TreeBatch batch = MakeBatch(workload, options.block_tokens);
     std::vector<std::vector<double>> us(options.modes.size());
-    std::optional<AttentionPlan> plan;
+    AttentionPlan plan;
     PlanOptions plan_options = info->plan;
     for (int32_t repeat = 0; repeat <= options.repeats; ++repeat) {
       for (size_t m = 0; m < options.modes.size(); ++m) {
@@ -82,7 +73,7 @@ Result<Report> RunPlanBench(const PlanBenchOptions& options) {
     for (size_t m = 0; m < options.modes.size(); ++m) {
       plan_options.mode = options.modes[m];
       TimePlan(batch, shape, plan_options, &plan);
-      report.rows.push_back(Row(workload, options.modes[m], batch, *plan, plan_options.costs, us[m]));
+      report.rows.push_back(Row(workload, options.modes[m], batch, plan, plan_options.costs, us[m]));
     }
   }
   char title[320];

@@ -115,7 +115,7 @@ class Bringer {
     if (brought_ - read_ >= P::kAheadParts) return false;
     if (block_parts_ == 0 && !NextBlock()) return false;
     next_ = reinterpret_cast<const char*>(t_.KeysOf(block_)) +
-            (values_ ? parts_per_block_ : 0) * part_bytes_ + part_ * part_bytes_;
+            ((values_ ? parts_per_block_ : 0) + part_) * part_bytes_;
     left_ = part_bytes_;
     ++part_;
     --block_parts_;
