@@ -8,16 +8,11 @@
 #include <utility>
 
 #include "engine/tree_event.h"
+#include "tests/bench/clock.h"
 
 namespace espalier::bench {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double MicrosecondsBetween(Clock::time_point begin, Clock::time_point end) {
-  return std::chrono::duration<double, std::micro>(end - begin).count();
-}
 
 int64_t NowUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();

@@ -72,8 +72,8 @@ Result<Report> RunPlanBench(const PlanBenchOptions& options) {
     }
     for (size_t m = 0; m < options.modes.size(); ++m) {
       plan_options.mode = options.modes[m];
-      TimePlan(batch, shape, plan_options, &plan);
-      report.rows.push_back(Row(workload, options.modes[m], batch, plan, plan_options.costs, us[m]));
+      report.rows.push_back(Row(workload, options.modes[m], batch, PlanAttention(batch, shape, plan_options),
+                                plan_options.costs, us[m]));
     }
   }
   char title[320];

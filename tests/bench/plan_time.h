@@ -1,8 +1,7 @@
 #pragma once
 
-#include <chrono>
-
 #include "kernels/plan/attention_plan.h"
+#include "tests/bench/clock.h"
 
 namespace espalier::bench {
 
@@ -10,9 +9,9 @@ namespace espalier::bench {
 inline double TimePlan(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options,
                        AttentionPlan* plan) {
   *plan = AttentionPlan();
-  const auto begin = std::chrono::steady_clock::now();
+  const Clock::time_point begin = Clock::now();
   *plan = PlanAttention(batch, shape, options);
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  return MicrosecondsBetween(begin, Clock::now());
 }
 
 }  // namespace espalier::bench

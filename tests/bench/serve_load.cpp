@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "espalier/v1/tree.grpc.pb.h"
+#include "tests/bench/clock.h"
 #include "tests/bench/serve_call.h"
 #include "tests/bench/serve_prompts.h"
 
@@ -15,14 +16,9 @@ namespace espalier::bench {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Time = Clock::time_point;
 
 constexpr size_t kToldFaults = 10;
-
-double MicrosecondsBetween(Time begin, Time end) {
-  return std::chrono::duration<double, std::micro>(end - begin).count();
-}
 
 Time After(Time begin, double seconds) {
   return begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));

@@ -114,10 +114,9 @@ class Bringer {
   bool NextPart() {
     if (brought_ - read_ >= P::kAheadParts) return false;
     if (block_parts_ == 0 && !NextBlock()) return false;
-    next_ = reinterpret_cast<const char*>(t_.KeysOf(block_)) +
-            ((values_ ? parts_per_block_ : 0) + part_) * part_bytes_;
+    next_ = block_next_;
     left_ = part_bytes_;
-    ++part_;
+    block_next_ += part_bytes_;
     --block_parts_;
     ++brought_;
     return true;
@@ -126,15 +125,16 @@ class Bringer {
   bool NextBlock() {
     const int32_t end = t_.item.first_entry + t_.item.entries;
     while (segment_begin_ < end) {
+      const bool together = IsTogether(segment_begin_, segment_end_);
       for (; entry_ < segment_end_; ++entry_) {
         const PlanEntry& entry = t_.args.entries[entry_];
         if (entry.block == block_ || !IsSeen(entry)) continue;
         block_ = entry.block;
-        part_ = 0;
-        block_parts_ = together_ ? 2 * parts_per_block_ : parts_per_block_;
+        block_next_ = reinterpret_cast<const char*>(t_.KeysOf(block_) + (values_ ? t_.ValuesOffset() : 0));
+        block_parts_ = together ? 2 * parts_per_block_ : parts_per_block_;
         return true;
       }
-      if (together_ || values_) {
+      if (together || values_) {
         BeginSegment(segment_end_);
       } else {
         values_ = true;
@@ -153,7 +153,6 @@ class Bringer {
            entries[segment_end_].position / kSegmentTokens == entries[entry].position / kSegmentTokens) {
       ++segment_end_;
     }
-    together_ = IsTogether(segment_begin_, segment_end_);
     values_ = false;
   }
 
@@ -172,11 +171,10 @@ class Bringer {
   int32_t segment_begin_ = 0;  // entries
   int32_t segment_end_ = 0;
   int32_t entry_ = 0;  // the next to be looked at
-  bool together_ = false;
   bool values_ = false;
   int32_t block_ = -1;
-  int32_t part_ = 0;         // the block's next
-  int32_t block_parts_ = 0;  // left of the block
+  const char* block_next_ = nullptr;  // the part of the block that comes next
+  int32_t block_parts_ = 0;           // left of the block
   const char* next_ = nullptr;
   int64_t left_ = 0;
 };
