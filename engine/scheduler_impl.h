@@ -162,8 +162,14 @@ class Scheduler::Impl {
   void CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill);
   std::vector<Candidate> LimitDecode(std::vector<Candidate>* decode, int32_t rows) const;
   bool IsDecode(const Request& request, const Branch& branch) const;
-  int32_t IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
-  void NotePrefill(const Candidate& candidate, int32_t computed_tokens, StepDraft* draft);
+  struct IssuedRows {
+    int32_t rows = 0;
+    bool complete = false;  // nothing is missing on the branch's path any more
+  };
+  void IssueDecode(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  void IssuePrefill(const std::vector<Candidate>& prefill, int32_t rows, StepDraft* draft);
+  IssuedRows IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  void NotePrefill(const Candidate& candidate, StepDraft* draft) const;
   bool MakeLastRowRunAgain(Branch* branch);
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position, StepDraft* draft);

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <limits>
+#include <numeric>
+#include <span>
 #include <utility>
 
 #include "engine/scheduler_impl.h"
@@ -35,6 +37,39 @@ std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows) {
     left -= size;
   }
   return shares;
+}
+
+// Hands out `rows` among askers, oldest first, that say only afterwards how many they took: `take(i, most)`
+// takes up to `most`; fewer mean that it wants no more. `served[i]` is the last step that had rows of it.
+// None waits for the whole of another, and small wants are met whole: a quarter of the rows goes out in equal
+// parts, where what one leaves is for the others; to those that have waited longest, where there are more of
+// them than rows. The rest goes to the oldest, which so ends early: equal parts of everything would let all
+// of them end late.
+template <typename Take>
+void ShareOut(const std::vector<uint64_t>& served, int32_t rows, const Take& take) {
+  std::vector<bool> wants(served.size(), true);
+  const auto offer = [&](size_t i, int32_t most) {
+    const int32_t taken = most > 0 ? take(i, most) : 0;
+    wants[i] = taken == most;
+    return taken;
+  };
+  std::vector<size_t> asking(served.size());
+  std::iota(asking.begin(), asking.end(), size_t{0});
+  int32_t even = asking.size() > 1 ? (rows + 3) / 4 : 0;
+  rows -= even;
+  if (asking.size() > static_cast<size_t>(even)) {
+    std::stable_sort(asking.begin(), asking.end(), [&](size_t a, size_t b) { return served[a] < served[b]; });
+    asking.resize(static_cast<size_t>(even));
+  }
+  while (!asking.empty() && even > 0) {
+    const int32_t part = std::max(even / static_cast<int32_t>(asking.size()), 1);
+    for (const size_t i : asking) even -= offer(i, std::min(part, even));
+    std::erase_if(asking, [&](size_t i) { return !wants[i]; });
+  }
+  rows += even;
+  for (size_t i = 0; i < served.size(); ++i) {
+    if (wants[i]) rows -= offer(i, rows);
+  }
 }
 
 }  // namespace
@@ -89,13 +124,9 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   // Where decode rows would fill the step, a quarter is kept for prefill, so that neither starves.
   const int32_t kept = prefill.empty() ? 0 : std::min(chunk, std::max(max_rows / 4, max_rows > 1 ? 1 : 0));
   const std::vector<Candidate> rest = LimitDecode(&decode, max_rows - kept);
-  for (const Candidate& candidate : decode) IssueBranch(candidate, max_rows - draft.rows, &draft);
-  int32_t budget = decode.empty() ? max_rows : std::min(chunk, max_rows - draft.rows);
-  for (const Candidate& candidate : prefill) {
-    if (budget <= 0) break;
-    budget -= IssueBranch(candidate, budget, &draft);
-  }
-  for (const Candidate& candidate : rest) IssueBranch(candidate, std::min(1, max_rows - draft.rows), &draft);
+  for (const Candidate& candidate : decode) IssueDecode(candidate, max_rows - draft.rows, &draft);
+  IssuePrefill(prefill, decode.empty() ? max_rows : std::min(chunk, max_rows - draft.rows), &draft);
+  for (const Candidate& candidate : rest) IssueDecode(candidate, std::min(1, max_rows - draft.rows), &draft);
 
   planning_ = false;
   const bool issued = draft.rows > 0;
@@ -182,19 +213,56 @@ std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitDecode(std::vector
   return rest;
 }
 
-// Issues up to `budget` rows of the branch's path, from the first that is missing. Returns how many.
-int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft) {
+// One row, unless the path has to be opened anew.
+void Scheduler::Impl::IssueDecode(const Candidate& candidate, int32_t budget, StepDraft* draft) {
+  const IssuedRows issued = IssueBranch(candidate, budget, draft);
+  if (!issued.complete && issued.rows > 0) NotePrefill(candidate, draft);
+}
+
+// Divides the rows among the requests, so that none waits for the whole prompt of another; within a request
+// in the order of its branches, which share what comes first on their paths.
+void Scheduler::Impl::IssuePrefill(const std::vector<Candidate>& prefill, int32_t rows, StepDraft* draft) {
+  std::vector<std::span<const Candidate>> requests;  // what is left of each
+  for (size_t begin = 0, end = 0; begin < prefill.size(); begin = end) {
+    while (end < prefill.size() && prefill[end].request == prefill[begin].request) ++end;
+    requests.emplace_back(prefill.data() + begin, end - begin);
+  }
+  std::vector<const Candidate*> incomplete(requests.size());  // the first that has rows and wants more
+  std::vector<uint64_t> served;
+  for (const auto& candidates : requests) served.push_back(candidates.front().request->last_step);
+  ShareOut(served, rows, [&](size_t i, int32_t most) {
+    std::span<const Candidate>& left = requests[i];
+    int32_t taken = 0;
+    while (!left.empty() && taken < most) {
+      const Candidate& candidate = left.front();
+      const IssuedRows issued = IssueBranch(candidate, most - taken, draft);
+      taken += issued.rows;
+      if (issued.complete && incomplete[i] == &candidate) incomplete[i] = nullptr;
+      if (!issued.complete && issued.rows > 0 && incomplete[i] == nullptr) incomplete[i] = &candidate;
+      if (!issued.complete && taken == most) break;  // goes on with the next rows that the request gets
+      left = left.subspan(1);
+    }
+    return taken;
+  });
+  for (const Candidate* candidate : incomplete) {
+    if (candidate != nullptr && candidate->branch->leaf >= 0) NotePrefill(*candidate, draft);
+  }
+}
+
+// Issues up to `budget` rows of the branch's path, from the first that is missing.
+Scheduler::Impl::IssuedRows Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
+                                                         StepDraft* draft) {
   Branch& branch = *candidate.branch;
   Request& request = *candidate.request;
-  if (budget <= 0 || !Wants(request.tree, branch)) return 0;
-  if (branch.leaf < 0 && !request.admitted) return 0;  // preempted while this step was planned
+  if (budget <= 0 || !Wants(request.tree, branch)) return {};
+  if (branch.leaf < 0 && !request.admitted) return {};  // preempted while this step was planned
   if (branch.leaf >= 0 && !MakeLastRowRunAgain(&branch)) {
     DropLeaf(&request, &branch);
     --request.running;
   }
   if (branch.leaf < 0) {
-    if (request.no_room) return 0;  // an earlier branch waits for room
-    if (!StartBranch(&request, &branch, draft)) return 0;
+    if (request.no_room) return {};  // an earlier branch waits for room
+    if (!StartBranch(&request, &branch, draft)) return {};
   }
   int32_t issued = 0;
   if (!branch.path_issued) {
@@ -206,10 +274,7 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
       const int32_t missing = tree_.node(*it).size() - tree_.node(*it).issued_tokens;
       const int32_t rows = IssueNode(candidate, *it, std::min(missing, budget - issued), draft);
       issued += rows;
-      if (rows < missing) {
-        if (issued > 0) NotePrefill(candidate, tree_.node(*it).issued_end(), draft);
-        return issued;
-      }
+      if (rows < missing) return {issued, false};
     }
     branch.path_issued = true;
   }
@@ -218,18 +283,20 @@ int32_t Scheduler::Impl::IssueBranch(const Candidate& candidate, int32_t budget,
   ESPALIER_CHECK(missing > 0);
   const int32_t rows = IssueNode(candidate, branch.leaf, std::min(missing, budget - issued), draft);
   issued += rows;
-  if (issued > 0 && rows < missing) NotePrefill(candidate, first + rows, draft);
   if (rows > 0) AttachUses(candidate, first, first + rows, draft);
-  return issued;
+  return {issued, rows == missing};
 }
 
-// The path is still incomplete after this step. Of several such branches the first one is reported.
-void Scheduler::Impl::NotePrefill(const Candidate& candidate, int32_t computed_tokens, StepDraft* draft) {
-  std::vector<StepRecord::Prefill>& prefills = draft->record.prefills;
-  if (!prefills.empty() && prefills.back().request == candidate.request->id) return;
+// What the step has got of a path that is still incomplete after it.
+void Scheduler::Impl::NotePrefill(const Candidate& candidate, StepDraft* draft) const {
   const Branch& branch = *candidate.branch;
-  const int32_t total_tokens = TargetEnd(branch, tree_.node(branch.leaf));
-  prefills.push_back({candidate.request->id, {branch.number, computed_tokens, total_tokens}});
+  const KvNode& leaf = tree_.node(branch.leaf);
+  int32_t computed_tokens = leaf.issued_end();
+  for (int32_t id = leaf.parent; id >= 0; id = tree_.node(id).parent) {
+    if (tree_.node(id).issued_tokens < tree_.node(id).size()) computed_tokens = tree_.node(id).issued_end();
+  }
+  draft->record.prefills.push_back(
+      {candidate.request->id, {branch.number, computed_tokens, TargetEnd(branch, leaf)}});
 }
 
 // Where the row of the last token has been run, but its logits were not asked for: it is run again. False: it

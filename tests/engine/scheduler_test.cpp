@@ -217,6 +217,43 @@ TEST_CASE("a prompt is prefilled beside more decoding branches than a step has r
   CHECK(harness.problem().empty());
 }
 
+TEST_CASE("no request waits for the whole prompt of another") {
+  SchedulerHarness harness(StepsOf(32));
+  std::vector<uint64_t> large;
+  for (int32_t i = 0; i < 3; ++i) large.push_back(harness.Submit(FewShot(1200, 1, 1, i)));
+  for (int i = 0; i < 2; ++i) harness.Step();
+  const auto steps_to_end = [&](uint64_t id) {
+    int steps = 0;
+    while (!harness.ended(id) && harness.Step()) ++steps;
+    return steps;
+  };
+  CHECK(steps_to_end(harness.Submit(FewShot(2, 1, 1, 10))) == 1);
+  CHECK(steps_to_end(harness.Submit(FewShot(40, 1, 1, 11))) <= 40 / (32 / 4 / 4));
+  for (const uint64_t id : large) CHECK(!harness.ended(id));
+  harness.Submit(FewShot(4, 2, 400, 12));  // now there is less for prompts in a step: 12 rows
+  for (int i = 0; i < 2; ++i) harness.Step();
+  CHECK(steps_to_end(harness.Submit(FewShot(2, 1, 1, 13))) <= 3);
+  // The oldest is served as well as it can be: by three of four rows.
+  CHECK(steps_to_end(large[0]) <= 1200 / 9 + 1);
+  CHECK(!harness.ended(large[1]));
+  harness.RunUntilIdle();
+  for (const uint64_t id : large) CHECK(harness.Compare(id).empty());
+}
+
+TEST_CASE("of more prompts than a step has rows, none is forgotten") {
+  SchedulerHarness harness(StepsOf(16));
+  std::vector<uint64_t> ids;
+  for (int32_t i = 0; i < 30; ++i) ids.push_back(harness.Submit(FewShot(200, 1, 1, i)));
+  for (int i = 0; i < 8; ++i) harness.Step();
+  const uint64_t small = harness.Submit(FewShot(3, 1, 1, 30));
+  int steps = 0;
+  while (!harness.ended(small) && harness.Step()) ++steps;
+  CHECK(steps <= 3 * (30 / 4 + 1));  // 4 rows of each step go round
+  CHECK(std::none_of(ids.begin() + 1, ids.end(), [&](uint64_t id) { return harness.ended(id); }));
+  harness.RunUntilIdle();
+  for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
+}
+
 TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
   SchedulerHarness harness(StepsOf(16));
   const uint64_t wide = harness.Submit(FewShot(4, 200, 8, 1));
