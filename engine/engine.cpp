@@ -105,7 +105,8 @@ class EngineThread final : public Engine {
             .max_path_tokens = info.max_positions,
             .vocab_size = info.vocab_size,
             .block_tokens = options.block_tokens,
-            .total_blocks = options.total_blocks};
+            .total_blocks = options.total_blocks,
+            .max_answer_bytes = options.max_answer_bytes};
   }
   static SchedulerOptions SchedulerOptionsOf(const EngineOptions& options, const ModelInfo& info) {
     SchedulerOptions scheduler;

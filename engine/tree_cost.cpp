@@ -9,16 +9,34 @@ namespace {
 int64_t Product(int64_t a, int64_t b) { return a > kCostLimit / b ? kCostLimit : a * b; }
 int64_t Sum(int64_t a, int64_t b) { return std::min(a + b, kCostLimit); }
 
+int64_t VarintBytes(int64_t value) {
+  int64_t bytes = 1;
+  for (; value >= 128; value /= 128) ++bytes;
+  return bytes;
+}
+
 struct NodeState {
   int64_t depth = 1;   // nodes on the path, this one included
   int64_t groups = 1;  // sets of siblings among the branches at the node
   int64_t leaves_below = 0;
+  int64_t path_id_bytes = 0;  // of the ids of the nodes on the path, this one included, as a list
 };
+
+// Bytes of the messages of espalier.v1, at most: numbers of branches, lengths, tags, reasons.
+constexpr int64_t kListedBytes = 3;      // tag and length of a node id, of a token's list
+constexpr int64_t kDeltaBytes = 32;      // a BranchDelta without id, tokens and text
+constexpr int64_t kBranchBytes = 40;     // a Branch, likewise
+constexpr int64_t kCandidateBytes = 13;  // of a Selected: a number and a score
+constexpr int64_t kLogprobBytes = 4;
+constexpr int64_t kTopLogprobBytes = 8;  // without the token's id
 
 class Coster {
  public:
-  Coster(const TreeRequest& request, int32_t block_tokens)
-      : request_(request), block_tokens_(block_tokens), states_(request.nodes.size()) {
+  Coster(const TreeRequest& request, const EngineLimits& limits)
+      : request_(request),
+        block_tokens_(limits.block_tokens),
+        token_bytes_(VarintBytes(limits.vocab_size)),
+        states_(request.nodes.size()) {
     cost_.nodes.resize(request.nodes.size());
   }
 
@@ -42,14 +60,21 @@ class Coster {
       node.path_tokens = cost_.nodes[parent].path_tokens;
       state.groups = states_[parent].groups;
       state.depth = states_[parent].depth + 1;
+      state.path_id_bytes = states_[parent].path_id_bytes;
     }
+    state.path_id_bytes += static_cast<int64_t>(spec.id.size()) + kListedBytes;
     if (const auto* given = std::get_if<GivenSpec>(&spec.content)) {
-      AddTokens(i, static_cast<int64_t>(given->token_ids.size()));
+      const auto tokens = static_cast<int64_t>(given->token_ids.size());
+      AddTokens(i, tokens);
+      if (i > 0) AddAnswer(i, 1, tokens, given->score, given->top_logprobs);
     } else if (const auto* generate = std::get_if<GenerateSpec>(&spec.content)) {
       if (generate->branches > 1) state.groups = node.branches;
       node.branches = Product(node.branches, generate->branches);
       AddTokens(i, generate->max_new_tokens);
+      AddAnswer(i, generate->max_new_tokens, generate->max_new_tokens, true, generate->top_logprobs);
     } else {
+      AddAnswerBytes(i, Product(node.branches, kCandidateBytes));
+      AddAnswerBytes(i, kDeltaBytes + static_cast<int64_t>(spec.id.size()));
       cost_.answer_entries = Sum(cost_.answer_entries, node.branches);
       Cut(i, std::get<SelectSpec>(spec.content));
       return;
@@ -61,6 +86,23 @@ class Coster {
     TreeNodeCost& node = cost_.nodes[i];
     node.path_tokens = Sum(node.path_tokens, tokens);
     cost_.min_blocks = std::max(cost_.min_blocks, (node.path_tokens + block_tokens_ - 1) / block_tokens_);
+  }
+
+  // Of each branch at the node: its deltas, and its part of what is repeated at the end.
+  void AddAnswer(size_t i, int64_t deltas, int64_t tokens, bool logprobs, int64_t top_logprobs) {
+    const auto id_bytes = static_cast<int64_t>(request_.nodes[i].id.size());
+    const int64_t repeated = token_bytes_ + kTextBytesPerToken;
+    int64_t once = repeated + (logprobs ? kLogprobBytes : 0);
+    if (top_logprobs > 0) once += kListedBytes + top_logprobs * (kTopLogprobBytes + token_bytes_);
+    int64_t branch = Product(deltas, kDeltaBytes + id_bytes);
+    branch = Sum(branch, Product(tokens, once + repeated));
+    branch = Sum(branch, kBranchBytes + states_[i].path_id_bytes);
+    AddAnswerBytes(i, Product(cost_.nodes[i].branches, branch));
+  }
+
+  void AddAnswerBytes(size_t i, int64_t bytes) {
+    cost_.nodes[i].answer_bytes = Sum(cost_.nodes[i].answer_bytes, bytes);
+    cost_.answer_bytes = Sum(cost_.answer_bytes, bytes);
   }
 
   void Cut(size_t i, const SelectSpec& select) {
@@ -83,14 +125,15 @@ class Coster {
 
   const TreeRequest& request_;
   const int32_t block_tokens_;
+  const int64_t token_bytes_;  // of an id, encoded
   std::vector<NodeState> states_;
   TreeCost cost_;
 };
 
 }  // namespace
 
-TreeCost CostOf(const TreeRequest& request, int32_t block_tokens) {
-  return Coster(request, block_tokens).Run();
+TreeCost CostOf(const TreeRequest& request, const EngineLimits& limits) {
+  return Coster(request, limits).Run();
 }
 
 int32_t FirstBranches(const TreeRequest& request) {

@@ -1,5 +1,6 @@
 #include "engine/tree_request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 #include <unordered_set>
@@ -211,8 +212,29 @@ Status CheckNodes(const TreeRequest& request, const EngineLimits& limits) {
   return {};
 }
 
+// Names the node that takes the most.
+Error AnswerTooLarge(const TreeRequest& request, const TreeCost& cost, const EngineLimits& limits) {
+  const auto by_bytes = [](const TreeNodeCost& a, const TreeNodeCost& b) {
+    return a.answer_bytes < b.answer_bytes;
+  };
+  const auto largest = std::max_element(cost.nodes.begin(), cost.nodes.end(), by_bytes);
+  const auto i = static_cast<size_t>(largest - cost.nodes.begin());
+  const auto& content = request.nodes[i].content;
+  const char* kind = std::holds_alternative<GivenSpec>(content)      ? ".given"
+                     : std::holds_alternative<GenerateSpec>(content) ? ".generate"
+                                                                     : ".select";
+  return InvalidArgument(
+      NodeField(i) + kind,
+      "the answer may take " + std::to_string(cost.answer_bytes) + " bytes, " +
+          std::to_string(largest->answer_bytes) + " of them for this node's " +
+          std::to_string(largest->branches) + " branches; the limit is " +
+          std::to_string(limits.max_answer_bytes) +
+          " (max_answer_bytes of the server): ask for fewer branches, tokens or top_logprobs, or give the "
+          "nodes shorter ids");
+}
+
 Status CheckCost(const TreeRequest& request, const EngineLimits& limits) {
-  const TreeCost cost = CostOf(request, limits.block_tokens);
+  const TreeCost cost = CostOf(request, limits);
   for (size_t i = 0; i < request.nodes.size(); ++i) {
     if (cost.nodes[i].branches > limits.max_branches) {
       return InvalidArgument(NodeField(i) + ".generate.branches",
@@ -229,6 +251,7 @@ Status CheckCost(const TreeRequest& request, const EngineLimits& limits) {
                                         " nodes of paths and candidates, the limit is " +
                                         std::to_string(kMaxAnswerEntries));
   }
+  if (cost.answer_bytes > limits.max_answer_bytes) return AnswerTooLarge(request, cost, limits);
   if (cost.min_blocks > limits.total_blocks) {
     return InvalidArgument("nodes", "needs " + std::to_string(cost.min_blocks) + " KV blocks of " +
                                         std::to_string(limits.block_tokens) + " tokens, there are " +

@@ -74,6 +74,9 @@ inline constexpr size_t kMaxNodeIdBytes = 256;
 // candidates of all selections.
 inline constexpr int64_t kMaxAnswerEntries = int64_t{1} << 20;
 
+// What an answer may take on the wire unless set otherwise: twice what 1024 branches of 1000 tokens can take.
+inline constexpr int64_t kDefaultAnswerBytes = int64_t{128} << 20;
+
 // What one engine can serve.
 struct EngineLimits {
   int32_t max_branches = 1024;     // leaves alive at one time in one request
@@ -81,11 +84,12 @@ struct EngineLimits {
   int32_t vocab_size = 0;
   int32_t block_tokens = 16;
   int32_t total_blocks = 0;
+  int64_t max_answer_bytes = kDefaultAnswerBytes;
 };
 
 // Whether the request makes sense and could run on an idle engine: topology, ranges, token ids, branch count,
-// path length, and blocks needed at the worst point. Errors are kInvalidArgument and name the field as the
-// proto does, e.g. `nodes[3].generate.sampling.top_p`.
+// path length, blocks needed at the worst point, and bytes of the answer. Errors are kInvalidArgument and
+// name the field as the proto does, e.g. `nodes[3].generate.sampling.top_p`.
 Status ValidateTreeRequest(const TreeRequest& request, const EngineLimits& limits);
 
 }  // namespace espalier

@@ -121,6 +121,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                                     "Prefill rows of a step while branches decode"));
   settings.push_back(IntegerSetting("max_queued_requests", c.max_queued_requests, 1, 1 << 20,
                                     "Requests that may wait; more are refused"));
+  settings.push_back(IntegerSetting("max_answer_bytes", c.max_answer_bytes, 1 << 10, int64_t{1} << 29,
+                                    "Bytes of the largest answer that a request may ask for"));
   settings.push_back(ChoiceSetting(
       "attention_mode", {"flatten", "sequence", "masked", "node", "node_chunk"},
       "How attention is divided into work",

@@ -186,6 +186,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                                      .max_batch_rows = config.max_batch_rows,
                                      .prefill_chunk_tokens = config.prefill_chunk_tokens,
                                      .max_queued_requests = config.max_queued_requests,
+                                     .max_answer_bytes = config.max_answer_bytes,
                                      .attention_mode = config.attention_mode,
                                      .check_invariants = config.check_invariants};
   std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);

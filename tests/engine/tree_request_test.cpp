@@ -223,11 +223,11 @@ TEST_CASE("products of branches do not overflow") {
   const Status status = ValidateTreeRequest(request, Limits());
   REQUIRE_FALSE(status.ok());
   CHECK(status.error().field == "nodes[2].generate.branches");
-  CHECK(CostOf(request, 4).leaves == kCostLimit);
+  CHECK(CostOf(request, Limits()).leaves == kCostLimit);
 }
 
 TEST_CASE("selections cut the number of branches that is counted") {
-  const TreeCost cost = CostOf(GoodRequest(), 4);
+  const TreeCost cost = CostOf(GoodRequest(), Limits());
   CHECK(cost.nodes[1].branches == 4);
   CHECK(cost.nodes[3].branches == 2);
   CHECK(cost.nodes[4].branches == 6);
@@ -238,7 +238,7 @@ TEST_CASE("selections cut the number of branches that is counted") {
 
 TEST_CASE("the answer lists a path for each branch and the candidates of each selection") {
   // 1 x 1 + 4 x 2 + 4 x 3 of paths, 4 candidates, 6 x 5 of paths, 6 candidates
-  CHECK(CostOf(GoodRequest(), 4).answer_entries == 1 + 8 + 12 + 4 + 30 + 6);
+  CHECK(CostOf(GoodRequest(), Limits()).answer_entries == 1 + 8 + 12 + 4 + 30 + 6);
 }
 
 TEST_CASE("a small request for an answer without bounds is refused") {
@@ -256,12 +256,57 @@ TEST_CASE("a small request for an answer without bounds is refused") {
   CHECK(ValidateTreeRequest(request, limits).ok());
 }
 
+// A chain of nodes with long ids below one node of many branches: a path of ids for each branch of each.
+TreeRequest LongIds() {
+  TreeRequest request;
+  request.nodes = {{"root", -1, GivenSpec{{1}}}};
+  for (int32_t i = 0; i < 40; ++i) {
+    std::string id = std::to_string(i);
+    id.resize(kMaxNodeIdBytes, 'x');
+    request.nodes.push_back({id, i, Generate(i == 0 ? 1000 : 1, 1)});
+  }
+  return request;
+}
+
+TEST_CASE("an answer of too many bytes is refused, and the node that takes the most is named") {
+  EngineLimits limits = Limits();
+  limits.max_branches = 1024;
+  limits.max_path_tokens = 2048;
+  limits.total_blocks = 5000;
+  const auto refused_at = [&](const TreeRequest& request) {
+    const Status status = ValidateTreeRequest(request, limits);
+    if (status.ok()) return std::string();
+    CHECK(status.error().code == ErrorCode::kInvalidArgument);
+    CHECK(status.error().message.find("max_answer_bytes") != std::string::npos);
+    return status.error().field;
+  };
+  CHECK(refused_at(LongIds()) == "nodes[40].generate");
+  TreeRequest request;
+  request.nodes = {
+      {"root", -1, GivenSpec{{1}}}, {"few", 0, Generate(2, 10)}, {"answer", 0, Generate(1000, 1000)}};
+  CHECK(refused_at(request).empty());  // real use
+  Gen(request, 2).top_logprobs = 20;
+  CHECK(refused_at(request) == "nodes[2].generate");
+  Gen(request, 2).top_logprobs = 0;
+  request.nodes[2].id.assign(kMaxNodeIdBytes, 'x');
+  CHECK(refused_at(request) == "nodes[2].generate");
+  limits.max_answer_bytes = int64_t{1} << 29;
+  CHECK(refused_at(request).empty());
+  limits.max_answer_bytes = kDefaultAnswerBytes;
+  request.nodes.resize(1);
+  for (int32_t i = 0; i < 1000; ++i) {
+    const std::vector<int32_t> tokens(2000, 1);
+    request.nodes.push_back({"s" + std::to_string(1000 + i), 0, GivenSpec{tokens, true, 20}});
+  }
+  CHECK(refused_at(request) == "nodes[1].given");
+}
+
 TEST_CASE("memory at the worst point is that of the longest path") {
-  CHECK(CostOf(GoodRequest(), 4).min_blocks == 5);  // 5 + 6 + 1 + 5 tokens in blocks of 4
+  CHECK(CostOf(GoodRequest(), Limits()).min_blocks == 5);  // 5 + 6 + 1 + 5 tokens in blocks of 4
   TreeRequest independent = GoodRequest();
   independent.nodes.resize(2);
   Gen(independent, 1).branches = 1000;
-  CHECK(CostOf(independent, 4).min_blocks == 3);
+  CHECK(CostOf(independent, Limits()).min_blocks == 3);
 }
 
 TEST_CASE("a tree of the greatest size is validated quickly enough to be refused or served") {

@@ -2,8 +2,12 @@
 #include <map>
 #include <string>
 
+#include "engine/tree_cost.h"
+#include "model/tokenizer/tokenizer.h"
+#include "server/tree_codec.h"
 #include "tests/server/test_server.h"
 #include "tests/support/catch.h"
+#include "tests/support/env.h"
 
 namespace espalier::test {
 namespace {
@@ -129,6 +133,36 @@ TEST_CASE("a multi-step tree: verdicts are scored, the best are kept and continu
   CHECK(pruned >= 2);
   CHECK(next_branches == 4);
   server.WaitUntilIdle();
+}
+
+TEST_CASE("an answer has no more bytes than its request was counted with") {
+  TestServer server;
+  const auto tokenizer = LoadTokenizer(SourceDir() / "tests/model/tokenizer/data/sp_bpe/tokenizer.model");
+  REQUIRE(tokenizer.ok());
+  v1::GenerateRequest request = FewShot("count me", 8, 30);
+  request.mutable_nodes(1)->set_id(std::string(kMaxNodeIdBytes, 'x'));
+  request.mutable_nodes(1)->mutable_generate()->set_top_logprobs(3);
+  v1::TreeNode& best = *request.add_nodes();
+  best.set_id("best");
+  best.set_parent_id(request.nodes(1).id());
+  best.mutable_select()->set_keep(4);
+  best.mutable_select()->set_score(v1::SELECT_SCORE_SUM_LOGPROB);
+  v1::TreeNode& verdict = *request.add_nodes();
+  verdict.set_id("verdict");
+  verdict.set_parent_id("best");
+  verdict.mutable_given()->set_text(" and then it was good");
+  verdict.mutable_given()->set_score(true);
+  verdict.mutable_given()->set_top_logprobs(20);
+  const EngineLimits& limits = server.server().engine().limits();
+  const auto tree = FromProto(request, **tokenizer, limits.max_path_tokens, 1);
+  REQUIRE(tree.ok());
+  const auto bound = static_cast<size_t>(CostOf(*tree, limits).answer_bytes);
+  const Generated result = Generate(server.trees(), request);
+  REQUIRE(result.status.ok());
+  size_t bytes = 0;
+  for (const auto& event : result.events) bytes += event.ByteSizeLong();
+  CHECK(bytes <= bound);
+  CHECK(bytes > bound / 4);
 }
 
 TEST_CASE("Score gives what Generate reports for the same tokens") {
