@@ -24,7 +24,7 @@ Area = namedtuple("Area", "left top right bottom")
 class Series:
     """A named line. `points`: (x, y) or (x, y, low, high), drawn in this order; low and high make an error bar.
 
-    `colour`: an SVG colour; None: the next of COLOURS. `line=False` draws the markers alone.
+    `colour`: an SVG colour; None: the next of COLOURS. `line=False` draws the markers alone, `markers=False` the line.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Series:
     dashed: bool = False
     line: bool = True
     colour: Optional[str] = None
+    markers: bool = True
 
 
 def line_chart(
@@ -45,6 +46,7 @@ def line_chart(
     log_y=False,
     x_range=None,
     y_range=None,
+    y_mark=None,
     x_ticks=None,
     width=820,
     height=440,
@@ -52,12 +54,16 @@ def line_chart(
     """Writes the chart of at least one Series to the file `path`.
 
     The legend stands to the right, in the order of `series`. `x_range`, `y_range`: (low, high) of an axis; None: what
-    the points and their error bars need; marks outside are cut off. `x_ticks`: where the x axis has its ticks; None:
-    round values. Sizes are pixels at scale 1. Raises ValueError where there is nothing to draw, a value is not finite,
-    a range is empty, or a logarithm gets a value that is not positive.
+    the points and their error bars need, and for a y axis that is not logarithmic zero as well; marks outside are cut
+    off. `y_mark`: a value that everything is compared with, drawn across the chart and always in its range. `x_ticks`:
+    where the x axis has its ticks; None: round values. Sizes are pixels at scale 1. Raises ValueError where there is
+    nothing to draw, a value is not finite, a range is empty, or a logarithm gets a value that is not positive.
     """
+    heights = [y for s in series for _, *ys in s.points for y in ys]
+    if heights:
+        heights += ([] if y_mark is None else [y_mark]) + ([] if log_y else [0])
     x_axis = _Axis("x", [x for s in series for x, *_ in s.points], log_x, x_range)
-    y_axis = _Axis("y", [y for s in series for _, *ys in s.points for y in ys], log_y, y_range)
+    y_axis = _Axis("y", heights, log_y, y_range)
     legend = max(_text_width(s.name) for s in series) + 44
     area = Area(64, 50, width - legend - 24, height - 58)
     if area.right - area.left < 100 or area.bottom - area.top < 60:
@@ -67,6 +73,10 @@ def line_chart(
     if x_ticks:
         x_axis.ticks = [tick for tick in x_ticks if x_axis.low <= tick <= x_axis.high]
     parts = _frame(area, x_axis, y_axis, title, x_label, y_label, width, height)
+    if y_mark is not None:
+        y = y_axis.at(y_mark)
+        parts.append(_stroke(area.left, y, area.right, y, FAINT, ' stroke-width="1.4" stroke-dasharray="2 3"'))
+        parts.append(_text(area.right - 4, y - 5, f"{_number(y_mark)}x", "end", FAINT))
     for index, one in enumerate(series):
         colour = one.colour or COLOURS[index % len(COLOURS)]
         marker = MARKERS[index % len(MARKERS)]
@@ -194,7 +204,8 @@ def _line(one, colour, marker, x_axis, y_axis):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
         dash = ' stroke-dasharray="5 4"' if one.dashed else ""
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-    parts += [_marker(marker, x, y, colour) for x, y, _ in places]
+    if one.markers:
+        parts += [_marker(marker, x, y, colour) for x, y, _ in places]
     return parts + ["</g>"]
 
 
@@ -220,4 +231,6 @@ def _legend_entry(one, colour, marker, x, y):
     if one.line:
         extra = ' stroke-width="2"' + (' stroke-dasharray="5 4"' if one.dashed else "")
         parts.append(_stroke(x, y, x + 26, y, colour, extra))
-    return parts + [_marker(marker, x + 13, y, colour), _text(x + 34, y + 4.5, one.name)]
+    if one.markers:
+        parts.append(_marker(marker, x + 13, y, colour))
+    return parts + [_text(x + 34, y + 4.5, one.name)]

@@ -67,7 +67,7 @@ def closed_plots(rows, stem):
         latency,
         title="Time of a request, closed loop",
         x_label="clients",
-        y_label="ms",
+        y_label="ms, logarithmic",
         log_x=True,
         log_y=True,
         x_ticks=CLIENTS,
@@ -90,7 +90,7 @@ def open_plot(rows, stem):
         series,
         title="Poisson arrivals, mixed workload",
         x_label="requests per second",
-        y_label="ms",
+        y_label="ms, logarithmic",
         log_y=True,
     )
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures the workloads of the DeFT paper: tree attention against reading each branch's path, alone and end to end.
 
-    scripts/paper_tables.py --out tests/bench/results --name paper-PROCESSOR --workloads FOLDER
+    git clone https://github.com/LINs-lab/DeFT
+    scripts/paper_tables.py --out tests/bench/results --name paper-PROCESSOR --workloads DeFT
 
-FOLDER holds what the paper's authors recorded: reasoning/sorting128ToT.json and docmergeToT.json,
-speculative/APPS_tree_size32.json and APPS_tree_size64.json; without it, few-shot and made token trees only. Each piece is
-one call of espalier-bench, both modes side by side. Writes NAME.txt, NAME.json and two plots. Needs Python's standard
-library alone.
+The clone holds the trees that the paper's authors recorded, in dataset/generation: sorting128ToT.json, docmergeToT.json,
+APPS_tree_size32.json and APPS_tree_size64.json. Any folder with these files will do; without one, few-shot and made
+token trees are measured only. Each piece is one call of espalier-bench, both modes side by side. Writes NAME.txt,
+NAME.json and two plots. Needs Python's standard library alone.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the table, its JSON and the plots")
     parser.add_argument("--name", default="paper", help="of the files [%(default)s]")
-    parser.add_argument("--workloads", type=pathlib.Path, help="folder of the recorded trees")
+    parser.add_argument("--workloads", type=pathlib.Path, help="folder that holds the recorded trees, at any depth")
     parser.add_argument("--bench", type=pathlib.Path, default=ROOT / "build/release/bin/espalier-bench")
     parser.add_argument("--heads", nargs="+", default=["32/8", "32/32"], help="query / KV heads [%(default)s]")
     parser.add_argument("--head-dim", type=int, default=128, help="[%(default)s]")
@@ -49,10 +50,10 @@ def parse_arguments():
     for name in ("repeats", "samples", "attention_layers", "replay_layers", "replay_steps", "limit"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
-    if args.workloads:
-        for path in (*pieces.RECORDED, *pieces.TOKEN_TREES):
-            if not (args.workloads / path).is_file():
-                parser.error(f"--workloads: {args.workloads / path} is not there")
+    try:
+        args.recorded = pieces.find_recorded(args.workloads) if args.workloads else {}
+    except pieces.Failed as error:
+        parser.error(f"--workloads: {error}")
     try:
         args.only = re.compile(args.only or "")
     except re.error as error:

@@ -5,8 +5,8 @@
     python3 scripts/train_demo_model.py --out model/demo --evaluate 300
 
 The first command trains and writes tokenizer, weights, loss curve and model card. The second measures the folder on
-unseen problems, picks the example problems and completes the card. Needs torch, sentencepiece, safetensors, numpy
-and matplotlib. Interrupted training leaves its last checkpoint in --work: --resume goes on from it, --export writes the folder.
+unseen problems, picks the example problems and completes the card. Needs torch, sentencepiece, safetensors and
+numpy. Interrupted training leaves its last checkpoint in --work: --resume goes on from it, --export writes the folder.
 """
 
 import argparse

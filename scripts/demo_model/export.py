@@ -5,6 +5,7 @@ import json
 import shutil
 
 import torch
+from chart import Series, line_chart
 from safetensors.torch import load_file, save_file
 
 from .tokenizer import BOS, EOS
@@ -67,30 +68,18 @@ def write_json(path, value):
 
 
 def write_curve(log_path, out):
-    """Copies the log and draws the loss against the tokens seen, the learning rate behind it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "espalier"})
-    import matplotlib.pyplot as plt
-
+    """Copies the log and draws the loss against the tokens seen."""
     shutil.copyfile(log_path, out / "loss.csv")
-    rows = list(csv.DictReader(open(log_path)))
-    tokens = [int(r["tokens"]) / 1e6 for r in rows]
-    figure, axis = plt.subplots(figsize=(7, 3.6), dpi=90)
-    rate = axis.twinx()
-    rate.fill_between(tokens, [float(r["rate"]) for r in rows], color="0.9", step="pre")
-    rate.set_ylabel("learning rate", color="0.6")
-    axis.set_zorder(rate.get_zorder() + 1)
-    axis.patch.set_visible(False)
-    axis.plot(tokens, [float(r["loss"]) for r in rows], lw=1.2)
-    axis.set_yscale("log")
-    axis.set_xlabel("training tokens, millions")
-    axis.set_ylabel("weighted loss (mean of 50 batches)")
-    axis.grid(True, which="both", alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(out / "loss.svg", metadata={"Date": None})
-    plt.close(figure)
+    with open(log_path, encoding="utf-8") as log:
+        points = [(int(row["tokens"]) / 1e6, float(row["loss"])) for row in csv.DictReader(log)]
+    line_chart(
+        out / "loss.svg",
+        [Series("loss", points, markers=False)],
+        title="Training: weighted loss, mean of 50 batches",
+        x_label="training tokens, millions",
+        y_label="loss, logarithmic",
+        log_y=True,
+    )
 
 
 def load_checkpoint(path, model):

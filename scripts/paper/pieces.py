@@ -19,9 +19,10 @@ PAPER_SPEEDUP = {
     "token tree 128": 3.11,
     "token tree 256": 3.59,
 }
-BENCH_NAMES = {"APPS_tree_size32": "token tree 32", "APPS_tree_size64": "token tree 64"}
-RECORDED = ("reasoning/sorting128ToT.json", "reasoning/docmergeToT.json")
-TOKEN_TREES = ("speculative/APPS_tree_size32.json", "speculative/APPS_tree_size64.json")
+BENCH_NAMES = {f"APPS_tree_size{rows}": f"token tree {rows}" for rows in (32, 64)}
+# Recorded by the paper's authors: github.com/LINs-lab/DeFT, dataset/generation (MIT licence).
+RECORDED = ("sorting128ToT.json", "docmergeToT.json")
+TOKEN_TREES = ("APPS_tree_size32.json", "APPS_tree_size64.json")
 
 # Shapes that kernels of later papers are measured on: FastTree (MLSys 2025) and PAT (ASPLOS 2026). The last two share
 # nothing.
@@ -39,6 +40,15 @@ class Failed(Exception):
     """A measurement that gave no report; the text says which and why."""
 
 
+def find_recorded(folder):
+    """Where the recorded trees lie at or below `folder`, by name; a clone of the paper's repository will do."""
+    found = {path.name: path for path in sorted(folder.rglob("*.json"), reverse=True)}
+    for name in (*RECORDED, *TOKEN_TREES):
+        if name not in found:
+            raise Failed(f"{folder}: {name} is not there")
+    return {name: found[name] for name in (*RECORDED, *TOKEN_TREES)}
+
+
 @dataclass
 class Piece:
     """One call of espalier-bench. `kind`: attention or replay."""
@@ -49,8 +59,8 @@ class Piece:
 
 
 def pieces(options):
-    """Everything to measure, in order. options.workloads None: without what needs recorded trees."""
-    folder = options.workloads
+    """Everything to measure, in order. options.recorded: of find_recorded; empty: without what needs recorded trees."""
+    recorded = {name: str(path) for name, path in options.recorded.items()}
     found = []
     for heads in options.heads:
         common = ["--heads", heads, "--head-dim", str(options.head_dim), "--repeats", str(options.repeats)]
@@ -58,13 +68,13 @@ def pieces(options):
         label = f"{heads} heads"
         branches = ["--few-shot", "20,30,50", "--branch-tokens", "200"]
         found.append(Piece(f"few-shot, {label}", "attention", common + branches))
-        small = [str(folder / path) for path in TOKEN_TREES] if folder else ["32"]
+        small = [recorded[name] for name in TOKEN_TREES] if recorded else ["32"]
         trees = [argument for tree in [*small, "128", "256"] for argument in ("--token-tree", tree)]
         found.append(Piece(f"token trees, {label}", "attention", common + trees))
-        if folder:
-            recorded = [argument for path in RECORDED for argument in ("--trees", str(folder / path))]
+        if recorded:
+            reasoning = [argument for name in RECORDED for argument in ("--trees", recorded[name])]
             samples = ["--samples", str(options.samples)]
-            found.append(Piece(f"reasoning, {label}", "attention", common + recorded + samples))
+            found.append(Piece(f"reasoning, {label}", "attention", common + reasoning + samples))
     shapes = [argument for shape in KERNEL_SHAPES for argument in ("--tree", shape)]
     found.append(
         Piece(
@@ -79,8 +89,8 @@ def pieces(options):
     replay += ["--repeats", str(options.repeats)]
     for branches in ("20", "50"):
         found.append(Piece(f"replay, few-shot {branches}", "replay", [*replay, "--few-shot", branches]))
-    for path in RECORDED if folder else ():
-        found.append(Piece(f"replay, {Path(path).stem}", "replay", [*replay, "--trees", str(folder / path)]))
+    for name in RECORDED if recorded else ():
+        found.append(Piece(f"replay, {Path(name).stem}", "replay", [*replay, "--trees", recorded[name]]))
     return found
 
 

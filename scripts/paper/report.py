@@ -148,9 +148,10 @@ def plots(stem, rows):
         speedup,
         title="Attention: speed-up of tree attention over path by path",
         x_label="rows of a step",
-        y_label="times",
+        y_label="speed-up, logarithmic",
         log_x=True,
         log_y=True,
+        y_mark=1,
     )
     line_chart(
         files[1],

@@ -75,7 +75,7 @@ class Pieces(unittest.TestCase):
 
     def test_without_recorded_trees_nothing_asks_for_them(self):
         options = SimpleNamespace(
-            workloads=None,
+            recorded={},
             heads=["8/2"],
             head_dim=64,
             repeats=1,
@@ -88,6 +88,18 @@ class Pieces(unittest.TestCase):
         named = [piece.name for piece in pieces.pieces(options)]
         self.assertIn("token trees, 8/2 heads", named)
         self.assertFalse([name for name in named if "reasoning" in name or "ToT" in name])
+
+    def test_recorded_trees_are_found_at_any_depth(self):
+        with tempfile.TemporaryDirectory() as folder:
+            deep = pathlib.Path(folder, "dataset", "generation")
+            deep.mkdir(parents=True)
+            for name in (*pieces.RECORDED, *pieces.TOKEN_TREES):
+                (deep / name).write_text("[]")
+            found = pieces.find_recorded(pathlib.Path(folder))
+            self.assertEqual(found["docmergeToT.json"], deep / "docmergeToT.json")
+            (deep / "APPS_tree_size64.json").unlink()
+            with self.assertRaisesRegex(pieces.Failed, "APPS_tree_size64.json is not there"):
+                pieces.find_recorded(pathlib.Path(folder))
 
     def test_a_folder_without_the_trees_is_refused_by_name(self):
         with tempfile.TemporaryDirectory() as folder:
