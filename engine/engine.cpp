@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <future>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "engine/scheduler.h"
+#include "engine/waiting_list.h"
 
 namespace espalier {
 
@@ -93,6 +95,7 @@ class EngineThread final : public Engine {
  private:
   struct Client {
     std::shared_ptr<TreeEventSink> sink;
+    std::string peer;
     std::vector<bool> generates;  // [nodes]
     int64_t submit_us = 0;
     int64_t first_token_us = 0;
@@ -120,7 +123,9 @@ class EngineThread final : public Engine {
     return scheduler;
   }
 
-  Status CheckRoom() const;
+  Status CheckRoom(const std::string& peer) const;
+  Error QueueFullError() const;
+  void MakeRoomFor(const std::string& peer);
 
   // Runs on the engine's thread, between steps; returns when it has run. False: the thread has ended.
   bool RunBetweenSteps(const std::function<void()>& action) const;
@@ -133,6 +138,7 @@ class EngineThread final : public Engine {
   void Publish();
   void PublishAndDeliver();
   void Deliver(RequestEvent event);
+  void ReleaseRead();
 
   const EngineOptions options_;
   const bool has_tokenizer_;
@@ -144,7 +150,7 @@ class EngineThread final : public Engine {
   mutable std::vector<Command> commands_;  // in order
   uint64_t next_id_ = 1;
   int32_t active_ = 0;   // requests without a last event
-  int32_t waiting_ = 0;  // thereof not started
+  WaitingList waiting_;  // thereof not started
   StartRate start_rate_;
   bool closed_ = false;  // no new requests
   bool stopping_ = false;
@@ -157,6 +163,9 @@ class EngineThread final : public Engine {
   Scheduler scheduler_;
   EngineStats stats_;  // times
   std::unordered_map<uint64_t, Client> clients_;
+  // Ended requests whose clients have yet to take some of the answer, and how many each peer has.
+  std::vector<std::pair<std::string, std::weak_ptr<TreeEventSink>>> unread_;
+  std::map<std::string, int32_t> unread_of_;
   std::deque<int64_t> step_begin_us_;  // of steps in flight
   bool failed_ = false;
 
@@ -175,14 +184,30 @@ Status CheckStopStrings(const TreeRequest& request) {
   return {};
 }
 
-// Whether one more request is taken. Under the lock.
-Status EngineThread::CheckRoom() const {
+// Whether one more request of the peer is taken. Under the lock.
+Status EngineThread::CheckRoom(const std::string& peer) const {
   if (failure_) return FailedError();
   if (closed_) return StoppingError();
-  if (waiting_ < options_.max_queued_requests) return {};
-  return Error{ErrorCode::kResourceExhausted, "",
-               "the request queue is full (" + std::to_string(waiting_) + " wait): try again in about " +
-                   std::to_string(start_rate_.NextMs(NowUs())) + " ms"};
+  if (waiting_.size() < options_.max_queued_requests || waiting_.WhoGivesWayTo(peer)) return {};
+  return QueueFullError();
+}
+
+Error EngineThread::QueueFullError() const {
+  return {ErrorCode::kResourceExhausted, "",
+          "the request queue is full (" + std::to_string(waiting_.size()) + " wait): try again in about " +
+              std::to_string(start_rate_.NextMs(NowUs())) + " ms"};
+}
+
+// Under the lock. A request that has been started by the time that it is to give way goes on.
+void EngineThread::MakeRoomFor(const std::string& peer) {
+  if (waiting_.size() < options_.max_queued_requests) return;
+  const uint64_t id = *waiting_.WhoGivesWayTo(peer);
+  const Error reason = QueueFullError();
+  waiting_.Remove(id);
+  commands_.emplace_back([this, id, reason] {
+    const auto client = clients_.find(id);
+    if (client != clients_.end() && !client->second.started) scheduler_.Abort(id, reason);
+  });
 }
 
 Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) {
@@ -192,22 +217,23 @@ Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeE
     const Status without_text = CheckStopStrings(request);
     if (!without_text.ok()) return without_text.error();
   }
-  Client client{.sink = std::move(sink), .generates = {}, .submit_us = NowUs()};
+  Client client{.sink = std::move(sink), .peer = request.peer, .generates = {}, .submit_us = NowUs()};
   for (const TreeNodeSpec& node : request.nodes)
     client.generates.push_back(std::holds_alternative<GenerateSpec>(node.content));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (const Status taken = CheckRoom(); !taken.ok()) return taken.error();
+    if (const Status taken = CheckRoom(client.peer); !taken.ok()) return taken.error();
   }
   const std::shared_ptr<ScheduledRequest> prepared = scheduler_.Prepare(std::move(request));
 
   uint64_t id = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (const Status taken = CheckRoom(); !taken.ok()) return taken.error();
+    if (const Status taken = CheckRoom(client.peer); !taken.ok()) return taken.error();
+    MakeRoomFor(client.peer);
     ++active_;
-    ++waiting_;
     id = next_id_++;
+    waiting_.Add(id, client.peer);
     commands_.emplace_back([this, id, client, prepared] {
       clients_.emplace(id, client);
       scheduler_.Submit(id, prepared);
@@ -329,6 +355,7 @@ bool EngineThread::TakeCommands() {
     thread_ended_ = stop;  // commands taken here are the last ones
   }
   for (const Command& command : commands) command();
+  ReleaseRead();
   if (failed_ && !scheduler_.idle()) scheduler_.FailAll(FailedError());
   return !stop;
 }
@@ -414,12 +441,27 @@ void EngineThread::Deliver(RequestEvent event) {
   if (!starts && !ends) return;
   const bool was_waiting = !client.started;
   client.started = true;
+  if (ends && client.sink->HasUnread()) {
+    scheduler_.SetUnread(client.peer, ++unread_of_[client.peer]);
+    unread_.emplace_back(client.peer, client.sink);
+  }
   if (ends) clients_.erase(it);
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (was_waiting) --waiting_;
-  if (was_waiting && starts) start_rate_.Started(NowUs(), waiting_ > 0);
+  if (was_waiting) waiting_.Remove(event.request_id);
+  if (was_waiting && starts) start_rate_.Started(NowUs(), waiting_.size() > 0);
   if (ends) --active_;
   if (ends) ended_.notify_all();
+}
+
+// Lets go of the answers that have been taken since.
+void EngineThread::ReleaseRead() {
+  std::erase_if(unread_, [this](const auto& entry) {
+    if (const auto sink = entry.second.lock(); sink && sink->HasUnread()) return false;
+    const auto of = unread_of_.find(entry.first);
+    scheduler_.SetUnread(entry.first, --of->second);
+    if (of->second == 0) unread_of_.erase(of);
+    return true;
+  });
 }
 
 }  // namespace

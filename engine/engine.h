@@ -36,6 +36,7 @@ struct EngineStats {
   int32_t blocks_scratch = 0;   // of speculative rows: 0 as long as nothing drafts
   int32_t requests_active = 0;  // running or waiting
   int32_t requests_queued = 0;  // thereof waiting for admission
+  int32_t peers_active = 0;     // with such requests
   int32_t branches_active = 0;
   int64_t steps = 0;
   int64_t preemptions = 0;
@@ -90,6 +91,8 @@ class Engine {
 
   // Validates and queues a request; the sink is called until its last event, and released after it. Refused:
   // what ValidateTreeRequest refuses; kResourceExhausted when the queue is full; kUnavailable when stopping.
+  // Where the queue is full and another peer has more requests in it, the newest of those ends instead, with
+  // kResourceExhausted and no event before it.
   virtual Result<uint64_t> Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) = 0;
 
   // Ends a request within one step: everything that only it used is released and its last event is Error

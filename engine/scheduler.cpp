@@ -24,6 +24,7 @@ void Scheduler::Commit(const StepResult& result) { impl_->Commit(result); }
 std::vector<RequestEvent> Scheduler::TakeEvents() { return impl_->TakeEvents(); }
 int32_t Scheduler::steps_in_flight() const { return impl_->steps_in_flight(); }
 bool Scheduler::growing() const { return impl_->growing(); }
+void Scheduler::SetUnread(const std::string& peer, int32_t answers) { impl_->SetUnread(peer, answers); }
 bool Scheduler::idle() const { return impl_->idle(); }
 EngineStats Scheduler::Stats() const { return impl_->Stats(); }
 TreeSnapshot Scheduler::Snapshot() const { return impl_->Snapshot(); }
@@ -61,8 +62,8 @@ void Scheduler::Impl::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> subm
       content.cache_bypass ? tree_.AcquirePrivateSpace() : tree_.AcquireSpace(content.cache_namespace);
   const auto& root = std::get<GivenSpec>(content.nodes[0].content);
   submitted->wanted_blocks = static_cast<int32_t>(root.token_ids.size()) / options_.engine.block_tokens + 2;
+  submitted->peer = peers_.Submit(content.peer, id);
   requests_.emplace(id, std::move(submitted));
-  waiting_.insert(id);
 }
 
 void Scheduler::Impl::Abort(uint64_t id, const Error& reason) {
@@ -90,7 +91,7 @@ void Scheduler::Impl::End(Requests::iterator it) {
     if (branch.leaf >= 0) DropLeaf(&ending, &branch);
     EndSlot(&branch);
   }
-  if (!ending.admitted) waiting_.erase(ending.id);
+  peers_.End(ending.peer, ending.id, ending.wanted_blocks, ending.admitted);
   tree_.ReleaseSpace(ending.space);
   if (found_ == &ending) found_ = nullptr;
   requests_.erase(it);
@@ -120,7 +121,8 @@ EngineStats Scheduler::Impl::Stats() const {
   stats.blocks_indexed = tree_.indexed_blocks();
   stats.blocks_live = tree_.live_blocks() + allocator_.retiring_blocks();
   stats.requests_active = static_cast<int32_t>(requests_.size());
-  stats.requests_queued = static_cast<int32_t>(waiting_.size());
+  stats.requests_queued = peers_.waiting();
+  stats.peers_active = peers_.active();
   stats.branches_active = running_;
   stats.evicted_blocks = tree_.evicted_blocks();
   return stats;

@@ -51,7 +51,8 @@ struct RequestEvent {
 //  5. Commit hands tokens to branches: text, stop conditions, scores: TreeDelta. A branch that ends spawns
 //     its children; a barrier whose branches have all ended is resolved: TreeSelected.
 //  6. Short of blocks: evict, wait for retiring blocks, drop leaves of idle branches, preempt the youngest
-//     request. Whatever lost its leaf is opened again later by its tokens, and continues.
+//     request; of several peers, those that hold more than an equal share give way to those that hold less.
+//     Whatever lost its leaf is opened again later by its tokens, and continues.
 //  7. Nothing left to run: TreeFinished. Everything it held is released; whole blocks stay in the index.
 //
 // Usage: while (auto step = Next()) runner.Issue(step); Commit(runner.Wait()); TakeEvents() after each call.
@@ -79,6 +80,9 @@ class Scheduler {
   bool growing() const;
   // The result of the oldest step in flight.
   void Commit(const StepResult& result);
+
+  // So many answers of ended requests of this peer are not read yet: they count as requests that run.
+  void SetUnread(const std::string& peer, int32_t answers);
 
   // Events since the last call, in order.
   std::vector<RequestEvent> TakeEvents();

@@ -2,10 +2,12 @@
 
 // Private to engine/scheduler*.cpp.
 
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "engine/block_allocator.h"
 #include "engine/branch.h"
 #include "engine/kv_tree.h"
+#include "engine/peer_shares.h"
 #include "engine/request_tree.h"
 #include "engine/scheduler.h"
 
@@ -25,6 +28,7 @@ struct ScheduledRequest {
   uint64_t id = 0;
   RequestTree tree;
   int32_t space = -1;           // cache namespace
+  int32_t peer = -1;            // handle of PeerShares
   bool started = false;         // TreeStarted is out
   bool admitted = false;        // may hold leaves
   std::set<int32_t> in_memory;  // branches with a leaf
@@ -33,6 +37,7 @@ struct ScheduledRequest {
   int32_t first_rows = 1;       // rows that it will want a step, before that
   uint64_t last_step = 0;       // the last step with a row of it
   bool no_room = false;         // a branch was denied a leaf; of the step being planned
+  bool comes_first = false;     // found no blocks in the last step, and may take them from others
   uint64_t counted_step = 0;    // the last step in usage.steps
   int32_t running = 0;          // branches with rows to issue and a leaf; of the step being planned
   std::vector<int32_t> work;    // branches that may want rows, by number
@@ -107,6 +112,7 @@ class Scheduler::Impl {
   int32_t steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   bool growing() const { return growing_ && !requests_.empty(); }
   bool idle() const { return requests_.empty(); }
+  void SetUnread(const std::string& peer, int32_t answers) { peers_.SetUnread(peer, answers); }
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;
   void SetAttentionMode(AttentionMode mode) { options_.plan.mode = mode; }
@@ -120,6 +126,15 @@ class Scheduler::Impl {
 
   // Candidates and branches that a tree may take up at one time, see RequestTree::Grow. A few milliseconds.
   static constexpr int64_t kGrowBudget = 4096;
+
+  // A place in the order in which requests get rows: the first request of each peer, then the second of each,
+  // and so on; by age where that is equal.
+  struct Turn {
+    int32_t rank = 0;  // among the requests of its peer
+    uint64_t id = 0;
+    Request* request = nullptr;  // while the step is planned
+    int64_t rows = 0;            // that it wants a step
+  };
 
   // A branch that could have rows in the step being planned.
   struct Candidate {
@@ -136,17 +151,19 @@ class Scheduler::Impl {
   void AdmitRequests();
   void StartRequest(Request* request);
   int32_t AvailableBlocks() const;
-  bool HasRowsToSpare(int32_t requests, int64_t rows_wanted) const;
+  bool HasRoomFor(const Request& request, bool ahead) const;
   bool StartBranch(Request* request, Branch* branch, StepDraft* draft);
   bool NoRoom(Request* request);
   int32_t KeptEnd(const Branch& branch, const Branch& source) const;
   bool ContinueSource(Request* request, Branch* branch, Branch* source, StepDraft* draft);
   bool OpenByTokens(Request* request, Branch* branch, bool forced);
   void CountCached(Request* request, Branch* branch, int32_t cached_tokens);
-  bool MakeRoom(const Request& request, const Branch& branch, int32_t blocks);
+  bool MakeRoom(Request* request, const Branch& branch, int32_t blocks);
+  bool TakeRoom(const Request& request, const Branch& branch, int32_t blocks);
   void ListIdleLeaves();
-  bool DropIdleLeaf(const Request& request, const Branch& branch);
-  bool PreemptYounger(const Request& request);
+  bool DropIdleLeaf(const Request& request, const Branch& branch, int32_t blocks);
+  bool PreemptYounger(const Request& request, int32_t blocks);
+  void Preempt(Request* victim);
   bool ParkHigherBranch(const Request& request, const Branch& branch);
   void GiveLeaf(Request* request, Branch* branch, int32_t leaf);
   int32_t TakeLeaf(Request* request, Branch* branch);
@@ -155,19 +172,43 @@ class Scheduler::Impl {
   void Reconsider(Request* request, Branch* branch);
   void EndSlot(Branch* branch);
 
-  // scheduler_step.cpp: what runs.
-  bool Wants(const RequestTree& tree, const Branch& branch) const;
-  int32_t TargetEnd(const Branch& branch, const KvNode& leaf) const;
-  std::shared_ptr<const StepInput> PlanStep();
+  // scheduler_fairness.cpp: what peers may take from one another.
+  void CountHeldBlocks();
+  void NoteHeld(const Request& request, int32_t blocks_before);
+  bool MayClaim(const Request& request, int32_t blocks);
+  bool MayBeginByClaim(const Request& request);
+  void ClaimToBegin(Request* request);
+  bool IsProtected(const Request& holder, const Request& from, int32_t blocks);
+  bool ClaimBlocks(const Request& request, int32_t blocks);
+  bool DropIdleLeafOf(int32_t peer);
+  bool PreemptOf(int32_t peer);
+  bool IsLastOfOldest(const Request& request, const Branch& branch) const;
+  bool PreemptForOldest(const Request& request, const Branch& branch);
+  const Request* OldestAdmitted() const;
+
+  // scheduler_rows.cpp: who has rows.
+  bool HasRowsToSpare(int32_t requests, int64_t rows_wanted) const;
+  bool HasTurn(const Request& request) const;
+  std::vector<Turn> InOrderOfTurns() const;
   void CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill);
-  std::vector<Candidate> LimitDecode(std::vector<Candidate>* decode, int32_t rows) const;
   bool IsDecode(const Request& request, const Branch& branch) const;
+  using Group = std::span<Candidate>;  // of one request
+  static std::vector<Group> GroupByRequest(std::vector<Candidate>* candidates);
+  static std::vector<std::vector<size_t>> GroupByPeer(const std::vector<Group>& groups);
+  static constexpr size_t kUrgencies = 3;
+  std::array<std::vector<Candidate>, kUrgencies> ByUrgency(const std::vector<Candidate>& candidates) const;
+  static std::vector<Candidate> LimitDecode(std::vector<Candidate>* decode, int32_t rows);
+  void IssueDecode(const Candidate& candidate, int32_t budget, StepDraft* draft);
+  int32_t IssuePrefill(std::vector<Candidate>* prefill, int32_t rows, StepDraft* draft);
+
+  // scheduler_step.cpp: what runs.
   struct IssuedRows {
     int32_t rows = 0;
     bool complete = false;  // nothing is missing on the branch's path any more
   };
-  void IssueDecode(const Candidate& candidate, int32_t budget, StepDraft* draft);
-  void IssuePrefill(const std::vector<Candidate>& prefill, int32_t rows, StepDraft* draft);
+  bool Wants(const RequestTree& tree, const Branch& branch) const;
+  int32_t TargetEnd(const Branch& branch, const KvNode& leaf) const;
+  std::shared_ptr<const StepInput> PlanStep();
   IssuedRows IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
   void NotePrefill(const Candidate& candidate, StepDraft* draft) const;
   bool MakeLastRowRunAgain(Branch* branch);
@@ -198,7 +239,7 @@ class Scheduler::Impl {
   KvTree tree_;
   BatchBuilder builder_;
   Requests requests_;
-  std::set<uint64_t> waiting_;  // ids of those that are not admitted
+  PeerShares peers_;
   std::deque<StepRecord> in_flight_;
   std::vector<RequestEvent> events_;
   std::vector<uint64_t> touched_;  // requests with `changed`
@@ -206,8 +247,7 @@ class Scheduler::Impl {
   int32_t slots_ = 0;
   uint64_t step_ = 0;         // last issued
   int32_t running_ = 0;       // branches with a leaf
-  int32_t admitted_ = 0;      // requests in the last step planned, and those admitted since
-  int64_t rows_wanted_ = 0;   // a step, by them
+  std::vector<Turn> turns_;   // of the requests admitted in the last step planned, and of those since
   Request* found_ = nullptr;  // last answer of Find
   bool planning_ = false;
   // Leaves that nothing runs on, while a step is planned and once one of them was wanted: by age of the
@@ -215,6 +255,7 @@ class Scheduler::Impl {
   // step.
   std::vector<Candidate> idle_leaves_;
   bool idle_leaves_listed_ = false;
+  bool held_counted_ = false;  // peers_ knows what each holds; of the step being planned
   bool failed_ = false;
   bool growing_ = false;  // a tree has barriers left to resolve
   EngineStats counters_;

@@ -8,39 +8,43 @@
 
 namespace espalier {
 
-// Requests are admitted in the order of their age, and nobody overtakes. Those that find no rows to spare are
-// begun all the same, up to kMostBegun in all and while half of the pool is left: first tokens come with the
-// prompt's rows, which have to be run in any case; what follows waits for its turn (CollectCandidates). A
-// preempted request waits until the blocks that it had are there again.
+// Requests are admitted peer by peer: those first whose peer has the fewest that run, then by age; and nobody
+// overtakes one that waits for blocks, but to take what its peer may claim. Those that find no rows to spare
+// are begun all the same, up to kMostBegun in all and while half of the pool is left: first tokens come with
+// the prompt's rows, which have to be run in any case; what follows waits for its turn (CollectCandidates). A
+// preempted request waits until the blocks that it had are there again. The oldest of all is always admitted:
+// it can always run.
 void Scheduler::Impl::AdmitRequests() {
-  constexpr int32_t kMostBegun = 128;
-  while (!waiting_.empty()) {
-    const auto oldest = requests_.find(*waiting_.begin());
-    Request* request = oldest->second.get();
-    const bool others = oldest != requests_.begin();
-    const bool ahead = !HasRowsToSpare(admitted_, rows_wanted_);
-    if (ahead && admitted_ >= kMostBegun) return;
-    const int32_t left = ahead ? std::max(running_, allocator_.total_blocks() / 2) : running_;
-    if (others && AvailableBlocks() < request->wanted_blocks + left) return;
-    waiting_.erase(waiting_.begin());
-    StartRequest(request);
+  constexpr size_t kMostBegun = 128;
+  if (!requests_.empty() && !requests_.begin()->second->admitted)
+    StartRequest(requests_.begin()->second.get());
+  bool overtakes = false;
+  for (auto head = peers_.heads().begin(); head != peers_.heads().end();) {
+    Request* request = requests_.at(head->id).get();
+    const bool ahead = !HasTurn(*request);
+    if (ahead && (overtakes || turns_.size() >= kMostBegun)) return;  // and so for all behind it
+    const bool has_room = !overtakes && HasRoomFor(*request, ahead);
+    if (has_room || (!ahead && MayBeginByClaim(*request))) {
+      StartRequest(request);
+      if (!has_room) ClaimToBegin(request);
+      head = peers_.heads().begin();
+      overtakes = false;
+    } else {
+      overtakes = true;
+      ++head;
+    }
   }
 }
 
-// Whether one more request gets rows beside so many that want so many. Where steps are full, it makes all
-// others slower, finishes no earlier itself, and cuts what each gains in a step into slivers. A quarter more
-// than a step holds: some prefill while others decode, and some end. A few requests always run side by side,
-// whatever they want, so that small ones do not wait for the end of large ones.
-bool Scheduler::Impl::HasRowsToSpare(int32_t requests, int64_t rows_wanted) const {
-  constexpr int32_t kSideBySide = 32;
-  const int64_t rows = options_.engine.max_batch_rows;
-  return requests < kSideBySide || rows_wanted < rows + rows / 4;
+bool Scheduler::Impl::HasRoomFor(const Request& request, bool ahead) const {
+  const int32_t left = ahead ? std::max(running_, allocator_.total_blocks() / 2) : running_;
+  return AvailableBlocks() >= request.wanted_blocks + left;
 }
 
 void Scheduler::Impl::StartRequest(Request* request) {
+  turns_.push_back({peers_.running(request->peer), request->id, request, request->first_rows});
+  peers_.Admit(request->peer, request->id, request->wanted_blocks);
   request->admitted = true;
-  ++admitted_;
-  rows_wanted_ += request->first_rows;
   if (request->started) return;
   request->started = true;
   const TreeRequest& content = request->tree.request();
@@ -65,7 +69,7 @@ bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* d
   const bool forced = request->running == 0;
   Branch* source = branch->source >= 0 ? &request->tree.branch(branch->source) : nullptr;
   if (source != nullptr && Wants(request->tree, *source)) return false;  // its own rows come first
-  if (!forced && AvailableBlocks() < 1 + running_) return NoRoom(request);
+  if (!forced && AvailableBlocks() < 1 + running_ && !MayClaim(*request, 1)) return NoRoom(request);
   bool started = false;
   if (source != nullptr && source->leaf >= 0 && source->last_step == tree_.current_step())
     return false;  // copies read what earlier steps wrote
@@ -105,8 +109,10 @@ bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* s
     TakeLeaf(request, source);
   } else {
     const int32_t blocks = std::max(tree_.ForkBlocks(leaf, keep_end), 1);
-    if (!MakeRoom(*request, *branch, blocks) || source->leaf < 0) return false;
+    if (!MakeRoom(request, *branch, blocks) || source->leaf < 0) return false;
+    const int32_t live_before = tree_.live_blocks();
     leaf = tree_.ForkLeaf(leaf, keep_end, &draft->memory);
+    NoteHeld(*request, live_before);
   }
   std::vector<const Branch*> above;  // given branches between, that are passed over
   for (const Branch* at = branch; at != source; at = &request->tree.branch(at->parent)) above.push_back(at);
@@ -125,11 +131,13 @@ bool Scheduler::Impl::OpenByTokens(Request* request, Branch* branch, bool forced
   if (!forced) {
     const KvTree::Matched matched = tree_.Match(request->space, path);
     const int32_t needed = blocks - matched.tokens / options_.engine.block_tokens + matched.idle_blocks;
-    if (AvailableBlocks() < needed + running_) return NoRoom(request);
+    if (AvailableBlocks() < needed + running_ && !MayClaim(*request, needed)) return NoRoom(request);
   }
   int32_t private_from = std::numeric_limits<int32_t>::max();
   if (branch->scored && !branch->finished) private_from = branch->start_position - 1 + branch->scores_issued;
+  const int32_t live_before = tree_.live_blocks();
   const KvTree::OpenedPath opened = tree_.OpenPath(request->space, path, private_from);
+  NoteHeld(*request, live_before);
   GiveLeaf(request, branch, opened.leaf);
   CountCached(request, branch, opened.cached_tokens);
   return true;
@@ -149,18 +157,27 @@ void Scheduler::Impl::CountCached(Request* request, Branch* branch, int32_t cach
 }
 
 // Sees to it that `blocks` blocks are free. In this order: evict cold prefixes; wait for blocks that steps in
-// flight still read; drop leaves that nothing runs on; preempt younger requests; park later branches of the
-// same request. Nothing that has rows in the step being planned is touched. False: not in this step.
-bool Scheduler::Impl::MakeRoom(const Request& request, const Branch& branch, int32_t blocks) {
+// flight still read; then others give way. False: not in this step; where the request may take blocks from
+// others, it comes first in the next.
+bool Scheduler::Impl::MakeRoom(Request* request, const Branch& branch, int32_t blocks) {
   while (allocator_.free_blocks() < blocks) {
     if (tree_.Evict(blocks - allocator_.free_blocks()) > 0) continue;
-    if (allocator_.free_blocks() + allocator_.retiring_blocks() >= blocks) return false;
-    if (DropIdleLeaf(request, branch)) continue;
-    if (PreemptYounger(request)) continue;
-    if (ParkHigherBranch(request, branch)) continue;
+    const bool awaited = allocator_.free_blocks() + allocator_.retiring_blocks() >= blocks;
+    if (!awaited && TakeRoom(*request, branch, blocks)) continue;
+    request->comes_first = MayClaim(*request, blocks) || IsLastOfOldest(*request, branch);
     return false;
   }
+  request->comes_first = false;
   return true;
+}
+
+// One thing gives way. In this order: what peers hold beyond their share; leaves that nothing runs on;
+// younger requests; later branches of the same request; for the oldest request, anything. Nothing that has
+// rows in the step being planned is touched.
+bool Scheduler::Impl::TakeRoom(const Request& request, const Branch& branch, int32_t blocks) {
+  return ClaimBlocks(request, blocks) || DropIdleLeaf(request, branch, blocks) ||
+         PreemptYounger(request, blocks) || ParkHigherBranch(request, branch) ||
+         PreemptForOldest(request, branch);
 }
 
 void Scheduler::Impl::ListIdleLeaves() {
@@ -178,7 +195,7 @@ void Scheduler::Impl::ListIdleLeaves() {
 }
 
 // Of the youngest request first, not of older ones; the source of the branch last.
-bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch) {
+bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch, int32_t blocks) {
   ListIdleLeaves();
   const auto is_source = [&](const Candidate& idle) {
     return idle.request->id == request.id && idle.branch->number == branch.source;
@@ -187,7 +204,9 @@ bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch)
   bool source_is_idle = false;
   while (last > 0 && idle_leaves_[last - 1].request->id >= request.id) {
     const Candidate idle = idle_leaves_[last - 1];
-    if (idle.branch->leaf >= 0 && (idle.branch == &branch || is_source(idle))) {
+    const bool stays =
+        idle.branch == &branch || is_source(idle) || IsProtected(*idle.request, request, blocks);
+    if (idle.branch->leaf >= 0 && stays) {
       source_is_idle = source_is_idle || is_source(idle);
       --last;  // stays
       continue;
@@ -206,19 +225,25 @@ bool Scheduler::Impl::DropIdleLeaf(const Request& request, const Branch& branch)
   return true;
 }
 
-bool Scheduler::Impl::PreemptYounger(const Request& request) {
+bool Scheduler::Impl::PreemptYounger(const Request& request, int32_t blocks) {
   for (auto it = requests_.rbegin(); it != requests_.rend() && it->first > request.id; ++it) {
     Request& victim = *it->second;
     if (victim.in_memory.empty() || victim.last_step == tree_.current_step()) continue;
-    const int32_t before = tree_.live_blocks();
-    while (!victim.in_memory.empty()) DropLeaf(&victim, &victim.tree.branch(*victim.in_memory.begin()));
-    victim.admitted = false;
-    waiting_.insert(victim.id);
-    victim.wanted_blocks = before - tree_.live_blocks();
-    ++counters_.preemptions;
+    if (IsProtected(victim, request, blocks)) continue;
+    Preempt(&victim);
     return true;
   }
   return false;
+}
+
+void Scheduler::Impl::Preempt(Request* victim) {
+  const int32_t before = tree_.live_blocks();
+  while (!victim->in_memory.empty()) DropLeaf(victim, &victim->tree.branch(*victim->in_memory.begin()));
+  victim->admitted = false;
+  victim->comes_first = false;
+  peers_.Preempt(victim->peer, victim->id, victim->wanted_blocks);
+  victim->wanted_blocks = before - tree_.live_blocks();
+  ++counters_.preemptions;
 }
 
 bool Scheduler::Impl::ParkHigherBranch(const Request& request, const Branch& branch) {
@@ -246,7 +271,9 @@ int32_t Scheduler::Impl::TakeLeaf(Request* request, Branch* branch) {
 
 // The branch goes on later, from its tokens. Results of steps in flight are still taken.
 void Scheduler::Impl::DropLeaf(Request* request, Branch* branch) {
+  const int32_t live_before = tree_.live_blocks();
   tree_.Release(TakeLeaf(request, branch));
+  NoteHeld(*request, live_before);
   branch->path_issued = false;
 }
 

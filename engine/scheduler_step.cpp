@@ -1,78 +1,11 @@
 #include <algorithm>
-#include <limits>
-#include <numeric>
-#include <span>
 #include <utility>
 
 #include "engine/scheduler_impl.h"
 
-// What runs in a step: which branches, how many rows of each, and what is drawn from them.
+// What runs in a step: which rows of which branches, and what is drawn from them.
 
 namespace espalier {
-
-namespace {
-
-// How many of `rows` each request gets, of which `wanted` tells, oldest first, and which want more in all.
-// Those that want no more than an equal share of what smaller ones leave get all of it. The larger ones run
-// whole, oldest first: branches of one tree share the KV that they read, and a tree that ends early frees its
-// own. None gets more than one part in kLeastTrees of the rows unless that is its equal share.
-std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows) {
-  constexpr size_t kLeastTrees = 8;
-  std::vector<size_t> ascending = wanted;
-  std::sort(ascending.begin(), ascending.end());
-  size_t left = rows;
-  size_t sharing = wanted.size();
-  size_t share = 0;
-  for (const size_t size : ascending) {
-    share = left / sharing;
-    if (size > share) break;
-    left -= size;
-    --sharing;
-  }
-  const size_t most = std::max(share + 1, rows / kLeastTrees);
-  std::vector<size_t> shares = wanted;
-  for (size_t& size : shares) {
-    if (size <= share) continue;
-    size = std::min({size, most, left});
-    left -= size;
-  }
-  return shares;
-}
-
-// Hands out `rows` among askers, oldest first, that say only afterwards how many they took: `take(i, most)`
-// takes up to `most`; fewer mean that it wants no more. `served[i]` is the last step that had rows of it.
-// None waits for the whole of another, and small wants are met whole: a quarter of the rows goes out in equal
-// parts, where what one leaves is for the others; to those that have waited longest, where there are more of
-// them than rows. The rest goes to the oldest, which so ends early: equal parts of everything would let all
-// of them end late.
-template <typename Take>
-void ShareOut(const std::vector<uint64_t>& served, int32_t rows, const Take& take) {
-  std::vector<bool> wants(served.size(), true);
-  const auto offer = [&](size_t i, int32_t most) {
-    const int32_t taken = most > 0 ? take(i, most) : 0;
-    wants[i] = taken == most;
-    return taken;
-  };
-  std::vector<size_t> asking(served.size());
-  std::iota(asking.begin(), asking.end(), size_t{0});
-  int32_t even = asking.size() > 1 ? (rows + 3) / 4 : 0;
-  rows -= even;
-  if (asking.size() > static_cast<size_t>(even)) {
-    std::stable_sort(asking.begin(), asking.end(), [&](size_t a, size_t b) { return served[a] < served[b]; });
-    asking.resize(static_cast<size_t>(even));
-  }
-  while (!asking.empty() && even > 0) {
-    const int32_t part = std::max(even / static_cast<int32_t>(asking.size()), 1);
-    for (const size_t i : asking) even -= offer(i, std::min(part, even));
-    std::erase_if(asking, [&](size_t i) { return !wants[i]; });
-  }
-  rows += even;
-  for (size_t i = 0; i < served.size(); ++i) {
-    if (wants[i]) rows -= offer(i, rows);
-  }
-}
-
-}  // namespace
 
 // Whether the branch has rows to issue that it can issue without waiting for results.
 bool Scheduler::Impl::Wants(const RequestTree& tree, const Branch& branch) const {
@@ -113,6 +46,7 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   tree_.BeginStep(step_ + 1);
   planning_ = true;
   idle_leaves_listed_ = false;
+  held_counted_ = false;
   AdmitRequests();
   SettleTouched(step_, /*committed=*/false);
 
@@ -124,9 +58,18 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   // Where decode rows would fill the step, a quarter is kept for prefill, so that neither starves.
   const int32_t kept = prefill.empty() ? 0 : std::min(chunk, std::max(max_rows / 4, max_rows > 1 ? 1 : 0));
   const std::vector<Candidate> rest = LimitDecode(&decode, max_rows - kept);
-  for (const Candidate& candidate : decode) IssueDecode(candidate, max_rows - draft.rows, &draft);
-  IssuePrefill(prefill, decode.empty() ? max_rows : std::min(chunk, max_rows - draft.rows), &draft);
-  for (const Candidate& candidate : rest) IssueDecode(candidate, std::min(1, max_rows - draft.rows), &draft);
+  int32_t prefill_rows = decode.empty() ? max_rows : chunk;
+  auto pending = static_cast<int32_t>(decode.size());
+  auto decode_by_urgency = ByUrgency(decode);
+  auto prefill_by_urgency = ByUrgency(prefill);
+  for (size_t i = 0; i < kUrgencies; ++i) {
+    pending -= static_cast<int32_t>(decode_by_urgency[i].size());
+    for (const Candidate& candidate : decode_by_urgency[i])
+      IssueDecode(candidate, max_rows - draft.rows, &draft);
+    const int32_t budget = std::min(prefill_rows, max_rows - draft.rows - pending);
+    prefill_rows -= IssuePrefill(&prefill_by_urgency[i], budget, &draft);
+  }
+  for (const Candidate& candidate : rest) IssueDecode(candidate, max_rows - draft.rows, &draft);
 
   planning_ = false;
   const bool issued = draft.rows > 0;
@@ -139,114 +82,6 @@ std::shared_ptr<const StepInput> Scheduler::Impl::PlanStep() {
   in_flight_.push_back(std::move(draft.record));
   if (options_.engine.check_invariants) CheckStep(*draft.input);
   return draft.input;
-}
-
-// Branches with rows to issue: by age of the request, then by number. Where older ones leave no rows to
-// spare, a request waits once its first tokens are drawn.
-void Scheduler::Impl::CollectCandidates(std::vector<Candidate>* decode, std::vector<Candidate>* prefill) {
-  admitted_ = 0;
-  rows_wanted_ = 0;
-  int32_t decoding = 0;  // requests
-  size_t admitted = requests_.size() - waiting_.size();
-  for (auto it = requests_.begin(); admitted > 0; ++it) {
-    Request& request = *it->second;
-    if (!request.admitted) continue;
-    --admitted;
-    ++admitted_;
-    if (request.drew && !HasRowsToSpare(decoding, static_cast<int64_t>(decode->size()))) continue;
-    if (request.drew) ++decoding;
-    std::erase_if(request.work, [&](int32_t number) {
-      Branch& branch = request.tree.branch(number);
-      branch.listed = Wants(request.tree, branch);
-      return !branch.listed;
-    });
-    if (!request.work_sorted) std::sort(request.work.begin(), request.work.end());
-    request.work_sorted = true;
-    const int64_t wanted = static_cast<int64_t>(request.work.size());
-    rows_wanted_ += request.drew ? wanted : std::max<int64_t>(wanted, request.first_rows);
-    request.running = 0;
-    request.no_room = false;
-    for (const int32_t number : request.work) {
-      Branch& branch = request.tree.branch(number);
-      if (branch.leaf >= 0) ++request.running;
-      (IsDecode(request, branch) ? decode : prefill)->push_back({&request, &branch});
-    }
-  }
-}
-
-// One row, whose path is there: a row that is needed for the next token, not one of many to get there.
-bool Scheduler::Impl::IsDecode(const Request& request, const Branch& branch) const {
-  if (branch.leaf < 0) {
-    if (branch.work != BranchWork::kDecode || branch.source < 0) return false;
-    const Branch& source = request.tree.branch(branch.source);
-    return branch.drawn == 1 && source.leaf >= 0;
-  }
-  const KvNode& leaf = tree_.node(branch.leaf);
-  return branch.path_issued && TargetEnd(branch, leaf) - leaf.issued_end() <= 1;
-}
-
-// Cuts the candidates down to `rows`, shared as ShareRows says; within a request those come first that have
-// waited longest. Returns the others.
-std::vector<Scheduler::Impl::Candidate> Scheduler::Impl::LimitDecode(std::vector<Candidate>* decode,
-                                                                     int32_t rows) const {
-  if (static_cast<int32_t>(decode->size()) <= rows) return {};
-  std::vector<size_t> wanted;
-  for (size_t i = 0; i < decode->size(); ++i) {
-    if (i == 0 || (*decode)[i].request != (*decode)[i - 1].request) wanted.push_back(0);
-    ++wanted.back();
-  }
-  const std::vector<size_t> shares = ShareRows(wanted, static_cast<size_t>(std::max(rows, 0)));
-  std::vector<Candidate> kept;
-  std::vector<Candidate> rest;
-  auto begin = decode->begin();
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const auto end = begin + static_cast<ptrdiff_t>(wanted[i]);
-    const auto cut = begin + static_cast<ptrdiff_t>(shares[i]);
-    std::stable_sort(begin, end, [](const Candidate& a, const Candidate& b) {
-      return a.branch->last_step < b.branch->last_step;
-    });
-    kept.insert(kept.end(), begin, cut);
-    rest.insert(rest.end(), cut, end);
-    begin = end;
-  }
-  *decode = std::move(kept);
-  return rest;
-}
-
-// One row, unless the path has to be opened anew.
-void Scheduler::Impl::IssueDecode(const Candidate& candidate, int32_t budget, StepDraft* draft) {
-  const IssuedRows issued = IssueBranch(candidate, budget, draft);
-  if (!issued.complete && issued.rows > 0) NotePrefill(candidate, draft);
-}
-
-// Divides the rows among the requests, so that none waits for the whole prompt of another; within a request
-// in the order of its branches, which share what comes first on their paths.
-void Scheduler::Impl::IssuePrefill(const std::vector<Candidate>& prefill, int32_t rows, StepDraft* draft) {
-  std::vector<std::span<const Candidate>> requests;  // what is left of each
-  for (size_t begin = 0, end = 0; begin < prefill.size(); begin = end) {
-    while (end < prefill.size() && prefill[end].request == prefill[begin].request) ++end;
-    requests.emplace_back(prefill.data() + begin, end - begin);
-  }
-  std::vector<const Candidate*> incomplete(requests.size());  // the first that has rows and wants more
-  std::vector<uint64_t> served;
-  for (const auto& candidates : requests) served.push_back(candidates.front().request->last_step);
-  ShareOut(served, rows, [&](size_t i, int32_t most) {
-    std::span<const Candidate>& left = requests[i];
-    int32_t taken = 0;
-    while (!left.empty() && taken < most) {
-      const Candidate& candidate = left.front();
-      const IssuedRows issued = IssueBranch(candidate, most - taken, draft);
-      taken += issued.rows;
-      if (issued.complete && incomplete[i] == &candidate) incomplete[i] = nullptr;
-      if (!issued.complete && issued.rows > 0 && incomplete[i] == nullptr) incomplete[i] = &candidate;
-      if (!issued.complete && taken == most) break;  // goes on with the next rows that the request gets
-      left = left.subspan(1);
-    }
-    return taken;
-  });
-  for (const Candidate* candidate : incomplete) {
-    if (candidate != nullptr && candidate->branch->leaf >= 0) NotePrefill(*candidate, draft);
-  }
 }
 
 // Issues up to `budget` rows of the branch's path, from the first that is missing.
@@ -314,7 +149,7 @@ int32_t Scheduler::Impl::IssueNode(const Candidate& candidate, int32_t node, int
   if (rows <= 0) return 0;
   Request& request = *candidate.request;
   const int32_t blocks = tree_.BlocksForRows(node, rows);
-  if (!MakeRoom(request, *candidate.branch, blocks)) {
+  if (!MakeRoom(&request, *candidate.branch, blocks)) {
     const int32_t held = static_cast<int32_t>(tree_.node(node).blocks.size());
     const int32_t room =
         (held + allocator_.free_blocks()) * tree_.block_tokens() - tree_.node(node).issued_tokens;
@@ -322,7 +157,9 @@ int32_t Scheduler::Impl::IssueNode(const Candidate& candidate, int32_t node, int
     if (rows <= 0) return 0;
   }
   const int64_t first = tree_.node(node).issued_end();
+  const int32_t live_before = tree_.live_blocks();
   tree_.IssueRows(node, rows, &draft->memory);
+  NoteHeld(request, live_before);
   candidate.branch->last_step = tree_.current_step();
   request.last_step = tree_.current_step();
   draft->rows += rows;

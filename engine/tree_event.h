@@ -92,6 +92,9 @@ class TreeEventSink {
  public:
   virtual ~TreeEventSink() = default;
   virtual void OnEvent(TreeEvent event) = 0;
+  // After the last event: whether its client has yet to take some of the answer. While the sink lives and
+  // says so, the request counts as one that runs for its peer. Thread-safe and quick.
+  virtual bool HasUnread() const { return false; }
 };
 
 }  // namespace espalier

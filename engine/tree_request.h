@@ -65,6 +65,7 @@ struct TreeRequest {
   uint64_t seed = 0;            // of all random streams, together with the path of branch ordinals
   bool cache_bypass = false;    // neither reads nor fills the prefix cache
   std::string cache_namespace;  // requests of different namespaces never share KV
+  std::string peer;             // who asks: where something is short, peers get equal shares of it
 };
 
 inline constexpr int32_t kMaxTopLogprobs = 20;

@@ -28,8 +28,8 @@ struct Totals {
 
 class RandomOperations {
  public:
-  RandomOperations(uint64_t seed, const HarnessOptions& options)
-      : random_(seed), with_text_(options.with_text), harness_(options) {}
+  RandomOperations(uint64_t seed, const HarnessOptions& options, uint64_t peers)
+      : random_(seed), with_text_(options.with_text), peers_(peers), harness_(options) {}
 
   // The first problem; empty: none.
   std::string Run(int32_t operations) {
@@ -55,12 +55,19 @@ class RandomOperations {
     const uint64_t kind = random_() % 100;
     if (kind < 10) {
       if (running_.size() >= 10) return;
-      running_.push_back(harness_.Submit(test::RandomRequest(&random_, harness_.limits(), with_text_)));
+      TreeRequest request = test::RandomRequest(&random_, harness_.limits(), with_text_);
+      request.peer = std::to_string(random_() % peers_);
+      running_.push_back(harness_.Submit(std::move(request)));
     } else if (kind < 12) {
       if (running_.empty()) return;
       harness_.Cancel(running_[random_() % running_.size()]);
     } else if (kind < 13) {
-      harness_.Flush();
+      if (random_() % 2 == 0) {
+        harness_.Flush();
+      } else if (peers_ > 1) {
+        harness_.scheduler().SetUnread(std::to_string(random_() % peers_),
+                                       static_cast<int32_t>(random_() % 3));
+      }
     } else if (kind < 55) {
       harness_.Issue();
     } else {
@@ -106,6 +113,7 @@ class RandomOperations {
 
   std::mt19937_64 random_;
   const bool with_text_;
+  const uint64_t peers_;
   SchedulerHarness harness_;
   std::vector<uint64_t> running_;
   std::string problem_;
@@ -129,13 +137,13 @@ uint64_t FirstSeed() {
 }
 
 // One scenario in pieces of a fresh scheduler each, so that a failing seed is quick to repeat.
-Totals RunRandom(const HarnessOptions& options, int32_t pieces, int32_t operations) {
+Totals RunRandom(const HarnessOptions& options, int32_t pieces, int32_t operations, uint64_t peers = 1) {
   const uint64_t first_seed = FirstSeed();
   Totals all;
   for (int32_t piece = 0; piece < pieces; ++piece) {
     const uint64_t seed = first_seed + static_cast<uint64_t>(piece);
     CAPTURE(seed, options.runner.steps_in_flight, options.shuffle_seed);
-    RandomOperations run(seed, options);
+    RandomOperations run(seed, options, peers);
     const std::string problem = run.Run(operations);
     if (!problem.empty()) FAIL(problem);
     const Totals totals = run.totals();
@@ -167,6 +175,19 @@ TEST_CASE("50,000 random operations, one step at a time: blocks add up, answers 
 
 TEST_CASE("50,000 random operations, two steps in flight: blocks add up, answers are the oracle's") {
   CheckEverythingHappened(RunRandom(SmallPool(2), 25, 2000));
+}
+
+TEST_CASE("random operations of several peers give the oracle's answers, and every request ends") {
+  for (const uint64_t peers : {2, 3, 8}) {
+    CAPTURE(peers);
+    CheckEverythingHappened(RunRandom(SmallPool(1), 8, 2000, peers));
+    CheckEverythingHappened(RunRandom(SmallPool(2), 8, 2000, peers));
+    HarnessOptions options = SmallPool(2);
+    options.runner.total_blocks = 16;
+    RunRandom(options, 4, 2000, peers);
+    options.runner.steps_in_flight = 1;
+    RunRandom(options, 4, 2000, peers);
+  }
 }
 
 TEST_CASE("random operations in a pool that holds little more than one path give the oracle's answers") {

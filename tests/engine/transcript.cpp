@@ -212,6 +212,7 @@ void TranscriptRunner::Submit(const std::string& name, const Arguments& argument
   request.seed = static_cast<uint64_t>(Int(arguments, "seed", 1));
   request.cache_bypass = arguments.count("bypass") != 0;
   request.cache_namespace = Get(arguments, "namespace");
+  request.peer = Get(arguments, "peer");
   std::map<std::string, int32_t> nodes;
   for (const std::string& line : lines) {
     request.nodes.push_back(ParseNode(Words(line), nodes));

@@ -32,7 +32,7 @@ std::string FormatTranscript(const std::vector<TranscriptBlock>& blocks);
 
 // Executes commands on a scheduler with a fake device:
 //   pool blocks=N block_tokens=N [max_rows=N] [chunk=N]   first of all
-//   submit NAME [seed=N] [bypass] [namespace=X]           node lines follow, parents first:
+//   submit NAME [seed=N] [bypass] [namespace=X] [peer=X]  node lines follow, parents first:
 //     ID given TOKENS [under=ID] [score]                  TOKENS: 3,4,5 or 10..19
 //     ID generate under=ID [branches=N] [max=N] [temperature=X] [ignore_eos]
 //     ID select under=ID keep=N [score=sum|mean|latest|verdicts] [scope=level|siblings]
