@@ -40,6 +40,8 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
   response->set_attention_us(stats.attention_us);
   response->set_deliver_us(stats.deliver_us);
   response->set_idle_us(stats.idle_us);
+  response->set_peers_active(stats.peers_active);
+  response->set_unread_bytes(trees_.unread_bytes());
   return AnswerOk(context);
 }
 

@@ -4,13 +4,14 @@
 
 #include "engine/engine.h"
 #include "espalier/v1/admin.grpc.pb.h"
+#include "server/tree_service.h"
 
 namespace espalier {
 
-// espalier.v1.AdminService. The engine outlives it.
+// espalier.v1.AdminService. Engine and TreeService outlive it.
 class AdminService final : public v1::AdminService::CallbackService {
  public:
-  explicit AdminService(Engine& engine) : engine_(engine) {}
+  AdminService(Engine& engine, const TreeService& trees) : engine_(engine), trees_(trees) {}
 
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context, const v1::GetStatsRequest* request,
                                      v1::GetStatsResponse* response) override;
@@ -23,6 +24,7 @@ class AdminService final : public v1::AdminService::CallbackService {
 
  private:
   Engine& engine_;
+  const TreeService& trees_;
 };
 
 }  // namespace espalier

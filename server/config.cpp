@@ -123,6 +123,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                                     "Requests that may wait; more are refused"));
   settings.push_back(IntegerSetting("max_answer_bytes", c.max_answer_bytes, 1 << 10, int64_t{1} << 29,
                                     "Bytes of the largest answer that a request may ask for"));
+  settings.push_back(IntegerSetting("max_unread_bytes", c.max_unread_bytes, 1 << 10, int64_t{1} << 40,
+                                    "Bytes of answers that a client may leave unread"));
   settings.push_back(ChoiceSetting(
       "attention_mode", {"flatten", "sequence", "masked", "node", "node_chunk"},
       "How attention is divided into work",
@@ -258,6 +260,12 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   }
   if (config.weights == WeightType::kInt8 && config.backend == "cuda") {
     complain("weights", "the cuda backend has no int8 weights yet; the cpu backend has");
+  }
+  if (config.max_unread_bytes < config.max_answer_bytes) {
+    complain("max_unread_bytes", "must be at least max_answer_bytes (" +
+                                     std::to_string(config.max_answer_bytes) +
+                                     "), so that no answer ends because its reader pauses, got " +
+                                     std::to_string(config.max_unread_bytes));
   }
   const std::string chunk = std::to_string(config.prefill_chunk_tokens);
   const std::string rows = std::to_string(config.max_batch_rows);

@@ -27,6 +27,7 @@ struct ServerConfig {
   int32_t prefill_chunk_tokens = 256;             // prefill rows of a step while branches decode
   int32_t max_queued_requests = 1024;             // further requests are refused with RESOURCE_EXHAUSTED
   int64_t max_answer_bytes = int64_t{128} << 20;  // requests whose answers could be larger are refused
+  int64_t max_unread_bytes = int64_t{256} << 20;  // of a peer's answers; where more wait, the largest ends
   AttentionMode attention_mode = AttentionMode::kFlatten;
   int64_t drain_timeout_ms = 10000;  // after SIGTERM, running trees may take this long to finish
   std::string log_level = "info";    // debug, info, warning, error

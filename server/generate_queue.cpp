@@ -70,54 +70,123 @@ void GenerateQueue::Detach() {
   reader_ = nullptr;
 }
 
+std::shared_ptr<GenerateQueue> GenerateQueue::Create(const TreeRequest& request, Outbox& outbox,
+                                                     UnreadAnswers& unread) {
+  const std::shared_ptr<GenerateQueue> queue(new GenerateQueue(request, outbox));
+  queue->unread_ =
+      unread.Open(request.peer, [weak = std::weak_ptr<GenerateQueue>(queue)](const std::string& why) {
+        if (const auto alive = weak.lock()) alive->EndEarly(why);
+      });
+  return queue;
+}
+
 void GenerateQueue::WriteDone(bool ok) {
+  int64_t uncounted = 0;
   {
     const std::lock_guard lock(mutex_);
     writing_ = false;
-    if (!ok) {
-      broken_ = true;
-      waiting_.clear();
-      last_.reset();
-    }
+    writing_bytes_ = 0;
+    if (!ok) Break();
+    uncounted = TakeUncounted();
   }
+  unread_->Add(uncounted);
   Send();
 }
 
 void GenerateQueue::OnEvent(TreeEvent event) {
+  bool list = false;
+  int64_t uncounted = 0;
   {
     const std::lock_guard lock(mutex_);
+    if (ends_early_) return;
     if (const Error* error = std::get_if<Error>(&event)) {
       final_ = ToStatus(*error);
     } else {
       if (std::holds_alternative<TreeFinished>(event)) final_ = grpc::Status::OK;
       if (!broken_) Keep(std::move(event));
     }
-    if (writing_ || listed_) return;
+    uncounted = TakeUncounted();
+    list = !writing_ && !listed_;
+    listed_ = listed_ || list;
+  }
+  if (list) outbox_.List(shared_from_this());
+  unread_->Add(uncounted);
+}
+
+bool GenerateQueue::HasUnread() const {
+  const std::lock_guard lock(mutex_);
+  return writing_ || (final_ && !broken_ && (!waiting_.empty() || last_));
+}
+
+// Too much of this peer's answers waits. Called again: even the writes under way do.
+void GenerateQueue::EndEarly(const std::string& why) {
+  int64_t uncounted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    cut_ = ends_early_;
+    if (!ends_early_) final_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, why);
+    ends_early_ = true;
+    Break();
+    uncounted = TakeUncounted();
     listed_ = true;
   }
+  unread_->Add(uncounted);
   outbox_.List(shared_from_this());
+}
+
+// Nothing more is written but the status.
+void GenerateQueue::Break() {
+  broken_ = true;
+  waiting_.clear();
+  waiting_bytes_ = 0;
+  last_.reset();
+}
+
+// What has changed since the last call. Under the lock; to be added without it.
+int64_t GenerateQueue::TakeUncounted() {
+  const int64_t bytes =
+      waiting_bytes_ + writing_bytes_ + (last_ ? static_cast<int64_t>(last_->bytes()) : int64_t{0});
+  return bytes - std::exchange(counted_bytes_, bytes);
+}
+
+int64_t GenerateQueue::BytesOf(const TreeEvent& event) const {
+  if (const auto* delta = std::get_if<TreeDelta>(&event))
+    return static_cast<int64_t>(MergedDelta::BytesOf(*delta));
+  if (const auto* finished = std::get_if<TreeFinished>(&event)) return encoder_.BytesOf(*finished);
+  if (const auto* selected = std::get_if<TreeSelected>(&event))
+    return static_cast<int64_t>(kBytesOfHead + 16 * selected->scores.size());
+  return static_cast<int64_t>(kBytesOfHead);
+}
+
+void GenerateQueue::Wait(TreeEvent event) {
+  waiting_bytes_ += BytesOf(event);
+  waiting_.push_back(std::move(event));
 }
 
 void GenerateQueue::Keep(TreeEvent event) {
   // Progress waits only where nothing but the start does, and until there is news.
-  if (!waiting_.empty() && std::holds_alternative<TreeProgress>(waiting_.back())) waiting_.pop_back();
+  if (!waiting_.empty() && std::holds_alternative<TreeProgress>(waiting_.back())) {
+    waiting_bytes_ -= BytesOf(waiting_.back());
+    waiting_.pop_back();
+  }
   const bool only_start = waiting_.empty() || std::holds_alternative<TreeStarted>(waiting_.back());
   if (std::holds_alternative<TreeProgress>(event) && (last_ || !only_start)) return;
   if (auto* delta = std::get_if<TreeDelta>(&event)) {
     if (last_ && last_->bytes() + MergedDelta::BytesOf(*delta) <= kMaxMergedBytes)
       return last_->Add(std::move(*delta));
-    if (last_) waiting_.emplace_back(last_->Take());
+    if (last_) Wait(last_->Take());
     last_.emplace(std::move(*delta));
     return;
   }
-  if (last_) waiting_.emplace_back(last_->Take());
+  if (last_) Wait(last_->Take());
   last_.reset();
-  waiting_.push_back(std::move(event));
+  Wait(std::move(event));
 }
 
 std::optional<TreeEvent> GenerateQueue::TakeNext() {
   std::optional<TreeEvent> next;
   if (!waiting_.empty()) {
+    waiting_bytes_ -= BytesOf(waiting_.front());
     next = std::move(waiting_.front());
     waiting_.pop_front();
   } else if (last_) {
@@ -131,20 +200,40 @@ void GenerateQueue::Send() {
   const std::lock_guard one_at_a_time(send_mutex_);
   std::optional<TreeEvent> next;
   std::optional<grpc::Status> status;
+  bool gives_up = false;
+  bool cuts = false;
   {
     const std::lock_guard lock(mutex_);
     listed_ = false;
-    if (reader_ == nullptr || ended_ || writing_) return;
-    next = TakeNext();
-    writing_ = next.has_value();
-    if (!next) status = final_;
+    if (reader_ == nullptr || ended_) return;
+    gives_up = ends_early_ && !std::exchange(gave_up_, ends_early_);
+    cuts = cut_ && writing_;
+    if (!writing_) {
+      next = TakeNext();
+      writing_ = next.has_value();
+      if (!next) status = final_;
+    }
   }
+  if (gives_up) reader_->GiveUp();
+  if (cuts) reader_->Cut();
   if (next) {
-    reader_->StartNext(SerializeMessage(Encode(std::move(*next))));
+    Write(SerializeMessage(Encode(std::move(*next))));
   } else if (status) {
     ended_ = true;
     reader_->End(*status);
   }
+}
+
+// Nothing else is written meanwhile.
+void GenerateQueue::Write(grpc::ByteBuffer message) {
+  int64_t uncounted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    writing_bytes_ = static_cast<int64_t>(message.Length());
+    uncounted = TakeUncounted();
+  }
+  unread_->Add(uncounted);
+  reader_->StartNext(std::move(message));
 }
 
 v1::GenerateResponse GenerateQueue::Encode(TreeEvent event) const {

@@ -7,11 +7,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <unordered_map>
 
 #include "engine/tree_event.h"
 #include "server/outbox.h"
 #include "server/tree_codec.h"
+#include "server/unread_answers.h"
 
 namespace espalier {
 
@@ -35,7 +37,8 @@ class MergedDelta {
 
 // What waits to be written for one Generate call. The engine's thread fills it and does no more; the outbox's
 // threads and gRPC's empty it. While a reader is slow its deltas are merged, so that what waits for it is at
-// most its own answer. Shared by the engine and the call; lives until both have let go.
+// most its own answer, which counts among the unread answers of its peer. Shared by the engine and the call;
+// lives until both have let go.
 class GenerateQueue final : public TreeEventSink,
                             public Outbox::Sender,
                             public std::enable_shared_from_this<GenerateQueue> {
@@ -45,41 +48,63 @@ class GenerateQueue final : public TreeEventSink,
    public:
     virtual void StartNext(grpc::ByteBuffer message) = 0;
     virtual void End(const grpc::Status& status) = 0;
+    // The answer ends early, with a status that follows the write under way: nothing more of it is needed.
+    virtual void GiveUp() = 0;
+    // The write under way is to fail, though the status is lost with it.
+    virtual void Cut() = 0;
 
    protected:
     ~Reader() = default;
   };
 
   // The outbox outlives the engine's last event.
-  GenerateQueue(const TreeRequest& request, Outbox& outbox) : encoder_(request), outbox_(outbox) {}
+  static std::shared_ptr<GenerateQueue> Create(const TreeRequest& request, Outbox& outbox,
+                                               UnreadAnswers& unread);
 
   void Attach(Reader* reader);
   void Detach();  // the reader is not called any more once this has returned
   void WriteDone(bool ok);
 
   void OnEvent(TreeEvent event) override;
+  bool HasUnread() const override;
   // Encodes and starts the next write, or ends the call, unless a write is under way.
   void Send() override;
 
  private:
+  GenerateQueue(const TreeRequest& request, Outbox& outbox) : encoder_(request), outbox_(outbox) {}
+
   void Keep(TreeEvent event);
+  void Wait(TreeEvent event);
+  void Break();
+  void EndEarly(const std::string& why);
+  int64_t BytesOf(const TreeEvent& event) const;
+  int64_t TakeUncounted();
   std::optional<TreeEvent> TakeNext();
+  void Write(grpc::ByteBuffer message);
   v1::GenerateResponse Encode(TreeEvent event) const;
 
   const TreeEncoder encoder_;
   Outbox& outbox_;
 
+  std::unique_ptr<UnreadAnswers::Answer> unread_;
+
   std::mutex send_mutex_;  // taken before mutex_, never by the engine's thread
   Reader* reader_ = nullptr;
   bool ended_ = false;
+  bool gave_up_ = false;
 
-  std::mutex mutex_;  // held for moments only
+  mutable std::mutex mutex_;  // held for moments only
   std::deque<TreeEvent> waiting_;
+  int64_t waiting_bytes_ = 0;        // of those
+  int64_t counted_bytes_ = 0;        // in unread_
   std::optional<MergedDelta> last_;  // behind those
   std::optional<grpc::Status> final_;
   bool listed_ = false;  // in the outbox
   bool writing_ = false;
-  bool broken_ = false;  // the client is gone: nothing more is written
+  int64_t writing_bytes_ = 0;
+  bool broken_ = false;  // the client is gone, or has let too much wait: nothing more is written
+  bool ends_early_ = false;
+  bool cut_ = false;  // the write under way is not waited for
 };
 
 }  // namespace espalier

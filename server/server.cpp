@@ -80,9 +80,9 @@ class GrpcServer final : public Server {
       : config_(config),
         tokenizer_(std::move(tokenizer)),
         engine_(std::move(engine)),
-        trees_(*engine_, *tokenizer_),
+        trees_(*engine_, *tokenizer_, config_.max_unread_bytes),
         models_(*engine_, *tokenizer_, config_),
-        admin_(*engine_) {}
+        admin_(*engine_, trees_) {}
 
   ~GrpcServer() override {
     if (!drained_) Stop(0);

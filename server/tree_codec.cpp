@@ -248,7 +248,18 @@ TreeEncoder::TreeEncoder(const TreeRequest& request) {
   for (const TreeNodeSpec& node : request.nodes) {
     node_ids_.push_back(node.id);
     node_parents_.push_back(node.parent);
+    const int64_t above = node.parent < 0 ? 0 : path_bytes_[static_cast<size_t>(node.parent)];
+    path_bytes_.push_back(above + static_cast<int64_t>(node.id.size()) + 3);
   }
+}
+
+int64_t TreeEncoder::BytesOf(const TreeFinished& event) const {
+  int64_t bytes = 128;  // usage
+  for (const BranchSummary& branch : event.branches) {
+    bytes += 64 + path_bytes_[static_cast<size_t>(branch.node)];
+    bytes += static_cast<int64_t>(5 * branch.token_ids.size() + branch.text.size());
+  }
+  return bytes;
 }
 
 v1::GenerateResponse TreeEncoder::ToProto(const TreeStarted& event) const {

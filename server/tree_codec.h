@@ -32,10 +32,13 @@ class TreeEncoder {
   v1::GenerateResponse ToProto(TreeDelta event) const;
   v1::GenerateResponse ToProto(const TreeSelected& event) const;
   v1::GenerateResponse ToProto(const TreeFinished& event) const;
+  // About what ToProto gives, and at least that.
+  int64_t BytesOf(const TreeFinished& event) const;
 
  private:
   std::vector<std::string> node_ids_;
   std::vector<int32_t> node_parents_;
+  std::vector<int64_t> path_bytes_;  // of the ids from the root to the node, as a list
 };
 
 void ToProto(const TreeUsage& usage, v1::Usage& message);

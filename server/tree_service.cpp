@@ -1,11 +1,13 @@
 #include "server/tree_service.h"
 
 #include <atomic>
+#include <mutex>
 #include <random>
 #include <string>
 #include <utility>
 
 #include "server/generate_queue.h"
+#include "server/peer.h"
 #include "server/tree_codec.h"
 #include "server/wire.h"
 
@@ -17,12 +19,18 @@ uint64_t DrawSeed() {
   return (uint64_t{source()} << 32) | source();
 }
 
-// The status of a request that was refused. Where trying again makes sense, the trailing metadata says when,
-// in the form that gRPC clients with a retry policy heed.
-grpc::Status Refuse(grpc::CallbackServerContext& context, const Engine& engine, const Error& error) {
-  if (error.code == ErrorCode::kResourceExhausted)
+// Of a request that had no event yet. Where trying again makes sense, the trailing metadata says when, in the
+// form that gRPC clients with a retry policy heed.
+void SayWhenToRetry(grpc::CallbackServerContext& context, const Engine& engine, const grpc::Status& status) {
+  if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED)
     context.AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(engine.RetryAfterMs()));
-  return ToStatus(error);
+}
+
+// The status of a request that was refused.
+grpc::Status Refuse(grpc::CallbackServerContext& context, const Engine& engine, const Error& error) {
+  const grpc::Status status = ToStatus(error);
+  SayWhenToRetry(context, engine, status);
+  return status;
 }
 
 // The engine's id of a call's request, and whether the client left before it was known.
@@ -49,18 +57,24 @@ class CancelHandle {
 class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                               public GenerateQueue::Reader {
  public:
-  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox,
+  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox, UnreadAnswers& unread,
                   grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes)
-      : cancel_(engine) {
-    if (Status status = Begin(engine, tokenizer, outbox, bytes); !status)
+      : engine_(engine), context_(context), cancel_(engine) {
+    if (Status status = Begin(tokenizer, outbox, unread, bytes); !status)
       Finish(Refuse(context, engine, status.error()));
   }
 
   void StartNext(grpc::ByteBuffer message) override {
+    wrote_ = true;
     outgoing_.Swap(&message);
     StartWrite(&outgoing_);
   }
-  void End(const grpc::Status& status) override { Finish(status); }
+  void End(const grpc::Status& status) override {
+    if (!wrote_) SayWhenToRetry(context_, engine_, status);
+    Finish(status);
+  }
+  void GiveUp() override { cancel_.Cancel(); }
+  void Cut() override { context_.TryCancel(); }
 
   void OnWriteDone(bool ok) override {
     if (!ok) cancel_.Cancel();
@@ -73,14 +87,16 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
  private:
-  Status Begin(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox, const grpc::ByteBuffer& bytes) {
+  Status Begin(const Tokenizer& tokenizer, Outbox& outbox, UnreadAnswers& unread,
+               const grpc::ByteBuffer& bytes) {
     v1::GenerateRequest message;
     if (Status status = ParseMessage(bytes, message); !status) return status;
     auto request =
-        FromProto(message, tokenizer, engine.limits().max_path_tokens, message.has_seed() ? 0 : DrawSeed());
+        FromProto(message, tokenizer, engine_.limits().max_path_tokens, message.has_seed() ? 0 : DrawSeed());
     if (!request) return request.error();
-    auto queue = std::make_shared<GenerateQueue>(*request, outbox);
-    const auto id = engine.Submit(std::move(*request), queue);
+    request->peer = PeerOfCall(context_.peer()).share;
+    auto queue = GenerateQueue::Create(*request, outbox, unread);
+    const auto id = engine_.Submit(std::move(*request), queue);
     if (!id) return id.error();
     queue_ = std::move(queue);
     queue_->Attach(this);
@@ -88,18 +104,52 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     return {};
   }
 
+  Engine& engine_;
+  grpc::CallbackServerContext& context_;
   CancelHandle cancel_;
+  bool wrote_ = false;
   std::shared_ptr<GenerateQueue> queue_;
   grpc::ByteBuffer outgoing_;  // of the write under way
+};
+
+// The answer of a unary call from its end until gRPC has let go of it: all of it waits for its reader.
+class UnreadMessage {
+ public:
+  UnreadMessage(UnreadAnswers& unread, const std::string& peer, grpc::CallbackServerContext& context)
+      : call_(std::make_shared<Call>()) {
+    call_->context = &context;
+    answer_ = unread.Open(peer, [call = call_](const std::string& /*why*/) {
+      const std::lock_guard lock(call->mutex);
+      if (call->context != nullptr) call->context->TryCancel();
+    });
+  }
+  ~UnreadMessage() {
+    const std::lock_guard lock(call_->mutex);
+    call_->context = nullptr;
+  }
+  void Add(const grpc::ByteBuffer& message) { answer_->Add(static_cast<int64_t>(message.Length())); }
+
+ private:
+  struct Call {
+    std::mutex mutex;
+    grpc::CallbackServerContext* context = nullptr;
+  };
+
+  const std::shared_ptr<Call> call_;
+  std::unique_ptr<UnreadAnswers::Answer> answer_;
 };
 
 // Collects the scores of one Score call.
 class ScoreReactor final : public grpc::ServerUnaryReactor {
  public:
-  ScoreReactor(Engine& engine, grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes,
-               grpc::ByteBuffer* response)
-      : cancel_(engine), response_(response) {
-    if (Status status = Begin(engine, bytes); !status) Finish(Refuse(context, engine, status.error()));
+  ScoreReactor(Engine& engine, UnreadAnswers& unread, grpc::CallbackServerContext& context,
+               const grpc::ByteBuffer& bytes, grpc::ByteBuffer* response)
+      : engine_(engine),
+        context_(context),
+        unread_(std::make_shared<UnreadMessage>(unread, PeerOfCall(context.peer()).share, context)),
+        cancel_(engine),
+        response_(response) {
+    if (Status status = Begin(bytes); !status) Finish(Refuse(context, engine, status.error()));
   }
 
   void OnCancel() override { cancel_.Cancel(); }
@@ -121,11 +171,14 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
       } else if (const auto* finished = std::get_if<TreeFinished>(&event)) {
         Complete(finished->usage);
         *reactor_->response_ = SerializeMessage(message_);
+        unread_ = reactor_->unread_;
+        reactor_->unread_->Add(*reactor_->response_);
         reactor_->Finish(grpc::Status::OK);
       } else if (const auto* error = std::get_if<Error>(&event)) {
-        reactor_->Finish(ToStatus(*error));
+        reactor_->Finish(Refuse(reactor_->context_, reactor_->engine_, *error));
       }
     }
+    bool HasUnread() const override { return !unread_.expired(); }
 
    private:
     void Add(const BranchDelta& branch) {
@@ -145,14 +198,16 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
 
     ScoreReactor* reactor_;
     v1::ScoreResponse message_;
+    std::weak_ptr<UnreadMessage> unread_;  // of an answer that is complete
   };
 
-  Status Begin(Engine& engine, const grpc::ByteBuffer& bytes) {
+  Status Begin(const grpc::ByteBuffer& bytes) {
     v1::ScoreRequest message;
     if (Status status = ParseMessage(bytes, message); !status) return status;
     auto request = FromProto(message);
     if (!request) return request.error();
-    const auto id = engine.Submit(std::move(*request), std::make_shared<Sink>(this, message));
+    request->peer = PeerOfCall(context_.peer()).share;
+    const auto id = engine_.Submit(std::move(*request), std::make_shared<Sink>(this, message));
     if (!id) return WithScoreField(id.error());
     cancel_.Submitted(*id);
     return {};
@@ -179,6 +234,9 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
     return error;
   }
 
+  Engine& engine_;
+  grpc::CallbackServerContext& context_;
+  const std::shared_ptr<UnreadMessage> unread_;
   CancelHandle cancel_;
   grpc::ByteBuffer* response_;
 };
@@ -187,12 +245,12 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* TreeService::Generate(grpc::CallbackServerContext* context,
                                                                   const grpc::ByteBuffer* request) {
-  return new GenerateReactor(engine_, tokenizer_, outbox_, *context, *request);
+  return new GenerateReactor(engine_, tokenizer_, outbox_, *unread_, *context, *request);
 }
 
 grpc::ServerUnaryReactor* TreeService::Score(grpc::CallbackServerContext* context,
                                              const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  return new ScoreReactor(engine_, *context, *request, response);
+  return new ScoreReactor(engine_, *unread_, *context, *request, response);
 }
 
 }  // namespace espalier

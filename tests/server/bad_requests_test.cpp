@@ -109,6 +109,34 @@ TEST_CASE("a bad request is INVALID_ARGUMENT and names the field, and the server
   server.WaitUntilIdle();
 }
 
+TEST_CASE("a small request for a huge answer is INVALID_ARGUMENT; nothing was computed for it") {
+  TestServer server({.blocks = 1024, .max_branches = 1024, .max_answer_bytes = 100 << 20});
+  v1::GenerateRequest request = FewShot("a prompt", 1000, 1);
+  std::string parent = "answer";
+  for (int i = 0; i < 40; ++i) {
+    const std::string id = std::to_string(i) + std::string(200, 'x');
+    Add(request, id.c_str(), parent.c_str()).mutable_generate()->set_max_new_tokens(1);
+    parent = id;
+  }
+  const Generated result = Generate(server.trees(), request);
+  CHECK(result.status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(result.status.error_message().rfind("nodes[41].generate: the answer may take ", 0) == 0);
+  v1::ScoreRequest score;
+  score.set_top_logprobs(20);
+  score.mutable_prompt()->add_ids(5);
+  for (int i = 0; i < 1000; ++i) {
+    v1::TokenIds& continuation = *score.add_continuations();
+    for (int k = 0; k < 500; ++k) continuation.add_ids(5);
+  }
+  grpc::ClientContext context;
+  v1::ScoreResponse response;
+  const grpc::Status refused = server.trees().Score(&context, score, &response);
+  CHECK(refused.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(refused.error_message().rfind("continuations[", 0) == 0);
+  CHECK(refused.error_message().find("].ids: the answer may take ") != std::string::npos);
+  CHECK(server.Stats().computed_tokens() == 0);
+}
+
 TEST_CASE("what could never fit is INVALID_ARGUMENT; nothing was computed for it") {
   TestServer server({.blocks = 4});
   const Generated result = Generate(server.trees(), FewShot("a prompt", 2, 100));

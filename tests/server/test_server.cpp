@@ -34,6 +34,7 @@ TestServer::TestServer(const TestServerOptions& options) {
                                      .max_batch_rows = options.max_batch_rows,
                                      .prefill_chunk_tokens = options.max_batch_rows / 2,
                                      .max_queued_requests = options.max_queued_requests,
+                                     .max_answer_bytes = options.max_answer_bytes,
                                      .check_invariants = true};
   std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);
   auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
@@ -41,6 +42,7 @@ TestServer::TestServer(const TestServerOptions& options) {
   ServerConfig config;
   config.listen = "127.0.0.1:0";
   config.drain_timeout_ms = options.drain_timeout_ms;
+  config.max_unread_bytes = options.max_unread_bytes;
   auto server = Server::Serve(config, std::move(*engine), shared_tokenizer);
   REQUIRE(server.ok());
   server_ = std::move(*server);

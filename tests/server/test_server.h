@@ -21,6 +21,8 @@ struct TestServerOptions {
   int32_t max_branches = 64;
   int32_t max_queued_requests = 64;
   int64_t drain_timeout_ms = 2000;
+  int64_t max_answer_bytes = kDefaultAnswerBytes;
+  int64_t max_unread_bytes = int64_t{1} << 28;
   std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
 };
 
