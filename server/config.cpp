@@ -2,83 +2,23 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <tuple>
 
-#include "server/cli/address.h"
+#include "server/address.h"
 #include "server/cli/completion.h"
 #include "server/cli/manual.h"
 #include "server/located_json.h"
+#include "server/setting.h"
 
 namespace espalier {
 namespace {
 
 using cli::FlagOf;
 using Json = LocatedJson::Json;
-
-// One setting: its key in a file is `max_batch_rows`, its flag is `--max-batch-rows`.
-struct Setting {
-  enum class Kind : uint8_t { kText, kInteger, kBoolean };
-  std::string key;
-  Kind kind;
-  std::string help;
-  std::function<std::string(const std::string&)> set;  // returns what is wrong with the value, or nothing
-  std::function<Json()> get;
-  std::string place{};  // where its value was given: "--flag" or "FILE:LINE:COLUMN: key"; empty where nowhere
-  bool refused = false;                // the value was wrong, which is listed; the default stands
-  std::vector<std::string> choices{};  // all that it may be set to, where that is a list
-};
-
-template <typename Integer>
-Setting IntegerSetting(std::string key, Integer& target, int64_t low, int64_t high, std::string help) {
-  auto set = [&target, low, high](const std::string& text) -> std::string {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (end != text.data() + text.size() || error == std::errc::invalid_argument) {
-      return "must be an integer, got '" + text + "'";
-    }
-    if (error == std::errc::result_out_of_range || value < low || value > high) {
-      return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
-    }
-    target = static_cast<Integer>(value);
-    return "";
-  };
-  return {std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }};
-}
-
-Setting TextSetting(std::string key, std::string& target, std::string help) {
-  auto set = [&target](const std::string& text) -> std::string {
-    target = text;
-    return "";
-  };
-  return {std::move(key), Setting::Kind::kText, std::move(help), set, [&target] { return Json(target); }};
-}
-
-// A setting with few named values; `assign` gets the chosen name.
-Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, const std::string& help,
-                      const std::function<void(const std::string&)>& assign,
-                      const std::function<std::string()>& current) {
-  std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-  auto set = [names, list, assign](const std::string& text) -> std::string {
-    for (const std::string& name : names) {
-      if (name == text) {
-        assign(name);
-        return "";
-      }
-    }
-    return "must be one of " + list + ", got '" + text + "'";
-  };
-  Setting setting{std::move(key), Setting::Kind::kText, help + ": " + list, set,
-                  [current] { return Json(current()); }};
-  setting.choices = names;
-  return setting;
-}
 
 std::vector<Setting> SettingsOf(ServerConfig& c) {
   auto text_choice = [](std::string key, std::string& target, const std::vector<std::string>& names,
@@ -89,7 +29,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
   };
   std::vector<Setting> settings;
   settings.push_back(TextSetting("model", c.model, "Folder of the model, in Hugging Face form (required)"));
-  settings.push_back(TextSetting("listen", c.listen, "HOST:PORT to listen at; port 0 takes any free one"));
+  settings.push_back(
+      TextSetting("listen", c.listen, "HOST:PORT to listen at, port 0 takes any free one; or unix:PATH"));
   settings.push_back(TextSetting("port_file", c.port_file, "File to write the port to, once listening"));
   settings.push_back(
       text_choice("backend", c.backend, {"auto", "cpu", "cuda", "ref"}, "What runs the model"));
@@ -145,37 +86,6 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                       [&c] { return Json(c.check_invariants); }});
   settings.back().choices = {"true", "false"};
   return settings;
-}
-
-bool HasKind(const Json& value, Setting::Kind kind) {
-  switch (kind) {
-    case Setting::Kind::kText:
-      return value.is_string();
-    case Setting::Kind::kInteger:
-      return value.is_number_integer();
-    case Setting::Kind::kBoolean:
-      return value.is_boolean();
-  }
-  return false;
-}
-
-const char* NameOf(Setting::Kind kind) {
-  switch (kind) {
-    case Setting::Kind::kText:
-      return "a string";
-    case Setting::Kind::kInteger:
-      return "an integer";
-    case Setting::Kind::kBoolean:
-      return "true or false";
-  }
-  return "";
-}
-
-Setting* Find(std::vector<Setting>& settings, const std::string& key) {
-  for (Setting& setting : settings) {
-    if (setting.key == key) return &setting;
-  }
-  return nullptr;
 }
 
 // "; did you mean x?", or nothing.
@@ -248,8 +158,9 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   } else if (!std::filesystem::is_directory(config.model, failure)) {
     complain("model", "there is no folder " + config.model);
   }
-  if (!cli::ParseAddress(config.listen)) {
-    complain("listen", "must be HOST:PORT with a port in [0, 65535], got '" + config.listen + "'");
+  if (!ParseAddress(config.listen)) {
+    complain("listen",
+             "must be HOST:PORT with a port in [0, 65535], or unix:PATH, got '" + config.listen + "'");
   }
   const auto port_folder = std::filesystem::absolute(config.port_file, failure).parent_path();
   if (!config.port_file.empty() && !std::filesystem::is_directory(port_folder, failure)) {

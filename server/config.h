@@ -13,7 +13,7 @@ namespace espalier {
 // All settings of the server. Read once at start, from a file and from flags (which win), then constant.
 struct ServerConfig {
   std::string model;                              // Hugging Face folder; required
-  std::string listen = "127.0.0.1:50051";         // HOST:PORT; port 0 takes any free one
+  std::string listen = "127.0.0.1:50051";         // HOST:PORT, port 0 takes any free one; or unix:PATH
   std::string port_file;                          // the port is written here once the server listens
   std::string backend = "auto";                   // auto, cpu, cuda, ref
   std::string isa = "auto";                       // auto, amx, avx512, avx2, portable

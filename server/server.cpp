@@ -1,77 +1,20 @@
 #include "server/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <netdb.h>
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <optional>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "model/llama_runner.h"
 #include "server/admin_service.h"
-#include "server/cli/address.h"
+#include "server/endpoint.h"
 #include "server/model_service.h"
 #include "server/tree_service.h"
 
 namespace espalier {
 namespace {
-
-constexpr int kMaxMessageBytes = 64 << 20;
-
-// Whoever sees the file finds all of it: it is written beside its place and moved there. What is no file (a
-// pipe, /dev/stdout) is written to.
-Status WritePortFile(const std::string& path, int port) {
-  std::error_code unknown;
-  const auto type = std::filesystem::status(path, unknown).type();
-  const bool is_file =
-      type == std::filesystem::file_type::not_found || type == std::filesystem::file_type::regular;
-  const std::string beside = is_file ? path + ".new" : path;
-  std::ofstream file(beside, std::ios::trunc);
-  file << port << '\n';
-  file.close();
-  std::error_code failed;
-  if (file && is_file) std::filesystem::rename(beside, path, failed);
-  if (file && !failed) return {};
-  if (is_file) std::filesystem::remove(beside, unknown);
-  return InvalidArgument("--port-file", "cannot write " + path);
-}
-
-// gRPC says only that it cannot listen at HOST:PORT; trying it here says why. Empty: it would work now.
-std::string WhyNotListening(const std::string& address) {
-  const std::optional<cli::Address> parsed = cli::ParseAddress(address);
-  if (!parsed) return "not HOST:PORT";
-  std::string host = parsed->host;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int unknown = getaddrinfo(host.c_str(), std::to_string(parsed->port).c_str(), &hints, &found);
-  if (unknown != 0) return gai_strerror(unknown);
-  std::string why;
-  for (const addrinfo* each = found; each != nullptr && why.empty(); each = each->ai_next) {
-    const int file = socket(each->ai_family, each->ai_socktype | SOCK_CLOEXEC, each->ai_protocol);
-    const int on = 1;  // as gRPC has it: connections of an earlier server do not count
-    if (file < 0 || setsockopt(file, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-        bind(file, each->ai_addr, each->ai_addrlen) != 0 || listen(file, 1) != 0) {
-      why = std::generic_category().message(errno);
-    }
-    if (file >= 0) close(file);
-  }
-  freeaddrinfo(found);
-  return why;
-}
 
 class GrpcServer final : public Server {
  public:
@@ -89,51 +32,39 @@ class GrpcServer final : public Server {
   }
 
   Status Listen() {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    grpc::ServerBuilder builder;
-    // One server an address: a second one fails to start instead of sharing its requests.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &port_);
-    builder.RegisterService(&trees_);
-    builder.RegisterService(&models_);
-    builder.RegisterService(&admin_);
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ == 0) {
-      const std::string why = WhyNotListening(config_.listen);
-      return InvalidArgument("--listen",
-                             "cannot listen at " + config_.listen + (why.empty() ? "" : ": " + why));
-    }
-    for (const char* service : {v1::TreeService::service_full_name(), v1::ModelService::service_full_name(),
-                                v1::AdminService::service_full_name()}) {
-      server_->GetHealthCheckService()->SetServingStatus(service, true);
-    }
+    auto endpoint = Endpoint::Start({.flag = "--listen",
+                                     .address = config_.listen,
+                                     .port_flag = "--port-file",
+                                     .port_file = config_.port_file},
+                                    {{v1::TreeService::service_full_name(), &trees_},
+                                     {v1::ModelService::service_full_name(), &models_},
+                                     {v1::AdminService::service_full_name(), &admin_}});
+    if (!endpoint) return endpoint.error();
+    endpoint_ = std::move(*endpoint);
     engine_->OnFailure([this](const Error& error) {
       spdlog::error("{}: nothing can be served any more, health is NOT_SERVING", error.ToString());
-      server_->GetHealthCheckService()->SetServingStatus(false);
+      endpoint_->StopServing();
     });
-    return config_.port_file.empty() ? Status() : WritePortFile(config_.port_file, port_);
+    return {};
   }
 
-  int port() const override { return port_; }
+  int port() const override { return endpoint_->port(); }
   Engine& engine() override { return *engine_; }
   void Drain() override { Stop(config_.drain_timeout_ms); }
 
  private:
   void Stop(int64_t timeout_ms) {
     drained_ = true;
-    if (server_ == nullptr) return;
+    if (endpoint_ == nullptr) return;
     engine_->OnFailure(nullptr);
-    server_->GetHealthCheckService()->SetServingStatus(false);
+    endpoint_->StopServing();
     engine_->Drain(timeout_ms * 1000);
     // Clients that send one request after another hear UNAVAILABLE: once it shuts down, gRPC itself answers
     // what arrives with CANCELLED.
     if (timeout_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
     // Every tree has had its last event; what is left is writing it out to readers that may have stopped
     // reading.
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
-    server_->Wait();
+    endpoint_->Stop(std::chrono::system_clock::now() + std::chrono::seconds(2));
   }
 
   const ServerConfig config_;
@@ -142,8 +73,7 @@ class GrpcServer final : public Server {
   TreeService trees_;
   ModelService models_;
   AdminService admin_;
-  std::unique_ptr<grpc::Server> server_;
-  int port_ = 0;
+  std::unique_ptr<Endpoint> endpoint_;
   bool drained_ = false;
 };
 

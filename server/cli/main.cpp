@@ -9,7 +9,7 @@
 #include <exception>
 #include <optional>
 
-#include "server/cli/address.h"
+#include "server/address.h"
 #include "server/cli/commands.h"
 #include "server/cli/completion.h"
 #include "server/cli/connection.h"
@@ -24,7 +24,8 @@ namespace {
 // The port matters: without one gRPC would try its own, and it takes numbers that are none modulo 65536.
 bool IsServerAddress(const std::string& text) {
   const std::optional<Address> address = ParseAddress(text);
-  return address && address->port > 0 && address->host.find("://") == std::string::npos;
+  return address &&
+         (address->is_unix() || (address->port > 0 && address->host.find("://") == std::string::npos));
 }
 
 int Complain(const std::string& problem, const CLI::App& app) {
@@ -136,7 +137,8 @@ int Main(int argc, char** argv) {
   if (!IsServerAddress(common.server)) {
     const bool from_flag = app.count("--server") > 0;
     return Complain(std::string(from_flag ? "--server" : "ESPALIER_SERVER") +
-                        ": must be HOST:PORT with a port in [1, 65535], got '" + common.server + "'",
+                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + common.server +
+                        "'",
                     app);
   }
   return AfterPrinting(run());

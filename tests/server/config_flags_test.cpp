@@ -50,7 +50,7 @@ TEST_CASE("completion is printed without a model, for the shells that are known"
   CHECK(command.problems.empty());
   CHECK(command.completion.find("--max-batch-rows") != std::string::npos);
   const std::string fish = Parse({"--completion", "fish"}).completion;
-  CHECK(fish.find("-l listen -x -d 'HOST:PORT to listen at'") != std::string::npos);
+  CHECK(fish.find("-l listen -x -d 'HOST:PORT to listen at,") != std::string::npos);
   CHECK(fish.find("-l backend -x -a 'auto cpu cuda ref' -d 'What runs the model'") != std::string::npos);
   CHECK(Parse({"--model", "/tmp"}).completion.empty());
   CHECK(Mentions(Parse({"--completion", "tcsh"}).problems, "--completion"));
@@ -141,9 +141,9 @@ TEST_CASE("what holds only together is told where it was given") {
   CHECK(problems_of(R"({"weights": "int4"})") ==
         Problems{"FILE:1:13: weights: must be one of dtype, int8, got 'int4'"});
   CHECK(problems_of(R"({"listen": "nowhere"})") ==
-        Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], got 'nowhere'"});
+        Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got 'nowhere'"});
   CHECK(problems_of(R"({"listen": "nowhere"})", {"--listen", "[::1]:65536"}) ==
-        Problems{"--listen: must be HOST:PORT with a port in [0, 65535], got '[::1]:65536'"});
+        Problems{"--listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got '[::1]:65536'"});
 }
 
 TEST_CASE("a model is required, and its folder must be there") {
