@@ -13,6 +13,7 @@
 #include "server/cli/manual.h"
 #include "server/located_json.h"
 #include "server/setting.h"
+#include "server/transport_settings.h"
 
 namespace espalier {
 namespace {
@@ -66,6 +67,7 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                                     "Bytes of the largest answer that a request may ask for"));
   settings.push_back(IntegerSetting("max_unread_bytes", c.max_unread_bytes, 1 << 10, int64_t{1} << 40,
                                     "Bytes of answers that a client may leave unread"));
+  AddTransportSettings(c.transport, settings);
   settings.push_back(ChoiceSetting(
       "attention_mode", {"flatten", "sequence", "masked", "node", "node_chunk"},
       "How attention is divided into work",

@@ -7,6 +7,7 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/plan/attention_plan.h"
+#include "server/transport_limits.h"
 
 namespace espalier {
 
@@ -31,6 +32,7 @@ struct ServerConfig {
   AttentionMode attention_mode = AttentionMode::kFlatten;
   int64_t drain_timeout_ms = 10000;  // after SIGTERM, running trees may take this long to finish
   std::string log_level = "info";    // debug, info, warning, error
+  TransportLimits transport;         // connections, streams, keepalive
   bool check_invariants = false;     // check blocks, batch and plan in full at every step
 };
 

@@ -1,48 +1,58 @@
 #include "server/endpoint.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server_posix.h>
+#include <spdlog/spdlog.h>
 
-#include <cerrno>
-#include <optional>
-#include <system_error>
+#include <limits>
 #include <utility>
 
-#include "server/address.h"
+#include "server/acceptor.h"
+#include "server/call_observer.h"
+#include "server/file_limit.h"
+#include "server/listening_socket.h"
 #include "server/port_file.h"
+#include "server/reflection_service.h"
 
 namespace espalier {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
 
-// gRPC says only that it cannot listen at HOST:PORT; trying it here says why. Empty: it would work now.
-std::string WhyNotListening(const std::string& address) {
-  const std::optional<Address> parsed = ParseAddress(address);
-  if (!parsed) return "not HOST:PORT";
-  std::string host = parsed->host;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int unknown = getaddrinfo(host.c_str(), std::to_string(parsed->port).c_str(), &hints, &found);
-  if (unknown != 0) return gai_strerror(unknown);
-  std::string why;
-  for (const addrinfo* each = found; each != nullptr && why.empty(); each = each->ai_next) {
-    const int file = socket(each->ai_family, each->ai_socktype | SOCK_CLOEXEC, each->ai_protocol);
-    const int on = 1;  // as gRPC has it: connections of an earlier server do not count
-    if (file < 0 || setsockopt(file, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-        bind(file, each->ai_addr, each->ai_addrlen) != 0 || listen(file, 1) != 0) {
-      why = std::generic_category().message(errno);
-    }
-    if (file >= 0) close(file);
-  }
-  freeaddrinfo(found);
-  return why;
+constexpr int kMaxMetadataBytes = 16 << 10;  // of one call
+// A client pings again after its last ping was answered, so even one that is slow now and then has no strike.
+constexpr int kMaxPingStrikes = 10;
+
+void SetLimits(const TransportLimits& limits, grpc::ServerBuilder& builder) {
+  const int never = std::numeric_limits<int>::max();
+  auto set = [&builder](const char* name, int value) { builder.AddChannelArgument(name, value); };
+  set(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits.max_streams);
+  set(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  set(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, limits.handshake_timeout_ms);
+  set(GRPC_ARG_MAX_CONNECTION_IDLE_MS, limits.idle_timeout_ms == 0 ? never : limits.idle_timeout_ms);
+  set(GRPC_ARG_KEEPALIVE_TIME_MS, limits.keepalive_time_ms == 0 ? never : limits.keepalive_time_ms);
+  set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, limits.keepalive_timeout_ms);
+  // Also a client that waits for nothing may be dead, and may ask whether the server is.
+  set(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  set(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // the server's own: any number
+  set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, limits.min_client_ping_interval_ms);
+  set(GRPC_ARG_HTTP2_MAX_PING_STRIKES, kMaxPingStrikes);
+  grpc::ResourceQuota quota("transport");
+  quota.Resize(static_cast<size_t>(limits.memory_bytes));
+  builder.SetResourceQuota(quota);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+}
+
+AcceptorOptions OptionsOf(const TransportLimits& limits) {
+  const int64_t file_limit = RaiseFileLimit();
+  AcceptorOptions options;
+  options.max_connections = limits.max_connections == 0 ? ConnectionsFor(file_limit) : limits.max_connections;
+  options.handshake_timeout = std::chrono::milliseconds(limits.handshake_timeout_ms);
+  options.unsent_timeout =
+      std::chrono::milliseconds(limits.keepalive_time_ms == 0 ? 0 : limits.keepalive_timeout_ms);
+  spdlog::debug("up to {} connections, {} open files", options.max_connections, file_limit);
+  return options;
 }
 
 class GrpcEndpoint final : public Endpoint {
@@ -50,23 +60,17 @@ class GrpcEndpoint final : public Endpoint {
   ~GrpcEndpoint() override { Stop(std::chrono::system_clock::now()); }
 
   Status Listen(const EndpointOptions& options, const std::vector<NamedService>& services) {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    grpc::ServerBuilder builder;
-    // One server an address: a second one fails to start instead of sharing its requests.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
-    for (const NamedService& each : services) builder.RegisterService(each.service);
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ == 0) {
-      const std::string why = WhyNotListening(options.address);
-      return InvalidArgument(options.flag,
-                             "cannot listen at " + options.address + (why.empty() ? "" : ": " + why));
+    auto sockets = ListeningSocket::Open(options.flag, options.address);
+    if (!sockets) return sockets.error();
+    acceptor_ = std::make_unique<Acceptor>(std::move(*sockets), OptionsOf(options.limits));
+    port_ = acceptor_->port();
+    if (!Build(options, services)) {
+      return InternalError("gRPC cannot serve at " + options.address);
     }
     for (const NamedService& each : services) {
       server_->GetHealthCheckService()->SetServingStatus(each.name, true);
     }
+    StartAccepting();
     return options.port_file.empty() ? Status() : WritePortFile(options.port_flag, options.port_file, port_);
   }
 
@@ -76,11 +80,53 @@ class GrpcEndpoint final : public Endpoint {
 
   void Stop(std::chrono::system_clock::time_point deadline) override {
     if (server_ == nullptr) return;
+    acceptor_->Stop();
     server_->Shutdown(deadline);
     server_->Wait();
   }
 
  private:
+  bool Build(const EndpointOptions& options, const std::vector<NamedService>& services) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    SetLimits(options.limits, builder);
+    external_ = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        grpc::InsecureServerCredentials());
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
+    observers.push_back(MakeCallObserver(*acceptor_));
+    builder.experimental().SetInterceptorCreators(std::move(observers));
+    std::vector<std::string> names{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                                   "grpc.reflection.v1alpha.ServerReflection"};
+    for (const NamedService& each : services) {
+      builder.RegisterService(each.service);
+      names.emplace_back(each.name);
+    }
+    reflection_.push_back(MakeReflectionV1(names));
+    reflection_.push_back(MakeReflectionV1Alpha(names));
+    for (const auto& service : reflection_) builder.RegisterService(service.get());
+    server_ = builder.BuildAndStart();
+    return server_ != nullptr;
+  }
+
+  void StartAccepting() {
+    if (acceptor_->is_unix()) {
+      // Through its acceptor gRPC would call the peers of all unix sockets "unix:"; this way they are
+      // "fd:17".
+      acceptor_->Start([this](int file) { grpc::AddInsecureChannelFromFd(server_.get(), file); });
+      return;
+    }
+    acceptor_->Start([this](int file) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.fd = file;
+      external_->HandleNewConnection(&connection);
+    });
+  }
+
+  // In this order: calls use what stands before the server.
+  std::unique_ptr<Acceptor> acceptor_;
+  std::vector<std::unique_ptr<grpc::Service>> reflection_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> external_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };

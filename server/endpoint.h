@@ -8,15 +8,17 @@
 #include <vector>
 
 #include "kernels/base/result.h"
+#include "server/transport_limits.h"
 
 namespace espalier {
 
 // What an Endpoint is made of.
 struct EndpointOptions {
-  std::string flag;       // the setting that names the address, "--listen"; errors name it
-  std::string address;    // HOST:PORT, port 0 takes any free one; or unix:PATH
-  std::string port_flag;  // the setting that names the port file
-  std::string port_file;  // the port is written here once listening; empty: nowhere
+  std::string flag;         // the setting that names the address, "--listen"; errors name it
+  std::string address;      // HOST:PORT, port 0 takes any free one; or unix:PATH
+  std::string port_flag{};  // the setting that names the port file
+  std::string port_file{};  // the port is written here once listening; empty: nowhere
+  TransportLimits limits{};
 };
 
 // A service and the name under which health knows it.
@@ -25,7 +27,8 @@ struct NamedService {
   grpc::Service* service;
 };
 
-// One listening address with its own gRPC server: some services, health and reflection. Thread-safe.
+// One listening address with its own gRPC server: some services, health and reflection. Its connections are
+// accepted by an Acceptor. Thread-safe.
 class Endpoint {
  public:
   // Listens and serves at once; health is SERVING. The services outlive the endpoint.

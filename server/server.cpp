@@ -10,6 +10,7 @@
 #include "model/llama_runner.h"
 #include "server/admin_service.h"
 #include "server/endpoint.h"
+#include "server/heap_trimmer.h"
 #include "server/model_service.h"
 #include "server/tree_service.h"
 
@@ -35,7 +36,8 @@ class GrpcServer final : public Server {
     auto endpoint = Endpoint::Start({.flag = "--listen",
                                      .address = config_.listen,
                                      .port_flag = "--port-file",
-                                     .port_file = config_.port_file},
+                                     .port_file = config_.port_file,
+                                     .limits = config_.transport},
                                     {{v1::TreeService::service_full_name(), &trees_},
                                      {v1::ModelService::service_full_name(), &models_},
                                      {v1::AdminService::service_full_name(), &admin_}});
@@ -74,6 +76,7 @@ class GrpcServer final : public Server {
   ModelService models_;
   AdminService admin_;
   std::unique_ptr<Endpoint> endpoint_;
+  HeapTrimmer heap_trimmer_;
   bool drained_ = false;
 };
 

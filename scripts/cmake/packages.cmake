@@ -1,5 +1,5 @@
 # Libraries beside those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
-# once. Targets: protobuf::libprotobuf, gRPC::grpc++, gRPC::grpc++_reflection, nlohmann_json::nlohmann_json,
+# once. Targets: protobuf::libprotobuf, gRPC::grpc++, nlohmann_json::nlohmann_json,
 # spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2; with
 # ESPALIER_DEVICE_ONLY nlohmann_json::nlohmann_json and CLI11::CLI11 alone.
 set(missing "")

@@ -19,6 +19,7 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
+  pid_t pid() const { return pid_; }
   void Send(int signal) const;
 
   // Reads standard output until a line for which `wanted` holds. False: the output ended before, or 60 s

@@ -141,7 +141,8 @@ TEST_CASE("what holds only together is told where it was given") {
   CHECK(problems_of(R"({"weights": "int4"})") ==
         Problems{"FILE:1:13: weights: must be one of dtype, int8, got 'int4'"});
   CHECK(problems_of(R"({"listen": "nowhere"})") ==
-        Problems{"FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got 'nowhere'"});
+        Problems{
+            "FILE:1:12: listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got 'nowhere'"});
   CHECK(problems_of(R"({"listen": "nowhere"})", {"--listen", "[::1]:65536"}) ==
         Problems{"--listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got '[::1]:65536'"});
 }

@@ -40,12 +40,14 @@ TestServer::TestServer(const TestServerOptions& options) {
   auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
   REQUIRE(engine.ok());
   ServerConfig config;
-  config.listen = "127.0.0.1:0";
+  config.listen = options.listen;
+  config.transport = options.transport;
   config.drain_timeout_ms = options.drain_timeout_ms;
   config.max_unread_bytes = options.max_unread_bytes;
   auto server = Server::Serve(config, std::move(*engine), shared_tokenizer);
   REQUIRE(server.ok());
   server_ = std::move(*server);
+  address_ = server_->port() == 0 ? options.listen : "127.0.0.1:" + std::to_string(server_->port());
   channel_ = NewChannel();
   trees_ = v1::TreeService::NewStub(channel_);
   models_ = v1::ModelService::NewStub(channel_);
@@ -54,11 +56,9 @@ TestServer::TestServer(const TestServerOptions& options) {
 
 TestServer::~TestServer() = default;
 
-std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
-  grpc::ChannelArguments arguments;
+std::shared_ptr<grpc::Channel> TestServer::NewChannel(grpc::ChannelArguments arguments) const {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
-  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
-                                   grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
 }
 
 v1::GetStatsResponse TestServer::Stats() {

@@ -24,6 +24,8 @@ struct TestServerOptions {
   int64_t max_answer_bytes = kDefaultAnswerBytes;
   int64_t max_unread_bytes = int64_t{1} << 28;
   std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
+  std::string listen = "127.0.0.1:0";
+  TransportLimits transport = {};
 };
 
 // A whole server in this process: a tiny Llama with hashed weights on the reference backend in fp32, a real
@@ -38,7 +40,9 @@ class TestServer {
   v1::AdminService::Stub& admin() { return *admin_; }
   Server& server() { return *server_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
-  std::shared_ptr<grpc::Channel> NewChannel() const;
+  std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) const;
+  // Where a client finds the server.
+  const std::string& address() const { return address_; }
 
   v1::GetStatsResponse Stats();
   // Waits until `holds(Stats())`; fails the test after a minute.
@@ -48,6 +52,7 @@ class TestServer {
 
  private:
   std::unique_ptr<Server> server_;
+  std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::TreeService::Stub> trees_;
   std::unique_ptr<v1::ModelService::Stub> models_;
