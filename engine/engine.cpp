@@ -16,6 +16,7 @@
 
 #include "engine/scheduler.h"
 #include "engine/waiting_list.h"
+#include "kernels/base/exhaustion.h"
 
 namespace espalier {
 
@@ -489,8 +490,10 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                " blocks of " + std::to_string(info.block_tokens) + " tokens");
   if (info.backend.steps_in_flight < 1)
     return InternalError("a backend must allow at least one step in flight");
-  return std::unique_ptr<Engine>(
-      std::make_unique<EngineThread>(options, std::move(runner), std::move(tokenizer)));
+  return OrExhausted("kv_cache_bytes", "starting the engine", [&]() -> Result<std::unique_ptr<Engine>> {
+    return std::unique_ptr<Engine>(
+        std::make_unique<EngineThread>(options, std::move(runner), std::move(tokenizer)));
+  });
 }
 
 }  // namespace espalier

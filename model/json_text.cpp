@@ -77,6 +77,8 @@ Result<json> ParseJsonObject(std::string_view text, const std::string& file) {
     return InvalidArgument(file, refused.why);
   } catch (const json::parse_error& error) {
     return InvalidArgument(file, "is not valid JSON: error at byte " + std::to_string(error.byte));
+  } catch (const std::bad_alloc&) {
+    throw;  // no fault of the file
   } catch (const std::exception&) {
     return InvalidArgument(file, "is not valid JSON");
   }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/base/exhaustion.h"
 #include "kernels/plan/attention_plan.h"
 #include "model/hashed_weights.h"
 #include "model/llama.h"
@@ -105,13 +106,16 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
 }
 
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options) {
-  const auto config = LoadLlamaConfig(folder);
-  if (!config) return config.error();
-  auto source = OpenCheckpoint(folder);
-  if (!source) return source.error();
-  std::error_code error;
-  const auto path = std::filesystem::weakly_canonical(folder, error);
-  return MakeModel(*config, **source, path.filename().string(), options);
+  using Loaded = Result<std::unique_ptr<ModelRunner>>;
+  return OrExhausted("model", "loading the model", [&]() -> Loaded {
+    const auto config = LoadLlamaConfig(folder);
+    if (!config) return config.error();
+    auto source = OpenCheckpoint(folder);
+    if (!source) return source.error();
+    std::error_code error;
+    const auto path = std::filesystem::weakly_canonical(folder, error);
+    return MakeModel(*config, **source, path.filename().string(), options);
+  });
 }
 
 Result<std::unique_ptr<ModelRunner>> RandomLlama(const LlamaConfig& config, uint64_t seed,

@@ -1,6 +1,3 @@
-#include <google/protobuf/stubs/logging.h>
-#include <grpc/support/log.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <atomic>
@@ -11,7 +8,11 @@
 #include <string>
 #include <thread>
 
+#include "kernels/base/exhaustion.h"
+#include "server/cli/text.h"
 #include "server/config.h"
+#include "server/log.h"
+#include "server/process.h"
 #include "server/server.h"
 #include "server/version.h"
 
@@ -20,26 +21,6 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;  // wrong usage, configuration or model
-
-std::atomic<bool> listening = false;
-
-// gRPC's own lines in the server's log. What hinders it from listening is reported without its help.
-void LogFromGrpc(gpr_log_func_args* line) {
-  const auto level = !listening                                 ? spdlog::level::debug
-                     : line->severity == GPR_LOG_SEVERITY_ERROR ? spdlog::level::err
-                     : line->severity == GPR_LOG_SEVERITY_INFO  ? spdlog::level::info
-                                                                : spdlog::level::debug;
-  spdlog::log(level, "grpc: {}", line->message);
-}
-
-void StartLogging(const std::string& level) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("espalier"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
-  spdlog::set_level(spdlog::level::from_str(level));
-  gpr_set_log_function(LogFromGrpc);
-  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
-  google::protobuf::SetLogHandler(nullptr);
-}
 
 std::string Mebibytes(int64_t bytes) {
   char text[32];
@@ -67,31 +48,53 @@ int Complain(Error error, const ServerCommand& command) {
   if (const auto place = command.places.find(error.field); place != command.places.end()) {
     error.field = place->second;  // the line of the file, not a flag that nobody gave
   }
-  std::fprintf(stderr, "error: %s\n", error.ToString().c_str());
+  FlushLog();
+  WriteToStandardError("error: " + cli::Escaped(error.ToString()) + "\n");
   return kExitUsage;
+}
+
+using Started = Result<std::unique_ptr<Server>>;
+
+Started Start(const ServerConfig& config, const std::function<void()>& loaded = nullptr) {
+  NowDoing("loading the model", /*starts=*/true);
+  return OrExhausted("", "starting", [&]() -> Started {
+    return Server::Start(config, [&] {
+      NowDoing("starting to listen", /*starts=*/true);
+      if (loaded) loaded();
+    });
+  });
+}
+
+// What could not be written, to a full disk for instance, must not look like success.
+int Print(const std::string& text) {
+  if (std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return 0;
+  WriteToStandardError("error: standard output: cannot be written\n");
+  return kExitFailed;
 }
 
 int Check(const ServerCommand& command) {
   ServerConfig unserved = command.config;
   unserved.listen = "127.0.0.1:0";  // a server may run at the configured address
   unserved.port_file.clear();
-  if (const auto server = Server::Start(unserved); !server) return Complain(server.error(), command);
-  std::printf("%s\n", ToJson(command.config).c_str());
-  return 0;
+  if (const auto server = Start(unserved); !server) return Complain(server.error(), command);
+  return Print(ToJson(command.config) + "\n");
 }
 
 // SIGTERM and SIGINT. The first ends the program at once while there is nothing to drain, and drains what is
 // served; who asks twice does not want to wait for the trees that are left.
 class StopSignals {
  public:
-  // Before any other thread starts: those started later leave the signals to this one.
+  // Before any other thread starts: those started later leave the signals to Watch.
   StopSignals() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::thread([this, signals] { Watch(signals); }).detach();
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+  }
+
+  // Heeds them from now on. Throws std::system_error where the system gives no thread.
+  void Watch() {
+    std::thread([this] { Run(); }).detach();
   }
 
   // From now on the first signal is for Wait.
@@ -99,33 +102,38 @@ class StopSignals {
   int Wait() { return first_.get_future().get(); }
 
  private:
-  [[noreturn]] void Watch(const sigset_t& signals) {
+  [[noreturn]] void Run() {
     int signal = 0;
-    sigwait(&signals, &signal);
-    if (!serving_) {
-      spdlog::warn("stopped before serving");
-      std::_Exit(kExitFailed);
-    }
+    sigwait(&signals_, &signal);
+    if (!serving_) EndAtOnce("stopped before serving");
     first_.set_value(signal);
-    sigwait(&signals, &signal);
-    spdlog::warn("a second signal: stopped at once");
+    sigwait(&signals_, &signal);
+    EndAtOnce("a second signal: stopped at once");
+  }
+
+  [[noreturn]] static void EndAtOnce(const char* why) {
+    spdlog::warn(why);
+    FlushLog();
     std::_Exit(kExitFailed);
   }
 
+  sigset_t signals_{};
   std::atomic<bool> serving_ = false;
   std::promise<int> first_;
 };
 
 int Run(const ServerCommand& command, StopSignals& stop_signals) {
   const ServerConfig& config = command.config;
-  auto server = Server::Start(config, [&] { stop_signals.Serving(); });
+  auto server = Start(config, [&] { stop_signals.Serving(); });
   if (!server) return Complain(server.error(), command);
-  listening = true;
+  NowDoing("serving", /*starts=*/false);
+  LogLinesOfGrpc();
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
   const int signal = stop_signals.Wait();
   spdlog::info("{}: draining for up to {} ms", signal == SIGTERM ? "SIGTERM" : "SIGINT",
                config.drain_timeout_ms);
+  NowDoing("draining", /*starts=*/false);
   (*server)->Drain();
   const EngineStats stats = (*server)->engine().Stats();
   spdlog::info("stopped after {} steps, {} requests finished, {} cancelled, {} blocks still live",
@@ -135,28 +143,31 @@ int Run(const ServerCommand& command, StopSignals& stop_signals) {
 
 int Main(int argc, char** argv) {
   const ServerCommand command = ParseServerCommand(argc, argv);
-  if (command.show_help) {
-    std::fputs(command.help.c_str(), stdout);
-    return 0;
-  }
-  if (!command.completion.empty()) {
-    std::fputs(command.completion.c_str(), stdout);
-    return 0;
-  }
-  if (command.show_version) {
-    std::printf("espalier-server %s\n", kVersion);
-    return 0;
-  }
+  if (command.show_help) return Print(command.help);
+  if (!command.completion.empty()) return Print(command.completion);
+  if (command.show_version) return Print(std::string("espalier-server ") + kVersion + "\n");
   if (!command.problems.empty()) {
-    for (const std::string& problem : command.problems) std::fprintf(stderr, "error: %s\n", problem.c_str());
+    for (const std::string& problem : command.problems) {
+      WriteToStandardError("error: " + cli::PrintableLines(problem) + "\n");
+    }
     return kExitUsage;
   }
-  StartLogging(command.config.log_level);
   static auto& stop_signals = *new StopSignals;  // never destroyed: its thread outlives main
-  return command.check_config ? Check(command) : Run(command, stop_signals);
+  const Status started = OrExhausted("", "starting the threads of log and signals", [&]() -> Status {
+    StartLogging(command.config.log_level);
+    stop_signals.Watch();
+    return {};
+  });
+  if (!started) return Complain(started.error(), command);
+  const int code = command.check_config ? Check(command) : Run(command, stop_signals);
+  FlushLog();
+  return code;
 }
 
 }  // namespace
 }  // namespace espalier
 
-int main(int argc, char** argv) { return espalier::Main(argc, argv); }
+int main(int argc, char** argv) {
+  espalier::PrepareProcess();
+  return espalier::Main(argc, argv);
+}

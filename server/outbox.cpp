@@ -6,10 +6,17 @@ namespace espalier {
 
 Outbox::Outbox() {
   constexpr int kThreads = 2;  // so that a very large message delays nobody else's
-  for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+  try {
+    for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+  } catch (...) {  // of a thread that the system refuses: those that run would be waited for in vain
+    Stop();
+    throw;
+  }
 }
 
-Outbox::~Outbox() {
+Outbox::~Outbox() { Stop(); }
+
+void Outbox::Stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

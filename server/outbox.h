@@ -28,6 +28,7 @@ class Outbox {
 
  private:
   void Run();
+  void Stop();
 
   std::mutex mutex_;
   std::condition_variable changed_;

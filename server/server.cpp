@@ -12,6 +12,7 @@
 #include "server/endpoint.h"
 #include "server/heap_trimmer.h"
 #include "server/model_service.h"
+#include "server/process.h"
 #include "server/tree_service.h"
 
 namespace espalier {
@@ -84,8 +85,9 @@ class GrpcServer final : public Server {
 Error InTermsOfSettings(Error error) {
   std::string flag = error.field;
   for (char& c : flag) c = c == '_' ? '-' : c;
-  for (const char* known :
-       {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype", "weights"}) {
+  if (flag == "max-rows") flag = "max-batch-rows";
+  for (const char* known : {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype", "weights",
+                            "model", "max-batch-rows"}) {
     if (flag == known) error.field = "--" + flag;
   }
   return error;
@@ -124,7 +126,8 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                                      .check_invariants = config.check_invariants};
   std::shared_ptr<const Tokenizer> shared_tokenizer = std::move(*tokenizer);
   auto engine = Engine::Create(engine_options, std::move(*runner), shared_tokenizer);
-  if (!engine) return engine.error();
+  if (!engine) return InTermsOfSettings(engine.error());
+  if (Status room = CheckRoomToServe(); !room) return room.error();
   if (loaded) loaded();
   return Serve(config, std::move(*engine), std::move(shared_tokenizer));
 }

@@ -13,8 +13,11 @@ namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
 Error OutOfMemory(int64_t bytes, const std::string& field) {
-  return Error{ErrorCode::kResourceExhausted, field,
-               "cannot allocate " + std::to_string(bytes >> 20) + " MiB of memory"};
+  return Error{
+      ErrorCode::kResourceExhausted, field,
+      "cannot allocate " +
+          (bytes < (1 << 20) ? std::to_string(bytes) + " bytes" : std::to_string(bytes >> 20) + " MiB") +
+          " of memory"};
 }
 
 int64_t PhysicalBytes() {

@@ -25,6 +25,8 @@ Result<std::unique_ptr<Processor>> LoadProcessor(std::string_view model) {
   try {
     const auto status = processor->LoadFromSerializedProto(model);
     if (!status.ok()) return InvalidArgument("", "is no sound SentencePiece model: " + status.ToString());
+  } catch (const std::bad_alloc&) {
+    throw;  // no fault of the model
   } catch (const std::exception& error) {
     return InvalidArgument("", std::string("is no sound SentencePiece model: ") + error.what());
   }
@@ -65,6 +67,8 @@ Status SentencePieceTokenizer::EncodeText(std::string_view text, const EncodeOpt
     try {
       const auto status = processor.Encode(section.text, &section_ids);
       if (!status.ok()) return InternalError("SentencePiece: " + status.ToString());
+    } catch (const std::bad_alloc&) {
+      throw;
     } catch (const std::exception& error) {
       return InternalError(std::string("SentencePiece: ") + error.what());
     }

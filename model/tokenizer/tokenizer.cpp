@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/exhaustion.h"
 #include "model/tokenizer/json_tokenizer.h"
 #include "model/tokenizer/sentencepiece_tokenizer.h"
 #include "model/tokenizer/stream_decoder.h"
@@ -50,7 +51,9 @@ std::string Tokenizer::DecodeContinuation(std::span<const int32_t> ids) const {
   return text + stream.Finish();
 }
 
-Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file) {
+namespace {
+
+Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder_or_file) {
   std::error_code failed;
   std::filesystem::path folder = folder_or_file;
   std::filesystem::path file = folder_or_file;
@@ -67,6 +70,12 @@ Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& fo
   if (!config) return config.error();
   if (file.extension() == ".json") return JsonTokenizer::Load(file, *config);
   return LoadSentencePiece(file, *config);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file) {
+  return OrExhausted(folder_or_file.string(), "loading the tokenizer", [&] { return Load(folder_or_file); });
 }
 
 }  // namespace espalier

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "server/cli/terminal.h"
+#include "server/cli/text.h"
 
 namespace espalier::cli {
 namespace {
@@ -97,7 +98,7 @@ void ReportUnreachable(const std::string& message, const std::string& server) {
                "error: no server answers at %s (%s)\n"
                "Start one:        espalier-server --model model/demo --listen %s\n"
                "or name another:  --server HOST:PORT, or the environment variable ESPALIER_SERVER\n",
-               server.c_str(), WhyUnreachable(message).c_str(), server.c_str());
+               server.c_str(), Printable(WhyUnreachable(message)).c_str(), server.c_str());
 }
 
 }  // namespace
@@ -143,7 +144,8 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json) 
   }
   const bool broken = message == "Socket closed" || message.find("Connection reset") != std::string::npos;
   std::fprintf(stderr, "error: %s: %s%s\n", code,
-               broken ? ("the connection to " + server + " broke off: ").c_str() : "", message.c_str());
+               broken ? ("the connection to " + server + " broke off: ").c_str() : "",
+               Printable(message).c_str());
   if (const std::string advice = AdviceOn(status); !advice.empty()) {
     std::fprintf(stderr, "%s\n", advice.c_str());
   }

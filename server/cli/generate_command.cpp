@@ -22,6 +22,7 @@
 #include "server/cli/live_view.h"
 #include "server/cli/manual.h"
 #include "server/cli/terminal.h"
+#include "server/cli/text.h"
 #include "server/cli/tree_file.h"
 #include "server/cli/tree_model.h"
 #include "server/cli/tree_view.h"
@@ -56,7 +57,7 @@ struct GenerateOptions {
 };
 
 int Complain(const std::string& problem) {
-  std::fprintf(stderr, "error: %s\n", problem.c_str());
+  std::fprintf(stderr, "error: %s\n", PrintableLines(problem).c_str());
   return kExitUsage;
 }
 
@@ -178,7 +179,7 @@ int PrintTree(const GenerateOptions& options, const TreeModel& tree) {
       std::fprintf(stderr, "error: --best: the tree has no branch\n");
       return kExitFailed;
     }
-    std::string text = tree.PathText(best);
+    std::string text = TextFor(STDOUT_FILENO, tree.PathText(best));
     if (text.empty() || text.back() != '\n') text += '\n';
     std::fwrite(text.data(), 1, text.size(), stdout);
     return kExitDone;
@@ -244,7 +245,7 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   const int code = Report(status, common.server, common.json);
   if (const std::string field = FieldOf(status.error_message()); !field.empty()) {
     std::fprintf(stderr, "It stands at %s\n",
-                 tree_file ? tree_file->PlaceOf(field).c_str() : FlagOfField(field).c_str());
+                 Printable(tree_file ? tree_file->PlaceOf(field) : FlagOfField(field)).c_str());
   }
   if (record.is_open() && !record.flush()) {
     std::fprintf(stderr, "error: --record: could not write all of %s\n", options.record.c_str());

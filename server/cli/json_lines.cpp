@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include "server/cli/text.h"
+
 namespace espalier::cli {
 namespace {
 
@@ -174,7 +176,7 @@ void PrintMessage(const google::protobuf::Message& message, bool as_json) {
   const Json object = MessageToJson(message);
   if (as_json) return PrintLine(object);
   for (const auto& [name, value] : object.items()) {
-    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    const std::string text = value.is_string() ? Printable(value.get<std::string>()) : value.dump();
     std::printf("%-24s %s\n", name.c_str(), text.c_str());
   }
 }

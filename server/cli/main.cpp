@@ -14,6 +14,7 @@
 #include "server/cli/completion.h"
 #include "server/cli/connection.h"
 #include "server/cli/manual.h"
+#include "server/cli/text.h"
 #include "server/located_json.h"
 #include "server/version.h"
 
@@ -31,7 +32,8 @@ bool IsServerAddress(const std::string& text) {
 int Complain(const std::string& problem, const CLI::App& app) {
   const auto chosen = app.get_subcommands();
   const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
-  std::fprintf(stderr, "error: %s\n`espalier%s --help` tells more.\n", problem.c_str(), command.c_str());
+  std::fprintf(stderr, "error: %s\n`espalier%s --help` tells more.\n", PrintableLines(problem).c_str(),
+               command.c_str());
   return kExitUsage;
 }
 

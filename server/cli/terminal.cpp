@@ -11,6 +11,8 @@
 #include <mutex>
 #include <string_view>
 
+#include "server/cli/text.h"
+
 namespace espalier::cli {
 namespace {
 
@@ -144,6 +146,10 @@ StatusLine::~StatusLine() {
 void StatusLine::Show(const std::string& line) {
   WriteAll(file_, std::string("\r") + kNoWrap + line + "\x1b[K");
   shown_ = true;
+}
+
+std::string TextFor(int file, const std::string& text) {
+  return isatty(file) == 1 ? PrintableLines(text) : text;
 }
 
 void PrintLines(const std::vector<std::string>& lines) {

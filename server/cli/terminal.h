@@ -52,6 +52,10 @@ class StatusLine {
   bool shown_ = false;
 };
 
+// `text`, which somebody else wrote, for this file: as it is, but on a terminal without what could steer it.
+// Line breaks and tabs stay.
+std::string TextFor(int file, const std::string& text);
+
 // Prints lines; on a terminal, what is too long for it is cut, not wrapped.
 void PrintLines(const std::vector<std::string>& lines);
 

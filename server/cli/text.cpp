@@ -28,6 +28,8 @@ CodePoint CodePointAt(std::string_view text, size_t at) {
     if ((byte(i) & 0xc0U) != 0x80U) return kInvalid;
     value = value << 6U | (byte(i) & 0x3fU);
   }
+  const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
+  if (overlong || (value >= 0xd800 && value <= 0xdfff) || value > 0x10ffff) return kInvalid;
   return {value, length};
 }
 
@@ -72,6 +74,7 @@ Cluster ClusterAt(std::string_view text, size_t at) {
 }
 
 bool IsControl(uint32_t c) { return c < 0x20 || (c >= 0x7f && c < 0xa0); }
+bool IsLineBreak(uint32_t c) { return c == '\n' || c == 0x2028 || c == 0x2029; }
 bool IsDirection(uint32_t c) {
   return c == 0x200e || c == 0x200f || c == 0x61c || (c >= 0x202a && c <= 0x202e) ||
          (c >= 0x2066 && c <= 0x2069);
@@ -89,16 +92,49 @@ int DisplayWidth(std::string_view text) {
   return columns;
 }
 
-std::string Printable(std::string_view text) {
+namespace {
+
+std::string MakePrintable(std::string_view text, bool keep_lines) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const CodePoint point = CodePointAt(text, at);
-    if (point.value == '\n' || point.value == 0x2028 || point.value == 0x2029) {
+    if (keep_lines && (point.value == '\n' || point.value == '\t')) {
+      out += text[at];
+    } else if (IsLineBreak(point.value)) {
       out += "⏎";
     } else if (point.value == '\t') {
       out += "⇥";
     } else if (IsControl(point.value) || IsDirection(point.value) || point.value == 0xfffd) {
       out += "�";
+    } else {
+      out += text.substr(at, point.bytes);
+    }
+    at += point.bytes;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string Printable(std::string_view text) { return MakePrintable(text, /*keep_lines=*/false); }
+
+std::string PrintableLines(std::string_view text) { return MakePrintable(text, /*keep_lines=*/true); }
+
+std::string Escaped(std::string_view text) {
+  std::string out;
+  std::array<char, 16> escape{};
+  for (size_t at = 0; at < text.size();) {
+    const CodePoint point = CodePointAt(text, at);
+    const bool invalid = point.value == 0xfffd && point.bytes == 1;
+    if (point.value == '\n' || point.value == '\t' || point.value == '\r') {
+      out += point.value == '\n' ? "\\n" : point.value == '\t' ? "\\t" : "\\r";
+    } else if (invalid || point.value < 0x20 || point.value == 0x7f) {
+      std::snprintf(escape.data(), escape.size(), "\\x%02x",
+                    static_cast<unsigned>(static_cast<uint8_t>(text[at])));
+      out += escape.data();
+    } else if (IsControl(point.value) || IsDirection(point.value) || IsLineBreak(point.value)) {
+      std::snprintf(escape.data(), escape.size(), "\\u%04x", point.value);
+      out += escape.data();
     } else {
       out += text.substr(at, point.bytes);
     }

@@ -18,6 +18,13 @@ int DisplayWidth(std::string_view text);
 // a text stays on its line and no model writes escape codes to the terminal.
 std::string Printable(std::string_view text);
 
+// The same, but line breaks and tabs stay.
+std::string PrintableLines(std::string_view text);
+
+// The same characters as escapes that say which they were (\n, \x1b, \u202e), and bytes that are no UTF-8 as
+// \xNN: for lines of a log, and for names in messages. A backslash stays one.
+std::string Escaped(std::string_view text);
+
 // The longest start of the text within `columns` (at least 1), with an ellipsis where something was cut.
 std::string Fit(std::string_view text, int columns);
 

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <cstdio>
 #include <iostream>
 
@@ -8,6 +10,8 @@
 #include "server/cli/flags.h"
 #include "server/cli/json_lines.h"
 #include "server/cli/manual.h"
+#include "server/cli/terminal.h"
+#include "server/cli/text.h"
 
 namespace espalier::cli {
 namespace {
@@ -95,7 +99,7 @@ class Source {
 
  private:
   static int Complain(const Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.ToString().c_str());
+    std::fprintf(stderr, "error: %s\n", Printable(error.ToString()).c_str());
     return kExitUsage;
   }
 
@@ -111,9 +115,9 @@ void Print(const Tokens& tokens, bool as_json) {
     return;
   }
   for (size_t i = 0; i < tokens.pieces.size(); ++i) {
-    std::printf("%7d  %s\n", tokens.ids[i], tokens.pieces[i].c_str());
+    std::printf("%7d  %s\n", tokens.ids[i], TextFor(STDOUT_FILENO, tokens.pieces[i]).c_str());
   }
-  if (tokens.pieces.empty()) std::printf("%s\n", tokens.text.c_str());
+  if (tokens.pieces.empty()) std::printf("%s\n", TextFor(STDOUT_FILENO, tokens.text).c_str());
 }
 
 // A line's value; returns what is wrong with it, or nothing. Token ids are checked here: the library's own
@@ -224,7 +228,7 @@ void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run) {
         if (common.json) {
           Print(tokens, true);
         } else {
-          std::printf("%s\n", tokens.text.c_str());
+          std::printf("%s\n", TextFor(STDOUT_FILENO, tokens.text).c_str());
         }
         return code;
       });

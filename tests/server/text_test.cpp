@@ -56,6 +56,20 @@ TEST_CASE_METHOD(Utf8, "nothing that a model writes can steer the terminal") {
   CHECK(Printable("größe 漢字 👩‍👩‍👧") == "größe 漢字 👩‍👩‍👧");
 }
 
+TEST_CASE_METHOD(Utf8, "lines stay lines where they may, and nothing else gets through") {
+  CHECK(PrintableLines("a\nb\tc\r\x1b[2J\u2028d") == "a\nb\tc��[2J⏎d");
+}
+
+TEST_CASE_METHOD(Utf8, "what a log shows says which characters were meant") {
+  CHECK(Escaped("a\nb\tc\rd") == "a\\nb\\tc\\rd");
+  CHECK(Escaped(std::string_view("\x1b[2J\x07\x7f\0", 7)) == "\\x1b[2J\\x07\\x7f\\x00");
+  CHECK(Escaped("\u009b\u202e\u2028") == "\\u009b\\u202e\\u2028");
+  CHECK(Escaped("\xff\xe0\x80\x80\xed\xa0\x80\xf4\x90\x80\x80") ==
+        "\\xff\\xe0\\x80\\x80\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80");
+  CHECK(Escaped("cut \xe6\xbc") == "cut \\xe6\\xbc");
+  CHECK(Escaped("größe 漢字 �\\n") == "größe 漢字 �\\n");
+}
+
 TEST_CASE_METHOD(Utf8, "wrapping breaks at spaces, and inside words that are too long") {
   using Lines = std::vector<std::string>;
   CHECK(Wrap("one two three", 7) == Lines{"one two", "three"});
