@@ -171,9 +171,12 @@ for pid in "${clients[@]}"; do wait "$pid" || fail "a client of the load failed"
 stage "200 requests in $(($(now_ms) - started)) ms, none failed"
 finished=$(engine exec "$container" espalier stats --json | sed -E 's/.*"finished":"?([0-9]+).*/\1/')
 expect_equal "requests finished" 202 "$finished"
+! client stats >/dev/null 2>&1 || fail "AdminService can be reached from outside"
 if [ -x build/release/bin/espalier-bench ]; then
   stage "=== load from outside: espalier-bench serve, mixed trees, 64 clients"
-  build/release/bin/espalier-bench serve --server "127.0.0.1:$port" --workload mixed --clients 64 --requests 400
+  start -p 127.0.0.1::50052 -- --admin-listen 0.0.0.0:50052
+  build/release/bin/espalier-bench serve --server "127.0.0.1:$port" --admin "$(engine port "$container" 50052)" \
+    --workload mixed --clients 64 --requests 400
 fi
 
 stage "=== SIGTERM while a tree grows"

@@ -45,7 +45,7 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 stage "starting the server"
-"$server" --config "$config" --listen 127.0.0.1:0 --port-file "$work/port" 2>"$work/log" &
+"$server" --config "$config" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --port-file "$work/port" 2>"$work/log" &
 server_pid=$!
 for _ in $(seq 300); do
   [ ! -s "$work/port" ] || break

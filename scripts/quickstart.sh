@@ -26,7 +26,8 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 stage "starting the server"
-"$bin/espalier-server" --model model/demo --listen 127.0.0.1:0 --port-file "$work/port" 2>"$work/server.log" &
+"$bin/espalier-server" --model model/demo --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --port-file "$work/port" \
+  2>"$work/server.log" &
 server_pid=$!
 for _ in $(seq 300); do
   [ ! -s "$work/port" ] || break

@@ -1,5 +1,9 @@
 #include "server/admin_service.h"
 
+#include <spdlog/spdlog.h>
+
+#include "server/peer.h"
+
 namespace espalier {
 namespace {
 
@@ -46,8 +50,11 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
 }
 
 grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerContext* context,
-                                                        const v1::GetTreeSnapshotRequest* /*request*/,
+                                                        const v1::GetTreeSnapshotRequest* request,
                                                         v1::GetTreeSnapshotResponse* response) {
+  const bool with_tokens = request->include_tokens();
+  if (with_tokens)
+    spdlog::info("admin     {} takes a snapshot with tokens", PeerOfCall(context->peer()).connection);
   for (const KvNodeSnapshot& snapshot : engine_.Snapshot().nodes) {
     v1::KvNode& node = *response->add_nodes();
     node.set_id(snapshot.id);
@@ -58,6 +65,7 @@ grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerCont
     node.set_blocks(snapshot.blocks);
     node.set_pins(snapshot.pins);
     node.set_indexed(snapshot.indexed);
+    if (!with_tokens) continue;
     node.mutable_first_token_ids()->Add(snapshot.first_token_ids.begin(), snapshot.first_token_ids.end());
   }
   return AnswerOk(context);
@@ -68,6 +76,19 @@ grpc::ServerUnaryReactor* AdminService::FlushCache(grpc::CallbackServerContext* 
                                                    v1::FlushCacheResponse* response) {
   response->set_blocks_freed(engine_.FlushCache());
   return AnswerOk(context);
+}
+
+grpc::ServerGenericBidiReactor* AdminElsewhere::CreateReactor(grpc::GenericCallbackServerContext* context) {
+  class Refusal final : public grpc::ServerGenericBidiReactor {
+   public:
+    explicit Refusal(const std::string& why) { Finish({grpc::StatusCode::UNIMPLEMENTED, why}); }
+    void OnDone() override { delete this; }
+  };
+  const std::string prefix = std::string("/") + v1::AdminService::service_full_name() + "/";
+  if (!context->method().starts_with(prefix)) return new Refusal("");
+  return new Refusal(address_.empty() ? "AdminService is off on this server: --admin-listen turns it on"
+                                      : "AdminService does not listen here but at " + address_ +
+                                            " of the server's machine (--admin-listen)");
 }
 
 }  // namespace espalier

@@ -2,6 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <string>
+#include <utility>
+
 #include "engine/engine.h"
 #include "espalier/v1/admin.grpc.pb.h"
 #include "server/tree_service.h"
@@ -25,6 +28,19 @@ class AdminService final : public v1::AdminService::CallbackService {
  private:
   Engine& engine_;
   const TreeService& trees_;
+};
+
+// Where other services listen: calls of AdminService are told where that is, other unknown methods as gRPC
+// does.
+class AdminElsewhere final : public grpc::CallbackGenericService {
+ public:
+  // Before it is served; empty: AdminService listens nowhere.
+  void SetAdminAddress(std::string address) { address_ = std::move(address); }
+
+  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override;
+
+ private:
+  std::string address_;
 };
 
 }  // namespace espalier

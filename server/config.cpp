@@ -33,6 +33,10 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
   settings.push_back(
       TextSetting("listen", c.listen, "HOST:PORT to listen at, port 0 takes any free one; or unix:PATH"));
   settings.push_back(TextSetting("port_file", c.port_file, "File to write the port to, once listening"));
+  settings.push_back(TextSetting("admin_listen", c.admin_listen,
+                                 "Where AdminService listens, as for --listen; off: nowhere"));
+  settings.push_back(TextSetting("admin_port_file", c.admin_port_file,
+                                 "File to write AdminService's port to, once listening"));
   settings.push_back(
       text_choice("backend", c.backend, {"auto", "cpu", "cuda", "ref"}, "What runs the model"));
   settings.push_back(text_choice("isa", c.isa, {"auto", "amx", "avx512", "avx2", "portable"},
@@ -164,9 +168,23 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
     complain("listen",
              "must be HOST:PORT with a port in [0, 65535], or unix:PATH, got '" + config.listen + "'");
   }
-  const auto port_folder = std::filesystem::absolute(config.port_file, failure).parent_path();
-  if (!config.port_file.empty() && !std::filesystem::is_directory(port_folder, failure)) {
-    complain("port_file", "there is no folder " + port_folder.string());
+  if (AdminListens(config)) {
+    const auto admin = ParseAddress(config.admin_listen);
+    if (!admin) {
+      complain("admin_listen", "must be HOST:PORT with a port in [0, 65535], unix:PATH, or off, got '" +
+                                   config.admin_listen + "'");
+    } else if (config.admin_listen == config.listen && (admin->is_unix() || admin->port != 0)) {
+      complain("admin_listen", "must be another address than that of listen, " + config.listen);
+    }
+  } else if (!config.admin_port_file.empty()) {
+    complain("admin_port_file", "there is no port to write, admin_listen is off");
+  }
+  for (const auto& [key, file] :
+       {std::pair("port_file", config.port_file), std::pair("admin_port_file", config.admin_port_file)}) {
+    const auto folder = std::filesystem::absolute(file, failure).parent_path();
+    if (!file.empty() && !std::filesystem::is_directory(folder, failure)) {
+      complain(key, "there is no folder " + folder.string());
+    }
   }
   if (config.isa != "auto" && config.backend != "auto" && config.backend != "cpu") {
     complain("isa", "only the cpu backend has a choice, and backend is " + config.backend);
@@ -212,8 +230,8 @@ void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Se
 // How --help names the value of a setting; behind it, for completion, what it may be where that is a list.
 std::string ValueName(const Setting& setting) {
   if (setting.key == "model") return "DIR";
-  if (setting.key == "listen") return "HOST:PORT";
-  if (setting.key == "port_file") return "FILE";
+  if (setting.key == "listen" || setting.key == "admin_listen") return "HOST:PORT";
+  if (setting.key == "port_file" || setting.key == "admin_port_file") return "FILE";
   const std::string name = setting.kind == Setting::Kind::kInteger   ? "N"
                            : setting.kind == Setting::Kind::kBoolean ? "true|false"
                                                                      : "NAME";
@@ -295,9 +313,14 @@ ServerCommand ParseServerCommand(int argc, const char* const* argv) {
     settings[i].refused = !wrong.empty();
     if (settings[i].refused) command.problems.push_back(flag + ": " + wrong);
   }
+  command.config.admin_listen_given = !Find(settings, "admin_listen")->place.empty();
   ListUnknown(app.remaining(), settings, command.problems);
   CheckTogether(command.config, settings, command.problems);
   return command;
+}
+
+bool AdminListens(const ServerConfig& config) {
+  return !config.admin_listen.empty() && config.admin_listen != "off";
 }
 
 std::string ToJson(const ServerConfig& config) {

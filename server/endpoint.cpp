@@ -105,6 +105,7 @@ class GrpcEndpoint final : public Endpoint {
     reflection_.push_back(MakeReflectionV1(names));
     reflection_.push_back(MakeReflectionV1Alpha(names));
     for (const auto& service : reflection_) builder.RegisterService(service.get());
+    if (options.otherwise != nullptr) builder.RegisterCallbackGenericService(options.otherwise);
     server_ = builder.BuildAndStart();
     return server_ != nullptr;
   }

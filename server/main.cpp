@@ -76,6 +76,8 @@ int Check(const ServerCommand& command) {
   ServerConfig unserved = command.config;
   unserved.listen = "127.0.0.1:0";  // a server may run at the configured address
   unserved.port_file.clear();
+  unserved.admin_listen.clear();
+  unserved.admin_port_file.clear();
   if (const auto server = Start(unserved); !server) return Complain(server.error(), command);
   return Print(ToJson(command.config) + "\n");
 }
@@ -130,6 +132,9 @@ int Run(const ServerCommand& command, StopSignals& stop_signals) {
   LogLinesOfGrpc();
   LogModel((*server)->engine().model(), config);
   spdlog::info("listening at {} (port {})", config.listen, (*server)->port());
+  if (const std::string& admin = (*server)->admin_address(); !admin.empty()) {
+    spdlog::info("admin     listening at {}", admin);
+  }
   const int signal = stop_signals.Wait();
   spdlog::info("{}: draining for up to {} ms", signal == SIGTERM ? "SIGTERM" : "SIGINT",
                config.drain_timeout_ms);
@@ -153,11 +158,12 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   static auto& stop_signals = *new StopSignals;  // never destroyed: its thread outlives main
-  const Status started = OrExhausted("", "starting the threads of log and signals", [&]() -> Status {
-    StartLogging(command.config.log_level);
-    stop_signals.Watch();
-    return {};
-  });
+  const Status started =
+      OrExhausted("", "starting the threads of log and signals (ulimit -v, ulimit -u)", [&]() -> Status {
+        StartLogging(command.config.log_level);
+        stop_signals.Watch();
+        return {};
+      });
   if (!started) return Complain(started.error(), command);
   const int code = command.check_config ? Check(command) : Run(command, stop_signals);
   FlushLog();

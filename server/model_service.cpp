@@ -43,6 +43,7 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* co
   response->set_blocks_total(limits.total_blocks);
   response->set_attention_mode(std::string(Name(config_.attention_mode)));
   response->set_server_version(kVersion);
+  response->set_admin_address(admin_address_);
   return Answer(context, grpc::Status::OK);
 }
 

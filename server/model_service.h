@@ -2,6 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <string>
+#include <utility>
+
 #include "engine/engine.h"
 #include "espalier/v1/model.grpc.pb.h"
 #include "model/tokenizer/tokenizer.h"
@@ -17,6 +20,9 @@ class ModelService final
   ModelService(const Engine& engine, const Tokenizer& tokenizer, const ServerConfig& config)
       : engine_(engine), tokenizer_(tokenizer), config_(config) {}
 
+  // What GetModel says of it; before the service is served.
+  void SetAdminAddress(std::string address) { admin_address_ = std::move(address); }
+
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
@@ -29,6 +35,7 @@ class ModelService final
   const Engine& engine_;
   const Tokenizer& tokenizer_;
   const ServerConfig& config_;
+  std::string admin_address_;
 };
 
 }  // namespace espalier

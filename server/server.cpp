@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "model/llama_runner.h"
+#include "server/address.h"
 #include "server/admin_service.h"
 #include "server/endpoint.h"
 #include "server/heap_trimmer.h"
@@ -34,40 +35,80 @@ class GrpcServer final : public Server {
   }
 
   Status Listen() {
-    auto endpoint = Endpoint::Start({.flag = "--listen",
-                                     .address = config_.listen,
-                                     .port_flag = "--port-file",
-                                     .port_file = config_.port_file,
-                                     .limits = config_.transport},
-                                    {{v1::TreeService::service_full_name(), &trees_},
-                                     {v1::ModelService::service_full_name(), &models_},
-                                     {v1::AdminService::service_full_name(), &admin_}});
+    if (Status status = ListenForAdmin(); !status) return status;
+    models_.SetAdminAddress(admin_address_);
+    elsewhere_.SetAdminAddress(admin_address_);
+    auto endpoint = Endpoint::Start(
+        {.flag = "--listen",
+         .address = config_.listen,
+         .port_flag = "--port-file",
+         .port_file = config_.port_file,
+         .limits = config_.transport,
+         .otherwise = &elsewhere_},
+        {{v1::TreeService::service_full_name(), &trees_}, {v1::ModelService::service_full_name(), &models_}});
     if (!endpoint) return endpoint.error();
     endpoint_ = std::move(*endpoint);
     engine_->OnFailure([this](const Error& error) {
       spdlog::error("{}: nothing can be served any more, health is NOT_SERVING", error.ToString());
-      endpoint_->StopServing();
+      StopServing();
     });
     return {};
   }
 
   int port() const override { return endpoint_->port(); }
+  const std::string& admin_address() const override { return admin_address_; }
   Engine& engine() override { return *engine_; }
   void Drain() override { Stop(config_.drain_timeout_ms); }
 
  private:
+  // At its default address it gives way to what listens there already; one that somebody chose or waits
+  // for is required.
+  Status ListenForAdmin() {
+    if (!AdminListens(config_)) return {};
+    constexpr int32_t kMaxConnections = 64;  // of those who run the server; the file limit is for its clients
+    TransportLimits limits = config_.transport;
+    if (limits.max_connections == 0 || limits.max_connections > kMaxConnections)
+      limits.max_connections = kMaxConnections;
+    auto endpoint = Endpoint::Start({.flag = "--admin-listen",
+                                     .address = config_.admin_listen,
+                                     .port_flag = "--admin-port-file",
+                                     .port_file = config_.admin_port_file,
+                                     .limits = limits},
+                                    {{v1::AdminService::service_full_name(), &admin_}});
+    if (endpoint) {
+      admin_endpoint_ = std::move(*endpoint);
+      const auto address = ParseAddress(config_.admin_listen);
+      admin_address_ = !address || address->is_unix()
+                           ? config_.admin_listen
+                           : address->host + ":" + std::to_string(admin_endpoint_->port());
+      return {};
+    }
+    if (config_.admin_listen_given || !config_.admin_port_file.empty()) return endpoint.error();
+    spdlog::warn("admin     off: {}; --admin-listen names another address, or says off",
+                 endpoint.error().message);
+    return {};
+  }
+
+  void StopServing() {
+    endpoint_->StopServing();
+    if (admin_endpoint_ != nullptr) admin_endpoint_->StopServing();
+  }
+
   void Stop(int64_t timeout_ms) {
     drained_ = true;
     if (endpoint_ == nullptr) return;
     engine_->OnFailure(nullptr);
-    endpoint_->StopServing();
+    StopServing();
     engine_->Drain(timeout_ms * 1000);
     // Clients that send one request after another hear UNAVAILABLE: once it shuts down, gRPC itself answers
     // what arrives with CANCELLED.
     if (timeout_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
     // Every tree has had its last event; what is left is writing it out to readers that may have stopped
     // reading.
-    endpoint_->Stop(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(2);
+    endpoint_->Stop(deadline);
+    if (admin_endpoint_ != nullptr)
+      admin_endpoint_->Stop(deadline);  // who drains a server watches it by this
   }
 
   const ServerConfig config_;
@@ -76,6 +117,9 @@ class GrpcServer final : public Server {
   TreeService trees_;
   ModelService models_;
   AdminService admin_;
+  AdminElsewhere elsewhere_;
+  std::string admin_address_;
+  std::unique_ptr<Endpoint> admin_endpoint_;
   std::unique_ptr<Endpoint> endpoint_;
   HeapTrimmer heap_trimmer_;
   bool drained_ = false;

@@ -96,7 +96,7 @@ class Service:
         self.folder = tempfile.TemporaryDirectory(prefix="espalier-search-")
         port, log = (pathlib.Path(self.folder.name) / name for name in ("port", "log"))
         command = [self.server, "--model", self.model, "--weights", self.weights]
-        command += ["--listen", "127.0.0.1:0", "--port-file", port]
+        command += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--port-file", port]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(command, stderr=file)
         deadline = time.monotonic() + START_SECONDS

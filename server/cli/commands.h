@@ -10,6 +10,7 @@ namespace espalier::cli {
 // What all commands share.
 struct CommonOptions {
   std::string server = "127.0.0.1:50051";
+  std::string admin;  // where AdminService is; empty: where the server says
   bool json = false;
 };
 
@@ -21,6 +22,8 @@ void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run);
 void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run);
 void AddModel(CLI::App& app, const CommonOptions& common, Run& run);
 void AddStats(CLI::App& app, const CommonOptions& common, Run& run);
+void AddFlush(CLI::App& app, const CommonOptions& common, Run& run);
+void AddSnapshot(CLI::App& app, const CommonOptions& common, Run& run);
 void AddHealth(CLI::App& app, const CommonOptions& common, Run& run);
 void AddCompletion(CLI::App& app, Run& run);
 

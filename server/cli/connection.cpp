@@ -93,7 +93,16 @@ std::string WhyUnreachable(const std::string& message) {
   return message;
 }
 
-void ReportUnreachable(const std::string& message, const std::string& server) {
+void ReportUnreachable(const std::string& message, const std::string& server, Service service) {
+  if (service == Service::kAdmin) {
+    std::fprintf(
+        stderr,
+        "error: no AdminService answers at %s (%s)\n"
+        "`espalier-server --admin-listen HOST:PORT` puts it there; --admin HOST:PORT or the environment "
+        "variable ESPALIER_ADMIN name another place.\n",
+        server.c_str(), Printable(WhyUnreachable(message)).c_str());
+    return;
+  }
   std::fprintf(stderr,
                "error: no server answers at %s (%s)\n"
                "Start one:        espalier-server --model model/demo --listen %s\n"
@@ -120,7 +129,7 @@ std::string FieldOf(const std::string& message) {
   return std::all_of(message.begin(), end, is_field_char) ? message.substr(0, colon) : "";
 }
 
-int Report(const grpc::Status& status, const std::string& server, bool as_json) {
+int Report(const grpc::Status& status, const std::string& server, bool as_json, Service service) {
   if (status.ok()) return kExitDone;
   const std::string message = status.error_message();
   const char* const code = NameOf(status.error_code());
@@ -139,7 +148,7 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json) 
     return kExitSignal + signal;
   }
   if (message.rfind("failed to connect", 0) == 0 || message.rfind("DNS resolution failed", 0) == 0) {
-    ReportUnreachable(message, server);
+    ReportUnreachable(message, server, service);
     return kExitUnreachable;
   }
   const bool broken = message == "Socket closed" || message.find("Connection reset") != std::string::npos;

@@ -18,9 +18,13 @@ inline constexpr int kExitSignal = 128;
 // A channel to HOST:PORT; connects when first used.
 std::shared_ptr<grpc::Channel> Connect(const std::string& server);
 
+// What answers at an address: the services that most commands call, or AdminService.
+enum class Service : uint8_t { kTrees, kAdmin };
+
 // "error: what the server said", with advice where there is some, on standard error; as JSON on standard
 // output too if asked for. After a signal it says that the call was cancelled. Returns the exit code.
-int Report(const grpc::Status& status, const std::string& server, bool as_json);
+int Report(const grpc::Status& status, const std::string& server, bool as_json,
+           Service service = Service::kTrees);
 
 // The field that a message of the server names ("nodes[3].given.text: holds no token"); empty: none.
 std::string FieldOf(const std::string& message);

@@ -161,6 +161,9 @@ Json MessageToJson(const google::protobuf::Message& message) {
       case FieldDescriptor::CPPTYPE_INT64:
         value = reflection->GetInt64(message, field);
         break;
+      case FieldDescriptor::CPPTYPE_BOOL:
+        value = reflection->GetBool(message, field);
+        break;
       case FieldDescriptor::CPPTYPE_STRING:
         value = reflection->GetString(message, field);
         break;

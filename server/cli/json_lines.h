@@ -14,7 +14,8 @@ using Json = nlohmann::ordered_json;
 Json ToJson(const v1::GenerateResponse& response);
 Json ToJson(const v1::ContinuationScore& score, int index);
 
-// A message of numbers, texts and arrays of int32, field by field under the proto's own names, all of them.
+// A message of numbers, texts, truth values and arrays of int32, field by field under the proto's own names,
+// all of them.
 Json MessageToJson(const google::protobuf::Message& message);
 
 // The same printed: as JSON, or a field a line.

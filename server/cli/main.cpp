@@ -104,10 +104,16 @@ int Main(int argc, char** argv) {
   }
   app.add_option("--server", common.server, "Address of the server [$ESPALIER_SERVER, else 127.0.0.1:50051]")
       ->type_name("HOST:PORT");
+  if (const char* admin = std::getenv("ESPALIER_ADMIN"); admin != nullptr) common.admin = admin;
+  app.add_option(
+         "--admin", common.admin,
+         "Address of its AdminService, for stats, flush and snapshot [$ESPALIER_ADMIN, else what the server "
+         "says]")
+      ->type_name("HOST:PORT");
   app.add_flag("--json", common.json, "Print JSON only, one object a line");
   app.require_subcommand(1);
 
-  app.fallthrough();  // --server and --json may stand behind the command too
+  app.fallthrough();  // --server, --admin and --json may stand behind the command too
   Run run;
   AddGenerate(app, common, run);
   AddScore(app, common, run);
@@ -115,6 +121,8 @@ int Main(int argc, char** argv) {
   AddDetokenize(app, common, run);
   AddModel(app, common, run);
   AddStats(app, common, run);
+  AddFlush(app, common, run);
+  AddSnapshot(app, common, run);
   AddHealth(app, common, run);
   AddCompletion(app, run);
   // `help` and `help COMMAND` are --help and COMMAND --help.
@@ -136,11 +144,17 @@ int Main(int argc, char** argv) {
     const std::vector<std::string> unknown = app.remaining(true);
     return Complain(unknown.empty() ? FaultOf(error) : NotUnderstood(unknown.front(), app), app);
   }
-  if (!IsServerAddress(common.server)) {
-    const bool from_flag = app.count("--server") > 0;
-    return Complain(std::string(from_flag ? "--server" : "ESPALIER_SERVER") +
-                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + common.server +
-                        "'",
+  struct Given {
+    const char* flag;
+    const char* variable;
+    const std::string& address;
+  };
+  for (const Given& given :
+       {Given{"--server", "ESPALIER_SERVER", common.server},
+        Given{"--admin", "ESPALIER_ADMIN", common.admin.empty() ? common.server : common.admin}}) {
+    if (IsServerAddress(given.address)) continue;
+    return Complain(std::string(app.count(given.flag) > 0 ? given.flag : given.variable) +
+                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + given.address + "'",
                     app);
   }
   return AfterPrinting(run());

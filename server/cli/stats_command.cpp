@@ -6,7 +6,7 @@
 #include <mutex>
 #include <optional>
 
-#include "espalier/v1/admin.grpc.pb.h"
+#include "server/cli/admin.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/flags.h"
@@ -27,10 +27,10 @@ class Watcher {
  public:
   Watcher(const CommonOptions& common, double interval)
       : common_(common),
-        interval_(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(interval))),
-        stub_(v1::AdminService::NewStub(Connect(common.server))) {}
+        interval_(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(interval))) {}
 
   int Run() {
+    if (const int code = ConnectAdmin(common_, admin_); code != kExitDone) return code;
     const OnSignal on_signal([this] {
       const std::lock_guard lock(mutex_);
       ended_ = true;
@@ -65,12 +65,12 @@ class Watcher {
   }
 
  private:
-  int Fail(const grpc::Status& status) const { return Report(status, common_.server, common_.json); }
+  int Fail(const grpc::Status& status) const { return ReportAdmin(status, admin_, common_.json); }
 
   grpc::Status Fetch(StatsSpan& span) {
     grpc::ClientContext context;
     v1::GetStatsResponse response;
-    grpc::Status status = stub_->GetStats(&context, {}, &response);
+    grpc::Status status = admin_.stub->GetStats(&context, {}, &response);
     if (!status.ok()) return status;
     const Clock::time_point now = Clock::now();
     // After a restart of the server there is nothing to compare with.
@@ -89,7 +89,7 @@ class Watcher {
     while (true) {
       const TerminalSize size = SizeOf(STDOUT_FILENO);
       std::vector<std::string> lines = DrawStats(span, history, size.columns - 1);
-      lines.insert(lines.begin(), {"Espalier at " + common_.server + "  (Ctrl-C ends)", ""});
+      lines.insert(lines.begin(), {"Espalier's AdminService at " + admin_.address + "  (Ctrl-C ends)", ""});
       screen.Show(lines, size);
       const Clock::duration left = next - Clock::now();
       if (left <= Clock::duration::zero()) return false;
@@ -104,7 +104,7 @@ class Watcher {
 
   const CommonOptions& common_;
   const Clock::duration interval_;
-  std::unique_ptr<v1::AdminService::Stub> stub_;
+  Admin admin_;
   Clock::time_point fetched_;
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -112,13 +112,14 @@ class Watcher {
 };
 
 int StatsOnce(const CommonOptions& common) {
-  const auto stub = v1::AdminService::NewStub(Connect(common.server));
+  Admin admin;
+  if (const int code = ConnectAdmin(common, admin); code != kExitDone) return code;
   grpc::ClientContext context;
   const CancelOnSignal cancel(context);
   v1::GetStatsResponse response;
-  const grpc::Status status = stub->GetStats(&context, {}, &response);
+  const grpc::Status status = admin.stub->GetStats(&context, {}, &response);
   if (status.ok()) PrintMessage(response, common.json);
-  return Report(status, common.server, common.json);
+  return ReportAdmin(status, admin, common.json);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "espalier/v1/admin.grpc.pb.h"
 #include "espalier/v1/model.grpc.pb.h"
+#include "server/admin_address.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/serve_call.h"
@@ -61,7 +62,6 @@ class ServeBench {
   explicit ServeBench(const ServeOptions& options)
       : options_(options), channels_(Connect(options.server, options.channels)) {
     models_ = v1::ModelService::NewStub(channels_.front());
-    admin_ = v1::AdminService::NewStub(channels_.front());
   }
 
   Status Open() {
@@ -71,6 +71,13 @@ class ServeBench {
     });
     if (!model) return Unreachable(model.error());
     model_ = std::move(*model);
+    std::string admin = options_.admin;
+    if (admin.empty()) {
+      auto address = AdminAddressFor(options_.server, model_.admin_address());
+      if (!address) return Error{address.error().code, "admin", address.error().message};
+      admin = std::move(*address);
+    }
+    admin_ = v1::AdminService::NewStub(Connect(admin, 1).front());
     for (const auto& channel : channels_) {
       if (!channel->WaitForConnected(deadline))
         return Unreachable({ErrorCode::kUnavailable, "server", "not every connection was made"});

@@ -36,6 +36,9 @@ class ServeCommand final : public Command {
     if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr) options_.server = server;
     if (options_.server.empty()) options_.server = "127.0.0.1:50051";
     Add("--server", options_.server, "HOST:PORT of the server; default from ESPALIER_SERVER");
+    if (const char* admin = std::getenv("ESPALIER_ADMIN"); admin != nullptr) options_.admin = admin;
+    Add("--admin", options_.admin,
+        "HOST:PORT of its AdminService; default from ESPALIER_ADMIN, else what the server says");
     Add("--workload", workloads_,
         "few-shot: few long prompts, many answers to each; multi-step: trees that are searched; mixed: both, "
         "single "

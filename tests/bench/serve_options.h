@@ -20,6 +20,7 @@ struct TreeShapeOptions {
 
 struct ServeOptions {
   std::string server;
+  std::string admin;  // where its AdminService is; empty: where the server says
   std::vector<Workload> workloads;
   std::vector<int32_t> clients;     // closed loop: a run for each number. Empty with `rates`: no bound
   std::vector<double> rates;        // open loop: arrivals a second, a run for each. Empty: closed loop

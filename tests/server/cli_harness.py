@@ -23,7 +23,8 @@ class Server:
         self.folder = tempfile.mkdtemp()
         port_file = os.path.join(self.folder, "port")
         command = [SERVER, "--model", os.path.join(SOURCE, "model", "demo"), "--listen", "127.0.0.1:0"]
-        command += ["--port-file", port_file, "--log-level", "error", "--kv-cache-bytes", "67108864", "--threads", "1"]
+        command += ["--admin-listen", "127.0.0.1:0", "--port-file", port_file, "--log-level", "error"]
+        command += ["--kv-cache-bytes", "67108864", "--threads", "1"]
         self.process = subprocess.Popen(command)
         wait_until(lambda: os.path.exists(port_file) and os.path.getsize(port_file) > 0)
         with open(port_file, encoding="utf-8") as file:
@@ -44,7 +45,8 @@ def wait_until(condition):
 
 
 def environment(**more):
-    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")}
+    unset = ("NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "ESPALIER_ADMIN")
+    clean = {k: v for k, v in os.environ.items() if k not in unset}
     return {**clean, "ESPALIER_SERVER": server.address, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", **more}
 
 

@@ -83,6 +83,15 @@ class Terminals(unittest.TestCase):
         self.assertEqual(terminal.finish(), 0)
         self.assertNotRegex(terminal.output, rb"\x1b\[[0-9;]*m")
 
+    def test_texts_do_not_steer_a_terminal_and_stay_as_they_are_in_a_pipe(self):
+        text = "a\x1b]0;pwned\x07\n\tb"
+        ids = ",".join(map(str, json.loads(run("tokenize", "--text", text, "--json").stdout)["token_ids"]))
+        self.assertEqual(run("detokenize", "--ids", ids).stdout, text + "\n")
+        terminal = Terminal(80, 24, "detokenize", "--ids", ids)
+        self.assertEqual(terminal.finish(), 0)
+        self.assertIn("a�]0;pwned�\r\n\tb".encode(), terminal.output.replace(b"        ", b"\t"))
+        self.assertNotIn(b"\x1b", terminal.output)
+
     def test_interrupting_a_watched_tree_gives_the_terminal_back_and_cancels_on_the_server(self):
         terminal = Terminal(60, 10, *LONG)
         terminal.read_until(b"branches growing")

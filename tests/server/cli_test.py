@@ -127,7 +127,28 @@ class Mistakes(unittest.TestCase):
                 )
 
 
+    def test_nothing_that_others_wrote_steers_a_terminal(self):
+        evil = "x\x1b]0;pwned\x07\u009b31m\u202e"
+        tree = {"nodes": [{"id": "p", "given": {"text": "a"}}, {"id": "g", "parent_id": evil, "generate": {}}]}
+        for faulty in (tree, {"nodes": [{evil: 1}]}):
+            done = run("generate", "--tree", "-", text=json.dumps(faulty))
+            self.assertIn(done.returncode, (1, 2))
+            for control in ("\x1b", "\x07", "\u009b", "\u202e"):
+                self.assertNotIn(control, done.stdout + done.stderr)
+
+
 class Servers(unittest.TestCase):
+    def test_admin_is_another_address_and_a_chosen_one_is_required(self):
+        model = ["--model", os.path.join(SOURCE, "model", "demo"), "--listen", "127.0.0.1:0"]
+        taken = cli_harness.server.address
+        done = subprocess.run(
+            [SERVER, *model, "--admin-listen", taken], capture_output=True, encoding="utf-8", timeout=DEADLINE_S
+        )
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(
+            done.stderr, f"error: --admin-listen: cannot listen at {taken}: Address already in use\n"
+        )
+
     def test_an_address_that_cannot_be_had_is_refused_with_the_reason(self):
         for address, why in (
             (cli_harness.server.address, "Address already in use"),
@@ -135,6 +156,7 @@ class Servers(unittest.TestCase):
         ):
             with self.subTest(address=address):
                 command = [SERVER, "--model", os.path.join(SOURCE, "model", "demo"), "--listen", address]
+                command += ["--admin-listen", "off"]
                 done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=DEADLINE_S, check=False)
                 self.assertEqual(done.returncode, 2)
                 self.assertEqual(done.stderr, f"error: --listen: cannot listen at {address}: {why}\n")
@@ -143,6 +165,39 @@ class Servers(unittest.TestCase):
 class Commands(unittest.TestCase):
     def test_health(self):
         self.assertEqual((run("health").returncode, run("health").stdout), (0, "serving\n"))
+
+    def test_admin_is_found_by_the_server_or_named(self):
+        admin = json.loads(run("model", "--json").stdout)["admin_address"]
+        self.assertNotEqual(admin, cli_harness.server.address)
+        self.assertEqual(run("stats", "--json", "--admin", admin, "--server", "127.0.0.1:1").returncode, 0)
+        self.assertEqual(run("stats", "--json", "--server", "127.0.0.1:1", env={"ESPALIER_ADMIN": admin}).returncode, 0)
+        done = run("stats", "--admin", "127.0.0.1:1")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("error: no AdminService answers at 127.0.0.1:1 (", done.stderr)
+        done = run("stats", "--admin", cli_harness.server.address)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"does not listen here but at {admin}", done.stderr)
+        self.assertIn("error: --admin: must be HOST:PORT", run("stats", "--admin", "x").stderr)
+
+    def test_snapshot_and_flush(self):
+        tree = json.dumps(
+            {
+                "cache_namespace": "tests of flush",
+                "nodes": [
+                    {"id": "p", "given": {"text": "list 5 8 18 37 41 52 63 74 85 96 gives" * 4}},
+                    {"id": "g", "parent_id": "p", "generate": {"max_new_tokens": 2}},
+                ],
+            }
+        )
+        self.assertEqual(run("generate", "--tree", "-", text=tree).returncode, 0)
+        nodes = json.loads(run("snapshot", "--json").stdout)["nodes"]
+        self.assertTrue(any(node["indexed"] for node in nodes))
+        self.assertFalse(any(node["first_token_ids"] for node in nodes))
+        self.assertEqual(len(run("snapshot").stdout.splitlines()), len(nodes) + 1)
+        with_tokens = json.loads(run("snapshot", "--tokens", "--json").stdout)["nodes"]
+        self.assertTrue(all(node["first_token_ids"] for node in with_tokens))
+        self.assertGreater(json.loads(run("flush", "--json").stdout)["blocks_freed"], 0)
+        self.assertEqual(json.loads(run("stats", "--json").stdout)["blocks_indexed"], 0)
 
     def test_detokenize_tells_pieces_too(self):
         tokens = json.loads(run("tokenize", "--text", "numbers 5 8", "--json").stdout)

@@ -147,6 +147,33 @@ TEST_CASE("what holds only together is told where it was given") {
         Problems{"--listen: must be HOST:PORT with a port in [0, 65535], or unix:PATH, got '[::1]:65536'"});
 }
 
+TEST_CASE("AdminService has an address of its own, or none") {
+  CHECK_FALSE(Parse({"--model", "/tmp"}).config.admin_listen_given);
+  CHECK(AdminListens(Parse({"--model", "/tmp"}).config));
+  const auto problems_of = [](std::vector<const char*> flags) {
+    flags.insert(flags.begin(), {"--model", "/tmp"});
+    return Parse(flags).problems;
+  };
+  using Problems = std::vector<std::string>;
+  CHECK(Parse({"--model", "/tmp", "--admin-listen", "127.0.0.1:0"}).config.admin_listen_given);
+  for (const char* off : {"off", ""}) {
+    const auto command = Parse({"--model", "/tmp", "--admin-listen", off});
+    CHECK(command.problems.empty());
+    CHECK_FALSE(AdminListens(command.config));
+  }
+  CHECK(problems_of({"--admin-listen", "unix:/tmp/admin"}).empty());
+  CHECK(problems_of({"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}).empty());
+  CHECK(
+      problems_of({"--admin-listen", "none"}) ==
+      Problems{"--admin-listen: must be HOST:PORT with a port in [0, 65535], unix:PATH, or off, got 'none'"});
+  CHECK(problems_of({"--admin-listen", "127.0.0.1:50051"}) ==
+        Problems{"--admin-listen: must be another address than that of listen, 127.0.0.1:50051"});
+  CHECK(problems_of({"--admin-listen", "off", "--admin-port-file", "/tmp/x"}) ==
+        Problems{"--admin-port-file: there is no port to write, admin_listen is off"});
+  CHECK(problems_of({"--admin-port-file", "/no/such/folder/x"}) ==
+        Problems{"--admin-port-file: there is no folder /no/such/folder"});
+}
+
 TEST_CASE("a model is required, and its folder must be there") {
   CHECK(Parse({}).problems == std::vector<std::string>{"--model: required: the folder of a model"});
   CHECK(Parse({"--model", "/no/such/folder"}).problems ==

@@ -65,6 +65,8 @@ std::vector<std::string> ByShell(const std::string& before, const std::string& r
                                     "127.0.0.1:0",
                                     "--threads",
                                     "2",
+                                    "--admin-listen",
+                                    "off",
                                     "--kv-cache-bytes",
                                     "16777216"};
   words.insert(words.end(), flags.begin(), flags.end());
@@ -198,7 +200,7 @@ TEST_CASE("a server that gets too little memory says so and ends with 1 or 2, or
   const Folder folder;
   int refused = 0;
   int served = 0;
-  for (int mebibytes = 24; mebibytes <= 744; mebibytes += mebibytes < 320 ? 16 : 60) {
+  for (int mebibytes = 24; mebibytes <= 744; mebibytes += mebibytes < 320 ? 20 : 100) {
     INFO("ulimit -v " << mebibytes << " MiB");
     fs::remove(folder / "port");
     ChildProcess server(

@@ -114,7 +114,7 @@ class ServerProcess {
       : folder_(std::filesystem::temp_directory_path() / ("espalier_storm_" + std::to_string(getpid()))),
         port_file_((std::filesystem::create_directories(folder_), folder_ / "port").string()),
         process_({ESPALIER_SERVER_PROGRAM, "--model", (SourceDir() / "model/demo").string(), "--listen",
-                  "127.0.0.1:0", "--port-file", port_file_, "--drain-timeout-ms",
+                  "127.0.0.1:0", "--admin-listen", "off", "--port-file", port_file_, "--drain-timeout-ms",
                   std::to_string(drain_timeout_ms), "--threads", "1"},
                  (folder_ / "log").string()) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);

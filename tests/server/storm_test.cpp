@@ -289,6 +289,7 @@ TEST_CASE("a lost device: requests end with an error, health says NOT_SERVING, n
   client.join();
   CHECK(running.status.error_code() == grpc::StatusCode::UNAVAILABLE);
   CHECK_FALSE(IsServing(server.channel()));
+  CHECK_FALSE(IsServing(server.admin_channel()));
   const Generated late = Generate(server.trees(), FewShot("late", 1, 1));
   CHECK(late.status.error_code() == grpc::StatusCode::UNAVAILABLE);
   CHECK(late.status.error_message() == "the device has failed: restart the server");

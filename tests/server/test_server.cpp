@@ -42,6 +42,8 @@ TestServer::TestServer(const TestServerOptions& options) {
   ServerConfig config;
   config.listen = options.listen;
   config.transport = options.transport;
+  config.admin_listen = options.admin_listen;
+  config.admin_listen_given = options.admin_listen_given;
   config.drain_timeout_ms = options.drain_timeout_ms;
   config.max_unread_bytes = options.max_unread_bytes;
   auto server = Server::Serve(config, std::move(*engine), shared_tokenizer);
@@ -51,7 +53,9 @@ TestServer::TestServer(const TestServerOptions& options) {
   channel_ = NewChannel();
   trees_ = v1::TreeService::NewStub(channel_);
   models_ = v1::ModelService::NewStub(channel_);
-  admin_ = v1::AdminService::NewStub(channel_);
+  if (server_->admin_address().empty()) return;
+  admin_channel_ = grpc::CreateChannel(server_->admin_address(), grpc::InsecureChannelCredentials());
+  admin_ = v1::AdminService::NewStub(admin_channel_);
 }
 
 TestServer::~TestServer() = default;

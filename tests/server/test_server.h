@@ -23,6 +23,8 @@ struct TestServerOptions {
   int64_t drain_timeout_ms = 2000;
   int64_t max_answer_bytes = kDefaultAnswerBytes;
   int64_t max_unread_bytes = int64_t{1} << 28;
+  std::string admin_listen = "127.0.0.1:0";  // off or not to be had: admin() and Stats() must not be called
+  bool admin_listen_given = true;
   std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
   std::string listen = "127.0.0.1:0";
   TransportLimits transport = {};
@@ -39,6 +41,7 @@ class TestServer {
   v1::ModelService::Stub& models() { return *models_; }
   v1::AdminService::Stub& admin() { return *admin_; }
   Server& server() { return *server_; }
+  const std::shared_ptr<grpc::Channel>& admin_channel() const { return admin_channel_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) const;
   // Where a client finds the server.
@@ -54,6 +57,7 @@ class TestServer {
   std::unique_ptr<Server> server_;
   std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
+  std::shared_ptr<grpc::Channel> admin_channel_;
   std::unique_ptr<v1::TreeService::Stub> trees_;
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::AdminService::Stub> admin_;
