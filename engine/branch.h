@@ -32,7 +32,7 @@ struct Branch {
   BranchText decoder;
   FinishReason reason = FinishReason::kNone;
   bool finished = false;    // its tokens, and scores if asked for, are complete
-  bool dead = false;        // no room on its path: it and all below it have no tokens
+  bool dead = false;        // no room on its path, or an error: what is below it has no tokens
   bool pruned = false;      // by a selection at its node
   int32_t children = 0;     // branches
   int32_t barriers = 0;     // selections that it takes part in and that are not resolved
@@ -40,7 +40,7 @@ struct Branch {
   // Sum and number of generated tokens along the path from the root, this branch included.
   double sum_logprob = 0.0;
   int64_t generated_tokens = 0;
-  double verdict = 0.0;  // scored given: sum of its own log-probabilities
+  double verdict = 0.0;  // scored given: sum of its own log-probabilities; -infinity where they are not known
 
   BranchWork work = BranchWork::kNone;
   bool scored = false;        // given, and its log-probabilities are asked for

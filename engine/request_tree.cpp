@@ -8,6 +8,12 @@
 
 namespace espalier {
 
+namespace {
+
+constexpr double kUnknownVerdict = -std::numeric_limits<double>::infinity();
+
+}  // namespace
+
 RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
     : request_(std::move(request)), context_(context), nodes_(request_.nodes.size()) {
   const std::vector<int32_t> first_ordinals = FirstOrdinals(request_);
@@ -104,10 +110,8 @@ void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
   const int32_t room = context_->max_path_tokens - created->start_position;
   created->scored = spec.score;
   if (created->dead || static_cast<int32_t>(spec.token_ids.size()) > room) {
-    created->dead = true;
-    if (spec.score) created->verdict = -std::numeric_limits<double>::infinity();
-    Finish(created, FinishReason::kMaxTokens);
-    return;
+    if (spec.score) created->verdict = kUnknownVerdict;
+    return FinishDead(created);
   }
   created->tokens = spec.token_ids;
   created->text = at.given_text;
@@ -120,17 +124,20 @@ void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
 }
 
 void RequestTree::InitGenerated(Branch* created) {
-  if (created->dead || DrawLimit(*created) <= 0) {
-    created->dead = true;
-    Finish(created, FinishReason::kMaxTokens);
-    return;
-  }
+  if (created->dead || DrawLimit(*created) <= 0) return FinishDead(created);
   created->work = BranchWork::kAwait;
   if (context_->tokenizer != nullptr)
     created->decoder = BranchText(*context_->tokenizer, false, node(created->node).stop_strings);
   Branch& parent = branch(created->parent);
   parent.tail_pending = true;
   parent.awaiting.push_back(created->number);
+}
+
+// No room, or below an error.
+void RequestTree::FinishDead(Branch* created) {
+  const bool error = created->dead && branch(created->parent).reason == FinishReason::kError;
+  created->dead = true;
+  Finish(created, error ? FinishReason::kError : FinishReason::kMaxTokens);
 }
 
 void RequestTree::CreateBranches(int32_t parent, int32_t node_index, std::vector<int32_t>* created) {
@@ -156,6 +163,12 @@ void RequestTree::Spawn(int32_t number, std::vector<int32_t>* created) {
 
 void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* text) {
   const GenerateSpec& spec = *generate(*of);
+  if (token.failed()) {
+    of->dead = true;
+    *text = of->decoder.Finish();
+    of->text += *text;
+    return Finish(of, FinishReason::kError);
+  }
   of->tokens.push_back(token.token_id);
   of->sum_logprob += static_cast<double>(token.logprob);
   ++of->generated_tokens;
@@ -180,7 +193,13 @@ void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* t
 }
 
 void RequestTree::TakeScores(Branch* of) {
-  for (const TokenResult& score : of->scores) of->verdict += static_cast<double>(score.logprob);
+  for (const TokenResult& score : of->scores) {
+    if (score.failed()) {
+      of->verdict = kUnknownVerdict;
+      return Finish(of, FinishReason::kError);
+    }
+    of->verdict += static_cast<double>(score.logprob);
+  }
   Finish(of, FinishReason::kNone);
 }
 
@@ -272,6 +291,7 @@ SelectCandidate RequestTree::CandidateOf(const Branch& of) const {
                             .generated_tokens = of.generated_tokens};
   bool latest = true;
   for (const Branch* at = &of; at->parent >= 0; at = &branch(at->parent)) {
+    candidate.failed = candidate.failed || at->reason == FinishReason::kError;
     if (!at->scored) continue;
     if (latest) candidate.latest_verdict = at->verdict;
     latest = false;
@@ -330,7 +350,7 @@ std::vector<BranchSummary> RequestTree::Summaries() const {
   summaries.reserve(branches_.size());
   for (const Branch& from : branches_) {
     if (from.parent < 0) continue;
-    const bool cut = from.pruned && from.children == 0;
+    const bool cut = from.pruned && from.children == 0 && from.reason != FinishReason::kError;
     summaries.push_back({.branch = from.number,
                          .parent = from.parent,
                          .node = from.node,

@@ -66,11 +66,11 @@ class RequestTree {
   // The most tokens that a generated branch can draw: its limit, or the room on its path.
   int32_t DrawLimit(const Branch& of) const;
 
-  // Takes one drawn token: `text` is what it adds. The branch is finished if a reason results.
-  // Precondition: generated, not finished.
+  // Takes one drawn token, or none where the draw failed: `text` is what it adds. The branch is finished if a
+  // reason results. Precondition: generated, not finished.
   void TakeToken(Branch* of, const TokenResult& token, std::string* text);
 
-  // All scores of a scored given branch are known: it is finished.
+  // All scores of a scored given branch are known: it is finished, with kError if one of them failed.
   void TakeScores(Branch* of);
 
   // An unscored given tip has been computed.
@@ -98,6 +98,7 @@ class RequestTree {
   std::string TextOf(const GivenSpec& spec) const;
   void InitGiven(Branch* created, const GivenSpec& spec);
   void InitGenerated(Branch* created);
+  void FinishDead(Branch* created);
   SelectCandidate CandidateOf(const Branch& of) const;
   void Spawn(int32_t number, std::vector<int32_t>* created);
   void Finish(Branch* of, FinishReason reason);

@@ -103,7 +103,7 @@ void Scheduler::Impl::NoteCreated(Request* request, const std::vector<int32_t>& 
     Branch& branch = request->tree.branch(number);
     if (request->tree.given(branch) != nullptr) {
       request->usage.prompt_tokens += branch.size();
-      if (number > 0 && !branch.scored) ReportGiven(request, branch);
+      if (number > 0 && (!branch.scored || branch.finished)) ReportGiven(request, branch);
     } else if (branch.finished) {
       DeltaOf(request, branch)->finish_reason = branch.reason;
     }

@@ -44,16 +44,18 @@ void Scheduler::Impl::CommitSamples(const StepRecord& record, const StepResult& 
     const TokenResult& token = result.samples[i];
     std::string text;
     request->tree.TakeToken(&branch, token, &text);
-    ++request->usage.generated_tokens;
-    ++counters_.generated_tokens;
     BranchDelta* delta = DeltaOf(request, branch);
-    delta->token_ids.push_back(token.token_id);
-    delta->logprobs.push_back(token.logprob);
     delta->text += text;
-    if (request->tree.generate(branch)->top_logprobs > 0) delta->top_logprobs.push_back(token.top_logprobs);
     delta->finish_reason = branch.reason;
+    if (!token.failed()) {
+      ++request->usage.generated_tokens;
+      ++counters_.generated_tokens;
+      delta->token_ids.push_back(token.token_id);
+      delta->logprobs.push_back(token.logprob);
+      if (request->tree.generate(branch)->top_logprobs > 0) delta->top_logprobs.push_back(token.top_logprobs);
+    }
     if (branch.leaf >= 0) {
-      tree_.SetToken(branch.leaf, branch.end_position() - 1, token.token_id);
+      if (!token.failed()) tree_.SetToken(branch.leaf, branch.end_position() - 1, token.token_id);
       if (branch.finished) tree_.Truncate(branch.leaf, branch.end_position());
       tree_.IndexLeaf(branch.leaf, false);
     }
@@ -132,6 +134,7 @@ void Scheduler::Impl::ReportGiven(Request* request, const Branch& branch) {
   delta->token_ids = branch.tokens;
   delta->text = branch.text;
   delta->finish_reason = branch.reason;
+  if (branch.reason == FinishReason::kError) return;
   for (const TokenResult& score : branch.scores) {
     delta->logprobs.push_back(score.logprob);
     if (request->tree.given(branch)->top_logprobs > 0) delta->top_logprobs.push_back(score.top_logprobs);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <unordered_map>
 
 namespace espalier {
@@ -11,11 +12,13 @@ struct Ranked {
   int32_t branch = 0;
   int32_t group = 0;
   double score = 0.0;
+  bool worst = false;
 };
 
 }  // namespace
 
 double ScoreOf(const SelectCandidate& candidate, SelectScore score) {
+  if (candidate.failed) return -std::numeric_limits<double>::infinity();
   switch (score) {
     case SelectScore::kSumLogprob:
       return candidate.sum_logprob;
@@ -36,13 +39,12 @@ SelectOutcome Select(const SelectSpec& spec, std::span<const SelectCandidate> ca
   std::vector<Ranked> ranked;
   ranked.reserve(candidates.size());
   for (const SelectCandidate& candidate : candidates) {
-    ranked.push_back({candidate.branch, candidate.group, ScoreOf(candidate, spec.score)});
+    const double score = ScoreOf(candidate, spec.score);
+    ranked.push_back({candidate.branch, candidate.group, score, candidate.failed || std::isnan(score)});
   }
   std::sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
-    const bool a_nan = std::isnan(a.score);
-    const bool b_nan = std::isnan(b.score);
-    if (a_nan != b_nan) return b_nan;
-    if (!a_nan && a.score != b.score) return a.score > b.score;
+    if (a.worst != b.worst) return b.worst;
+    if (!a.worst && a.score != b.score) return a.score > b.score;
     return a.branch < b.branch;
   });
 

@@ -19,6 +19,7 @@ struct SelectCandidate {
   int64_t generated_tokens = 0;
   double latest_verdict = 0.0;  // sum of log-probabilities of the last scored given node of the path
   double sum_verdicts = 0.0;    // of all scored given nodes
+  bool failed = false;          // a branch of the path ended with kError
 };
 
 // Branches by number.
@@ -28,11 +29,11 @@ struct SelectOutcome {
   std::vector<double> scores;   // of kept, then of pruned
 };
 
-// kMeanLogprob of a path on which nothing was generated: 0.
+// kMeanLogprob of a path on which nothing was generated: 0. Of a path that failed: -infinity.
 double ScoreOf(const SelectCandidate& candidate, SelectScore score);
 
-// Resolves a barrier: higher scores are better, ties go to the lower branch number, NaN is worst. kSiblings
-// keeps up to `keep` of each group. The order of the candidates does not matter.
+// Resolves a barrier: higher scores are better, ties go to the lower branch number; paths that failed, and
+// NaN, are worst. kSiblings keeps up to `keep` of each group. The order of the candidates does not matter.
 SelectOutcome Select(const SelectSpec& spec, std::span<const SelectCandidate> candidates);
 
 }  // namespace espalier

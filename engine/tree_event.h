@@ -10,7 +10,9 @@
 
 namespace espalier {
 
-enum class FinishReason : uint8_t { kNone, kStopToken, kStopString, kMaxTokens, kPruned, kCancelled };
+// kError: the model's logits were not finite (see TokenResult). Nothing was drawn or scored; other branches
+// go on.
+enum class FinishReason : uint8_t { kNone, kStopToken, kStopString, kMaxTokens, kPruned, kCancelled, kError };
 
 // The request has been admitted and its first step is about to be planned.
 struct TreeStarted {
@@ -37,7 +39,8 @@ struct BranchDelta {
   std::string text;  // complete UTF-8; may lag behind token_ids (half characters, possible stop strings)
   std::vector<float> logprobs;  // [token_ids] of generated and of scored given tokens; else empty
   std::vector<std::vector<TokenLogprob>> top_logprobs;  // [token_ids] if asked for
-  FinishReason finish_reason = FinishReason::kNone;     // generated branches: set in their last delta
+  // Generated branches: set in their last delta. Scored given ones: kError, without logprobs, or kNone.
+  FinishReason finish_reason = FinishReason::kNone;
 };
 
 // All branches of a request that gained something in a step: one message a step.

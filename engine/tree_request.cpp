@@ -1,6 +1,8 @@
 #include "engine/tree_request.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <string_view>
 #include <unordered_set>
@@ -21,13 +23,12 @@ constexpr float kMaxLogitBias = 100.0F;
 
 std::string NodeField(size_t i) { return "nodes[" + std::to_string(i) + "]"; }
 
-std::string Got(double value) {
-  std::string text = std::to_string(value);
-  if (text.find('.') != std::string::npos) {
-    text.erase(text.find_last_not_of('0') + 1);
-    if (text.back() == '.') text.pop_back();
-  }
-  return text;
+// The shortest text that reads back as the same value: no 1e-40 that looks like 0, no 1.0000001 like 1.
+template <typename T>
+std::string Got(T value) {
+  std::array<char, 32> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
+  return {text.data(), end};
 }
 
 // Both ends included unless `low_open`. Infinities and NaN are in no range.

@@ -17,6 +17,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kLanes = 16;  // independent accumulators, so that loops are vectorised in a fixed order
 
+// The largest, NaN counting as -infinity.
 float MaxOf(std::span<const float> logits) {
   std::array<float, kLanes> lanes;
   lanes.fill(-kInfinity);
@@ -30,12 +31,23 @@ float MaxOf(std::span<const float> logits) {
   return max;
 }
 
+// The lowest id of a logit that has this value; 0 where none has. Blocks first: their loop has no early end.
 int32_t FirstOf(std::span<const float> logits, float value) {
-  const auto found = std::find(logits.begin(), logits.end(), value);
+  constexpr size_t kBlock = 4 * kLanes;
+  size_t i = 0;
+  for (; i + kBlock <= logits.size(); i += kBlock) {
+    int32_t any = 0;
+    for (size_t j = 0; j < kBlock; ++j) any |= logits[i + j] == value ? 1 : 0;
+    if (any != 0) break;
+  }
+  const auto found = std::find(logits.begin() + static_cast<std::ptrdiff_t>(i), logits.end(), value);
   return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
 }
 
-// The sum of exp(logit - max): short fp32 runs, added up in double.
+// exp(logit - max); NaN where the logit is infinite or NaN: x * 0 is 0 for all others.
+float WeightOf(float logit, float max) { return ExpNonPositive(logit - max) + logit * 0.0F; }
+
+// The sum of exp(logit - max), NaN where a logit is not finite: short fp32 runs, added up in double.
 double SumOfExp(std::span<const float> logits, float max) {
   constexpr size_t kRun = 64 * kLanes;
   double sum = 0.0;
@@ -44,54 +56,77 @@ double SumOfExp(std::span<const float> logits, float max) {
     std::array<float, kLanes> lanes{};
     size_t i = 0;
     for (; i + kLanes <= run.size(); i += kLanes) {
-      for (size_t j = 0; j < kLanes; ++j) lanes[j] += ExpNonPositive(run[i + j] - max);
+      for (size_t j = 0; j < kLanes; ++j) lanes[j] += WeightOf(run[i + j], max);
     }
-    for (; i < run.size(); ++i) sum += ExpNonPositive(run[i] - max);
+    for (; i < run.size(); ++i) sum += WeightOf(run[i], max);
     for (const float lane : lanes) sum += lane;
   }
   return sum;
 }
 
-// Applies bias and penalties to a copy of the logits. Repetition: Keskar et al., "CTRL", 2019, section 4.1.
-std::vector<float> Adjust(std::span<const float> logits, const SamplingParams& params,
-                          const TokenCounts* counts) {
-  std::vector<float> adjusted(logits.begin(), logits.end());
+void AddBiases(const SamplingParams& params, std::vector<float>* logits) {
   for (const auto& [id, bias] : params.logit_bias) {
-    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < adjusted.size());
-    adjusted[static_cast<size_t>(id)] += bias;
+    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < logits->size());
+    (*logits)[static_cast<size_t>(id)] += bias;
   }
-  if (!params.UsesHistory() || counts == nullptr) return adjusted;
-  for (const auto& [id, count] : *counts) {
-    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < adjusted.size());
-    float& logit = adjusted[static_cast<size_t>(id)];
+}
+
+// Repetition: Keskar et al., "CTRL", 2019, section 4.1.
+void Penalise(const SamplingParams& params, const TokenCounts& counts, std::vector<float>* logits) {
+  for (const auto& [id, count] : counts) {
+    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < logits->size());
+    float& logit = (*logits)[static_cast<size_t>(id)];
     logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
     if (count > 0) {
       logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
     }
   }
-  return adjusted;
+}
+
+// The largest logit before penalties of those that penalties made `infinity`, ties to the lower id.
+int32_t LargestOverflown(std::span<const float> penalised, float infinity, std::vector<float> logits) {
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (penalised[i] != infinity) logits[i] = -kInfinity;
+  }
+  return FirstOf(logits, MaxOf(logits));
+}
+
+int32_t Draw(std::span<const float> logits, const LogitSummary& summary, const SamplingParams& params,
+             const TokenCounts* counts, double uniform) {
+  const bool penalises = params.UsesHistory() && counts != nullptr;
+  if (params.logit_bias.empty() && !penalises) return DrawToken(logits, summary.argmax, params, uniform);
+  std::vector<float> adjusted(logits.begin(), logits.end());
+  AddBiases(params, &adjusted);
+  if (penalises) Penalise(params, *counts, &adjusted);
+  const float max = MaxOf(adjusted);
+  if (std::isfinite(max)) return DrawToken(adjusted, FirstOf(adjusted, max), params, uniform);
+  std::vector<float> biased(logits.begin(), logits.end());
+  AddBiases(params, &biased);
+  return LargestOverflown(adjusted, max, std::move(biased));
 }
 
 }  // namespace
 
 float LogitSummary::LogProbability(float logit) const {
-  if (!(logit > -kInfinity)) return -kInfinity;
-  if (max == kInfinity) return logit == max ? 0.0F : -kInfinity;
-  return static_cast<float>(static_cast<double>(logit) - static_cast<double>(max) - log_sum);
+  // Two finite logits may lie further apart than fp32 reaches. std::max keeps NaN, its first argument.
+  constexpr double kLowest = std::numeric_limits<float>::lowest();
+  return static_cast<float>(
+      std::max(static_cast<double>(logit) - static_cast<double>(max) - log_sum, kLowest));
 }
 
 LogitSummary Summarize(std::span<const float> logits) {
   ESPALIER_CHECK(!logits.empty());
   LogitSummary summary;
   summary.max = MaxOf(logits);
-  summary.argmax = FirstOf(logits, summary.max);
-  if (std::isfinite(summary.max)) summary.log_sum = std::log(SumOfExp(logits, summary.max));
+  summary.log_sum = std::log(SumOfExp(logits, summary.max));
+  if (summary.finite()) summary.argmax = FirstOf(logits, summary.max);
   return summary;
 }
 
 std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const LogitSummary& summary,
                                       int32_t count) {
   std::vector<TokenLogprob> top;
+  if (!summary.finite()) return top;
   for (const int32_t id : LargestLogits(logits, count)) top.push_back({id, logits[static_cast<size_t>(id)]});
   std::stable_sort(top.begin(), top.end(),
                    [](const TokenLogprob& a, const TokenLogprob& b) { return a.logprob > b.logprob; });
@@ -102,21 +137,21 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const Logit
 TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summary,
                         const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
                         int32_t position, int32_t top_logprobs) {
-  std::vector<float> adjusted;
-  std::span<const float> used = logits;
-  float max = summary.max;
-  if (!params.logit_bias.empty() || (params.UsesHistory() && counts != nullptr)) {
-    adjusted = Adjust(logits, params, counts);
-    used = adjusted;
-    max = MaxOf(used);
-  }
   TokenResult result;
-  if (params.temperature <= 0.0F || !std::isfinite(max)) {
-    result.token_id = used.data() == logits.data() ? summary.argmax : FirstOf(used, max);
-  } else {
-    result.token_id = DrawToken(used, max, params, UniformOf(stream, static_cast<uint32_t>(position)));
-  }
+  if (summary.finite())
+    result.token_id =
+        Draw(logits, summary, params, counts, UniformOf(stream, static_cast<uint32_t>(position)));
   result.logprob = summary.LogProbability(logits[static_cast<size_t>(result.token_id)]);
+  result.top_logprobs = TopLogprobs(logits, summary, top_logprobs);
+  return result;
+}
+
+TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summary, int32_t token_id,
+                       int32_t top_logprobs) {
+  ESPALIER_CHECK(token_id >= 0 && static_cast<size_t>(token_id) < logits.size());
+  TokenResult result;
+  result.token_id = token_id;
+  result.logprob = summary.LogProbability(logits[static_cast<size_t>(token_id)]);
   result.top_logprobs = TopLogprobs(logits, summary, top_logprobs);
   return result;
 }
@@ -181,13 +216,9 @@ void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vo
   result->scores.resize(step.scores.size());
   parallel(static_cast<int64_t>(step.scores.size()), [&](int64_t i) {
     const ScoreRequest& request = step.scores[static_cast<size_t>(i)];
-    const LogitSummary& summary = summaries[static_cast<size_t>(request.logit_index)];
-    const std::span<const float> values = row(request.logit_index);
-    ESPALIER_CHECK(request.token_id >= 0 && request.token_id < vocab);
-    TokenResult& score = result->scores[static_cast<size_t>(i)];
-    score.token_id = request.token_id;
-    score.logprob = summary.LogProbability(values[static_cast<size_t>(request.token_id)]);
-    score.top_logprobs = TopLogprobs(values, summary, request.top_logprobs);
+    result->scores[static_cast<size_t>(i)] =
+        ScoreToken(row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
+                   request.token_id, request.top_logprobs);
   });
   if (step.return_logits) result->logits.assign(logits.begin(), logits.end());
 }

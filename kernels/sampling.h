@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -12,20 +13,24 @@ namespace espalier {
 
 // Sampling on the host, for backends whose logits lie in host memory. Everything here depends only on its
 // arguments: the same logits, parameters, history, stream and position give the same token and bits.
-// Logits: fp32 [vocab], vocab >= 1. NaN counts as -infinity.
+// Logits: fp32 [vocab], vocab >= 1.
 
 // What softmax needs of one row of logits.
 struct LogitSummary {
-  int32_t argmax = 0;  // ties to the lowest id
+  int32_t argmax = 0;  // ties to the lowest id; 0 where a logit is not finite
   float max = 0.0F;
-  double log_sum = 0.0;  // log of the sum of exp(logit - max), accumulated in double
+  // Log of the sum of exp(logit - max), accumulated in double; NaN where a logit is not finite.
+  double log_sum = 0.0;
 
-  // The natural log-probability of a token with this logit.
+  // Whether all logits are.
+  bool finite() const { return !std::isnan(log_sum); }
+  // The natural log-probability of a token with this logit; NaN where a logit of the row is not finite.
   float LogProbability(float logit) const;
 };
 LogitSummary Summarize(std::span<const float> logits);
 
 // The `count` most likely tokens, most likely first, ties to the lower id; all of them if count is larger.
+// None where a logit is not finite.
 std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const LogitSummary& summary,
                                       int32_t count);
 
@@ -33,12 +38,17 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const Logit
 // only in the prompt has count 0.
 using TokenCounts = std::unordered_map<int32_t, int32_t>;
 
-// Draws a token in the order that SamplingParams states. top_p counts the probabilities of the tokens that
-// top_k and min_p left, which add up to one. The draw inverts the cumulative distribution in ascending token
-// id with the number `position` of the random stream `stream`. `counts` may be null where !UsesHistory().
+// Draws a token in the order that SamplingParams states; fails as TokenResult says. top_p counts the
+// probabilities of the tokens that top_k and min_p left, which add up to one. The draw inverts the cumulative
+// distribution in ascending token id with the number `position` of the random stream `stream`. `counts` may
+// be null where !UsesHistory().
 TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summary,
                         const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
                         int32_t position, int32_t top_logprobs);
+
+// The log-probability of a given token in [0, vocab); fails likewise.
+TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summary, int32_t token_id,
+                       int32_t top_logprobs);
 
 // The state of branch slots that sampling reads and writes. Not thread-safe.
 class SlotStore {

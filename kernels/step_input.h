@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -10,7 +12,10 @@
 namespace espalier {
 
 // How the next token is drawn. Ranges are checked by the server; out of range here is a programming error.
-// Order of operations: logit bias and penalties, temperature, top-k, min-p, top-p, draw.
+// Order of operations: logit bias and penalties, temperature, top-k, min-p, top-p, draw. Whatever the
+// parameters, the most likely token is never cut off. Where a penalty carries the largest logit beyond what
+// fp32 holds, it leaves no other one a chance: the token with the largest logit before penalties is taken, of
+// those that it carried there.
 struct SamplingParams {
   float temperature = 1.0F;  // 0: greedy (ties to the lowest token id); otherwise in (0, 100]
   int32_t top_k = 0;         // keep the k most likely tokens; 0: all
@@ -22,6 +27,12 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;  // [-2, 2]: the same, times how often
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
 
+  // 1 / temperature; 0 where the draw is greedy: at temperature 0, and below 2.94e-39, where fp32 does not
+  // hold the inverse and a token less likely than the most likely one has no chance.
+  float InverseTemperature() const {
+    const float inverse = temperature > 0.0F ? 1.0F / temperature : 0.0F;
+    return inverse <= std::numeric_limits<float>::max() ? inverse : 0.0F;
+  }
   bool UsesHistory() const {
     return repetition_penalty != 1.0F || presence_penalty != 0.0F || frequency_penalty != 0.0F;
   }
@@ -89,10 +100,16 @@ struct TokenLogprob {
   float logprob = 0.0F;
 };
 
+// The answer to a SampleRequest or a ScoreRequest. Logits are finite unless the model's arithmetic
+// overflowed; a row with a single one that is infinite or not a number has no distribution. Every answer from
+// such a row has failed: nothing was drawn or scored. The branch slot then holds token 0, so that steps that
+// are under way can run.
 struct TokenResult {
-  int32_t token_id = 0;
-  float logprob = 0.0F;
-  std::vector<TokenLogprob> top_logprobs;  // most likely first; ties to the lower id
+  int32_t token_id = 0;                    // of a failed sample: 0
+  float logprob = 0.0F;                    // finite; NaN where failed
+  std::vector<TokenLogprob> top_logprobs;  // most likely first; ties to the lower id; none where failed
+
+  bool failed() const { return std::isnan(logprob); }
 };
 
 struct StepTimes {

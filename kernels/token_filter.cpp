@@ -69,7 +69,7 @@ void KeepTopP(double share, std::vector<Candidate>* candidates) {
 int32_t Invert(const std::vector<Candidate>& candidates, double uniform) {
   const double target = uniform * SumOf(candidates);
   double sum = 0.0;
-  int32_t last = candidates.front().id;
+  int32_t last = 0;
   for (const Candidate& candidate : candidates) {
     if (candidate.weight <= 0.0F) continue;
     sum += candidate.weight;
@@ -135,9 +135,12 @@ std::vector<int32_t> LargestLogits(std::span<const float> logits, int32_t count)
   return ids;
 }
 
-int32_t DrawToken(std::span<const float> logits, float max, const SamplingParams& params, double uniform) {
-  ESPALIER_CHECK(params.temperature > 0.0F);
-  const float inverse = 1.0F / params.temperature;
+int32_t DrawToken(std::span<const float> logits, int32_t most_likely, const SamplingParams& params,
+                  double uniform) {
+  const float inverse = params.InverseTemperature();
+  if (inverse == 0.0F) return most_likely;
+  // The most likely token has weight 1, whatever `inverse`; the others', where they overflow, 0.
+  const float max = logits[static_cast<size_t>(most_likely)];
   const bool cut_k = params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size();
   std::vector<Candidate> candidates;
   if (cut_k) {
@@ -156,7 +159,7 @@ int32_t DrawToken(std::span<const float> logits, float max, const SamplingParams
     std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.weight < params.min_p; });
   }
   if (params.top_p < 1.0F) KeepTopP(params.top_p, &candidates);
-  return Invert(candidates, uniform);
+  return candidates.empty() ? most_likely : Invert(candidates, uniform);
 }
 
 }  // namespace espalier

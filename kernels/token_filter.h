@@ -12,7 +12,9 @@ namespace espalier {
 std::vector<int32_t> LargestLogits(std::span<const float> logits, int32_t count);
 
 // Draws from softmax(logits / temperature) after the cuts top_k, min_p and top_p, in this order; `uniform` in
-// [0, 1) chooses in ascending token id. `max`: the largest logit, finite. Precondition: temperature > 0.
-int32_t DrawToken(std::span<const float> logits, float max, const SamplingParams& params, double uniform);
+// [0, 1) chooses in ascending token id. `most_likely`: the lowest id of the largest logit, which is finite;
+// no logit is NaN. It is the answer where the draw is greedy.
+int32_t DrawToken(std::span<const float> logits, int32_t most_likely, const SamplingParams& params,
+                  double uniform);
 
 }  // namespace espalier

@@ -139,6 +139,8 @@ v1::FinishReason ReasonToProto(FinishReason reason) {
       return v1::FINISH_REASON_PRUNED;
     case FinishReason::kCancelled:
       return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kError:
+      return v1::FINISH_REASON_ERROR;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }

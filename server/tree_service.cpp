@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -169,6 +170,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
       if (auto* delta = std::get_if<TreeDelta>(&event)) {
         for (const BranchDelta& branch : delta->branches) Add(branch);
       } else if (const auto* finished = std::get_if<TreeFinished>(&event)) {
+        if (failure_) return reactor_->Finish(ToStatus(*failure_));
         Complete(finished->usage);
         *reactor_->response_ = SerializeMessage(message_);
         unread_ = reactor_->unread_;
@@ -182,6 +184,10 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
 
    private:
     void Add(const BranchDelta& branch) {
+      if (branch.finish_reason == FinishReason::kError && !failure_) {
+        failure_ = Error{ErrorCode::kInternal, "continuations[" + std::to_string(branch.node - 1) + "]",
+                         "the model's logits are infinite or not a number"};
+      }
       v1::ContinuationScore& score = *message_.mutable_scores(branch.node - 1);
       score.mutable_logprobs()->Add(branch.logprobs.begin(), branch.logprobs.end());
       for (const auto& entries : branch.top_logprobs) ToProto(entries, *score.add_top_logprobs());
@@ -199,6 +205,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
     ScoreReactor* reactor_;
     v1::ScoreResponse message_;
     std::weak_ptr<UnreadMessage> unread_;  // of an answer that is complete
+    std::optional<Error> failure_;  // of the first continuation that has no score
   };
 
   Status Begin(const grpc::ByteBuffer& bytes) {

@@ -350,13 +350,8 @@ void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, in
   pool_->ParallelFor(static_cast<int64_t>(step_->scores.size()), 1, [&](int64_t i, int32_t) {
     const ScoreRequest& request = step_->scores[static_cast<size_t>(i)];
     if (!here(request.logit_index)) return;
-    ESPALIER_CHECK(request.token_id >= 0 && request.token_id < vocab);
-    const std::span<const float> values = row(request.logit_index);
-    TokenResult& score = result_.scores[static_cast<size_t>(i)];
-    score.token_id = request.token_id;
-    score.logprob =
-        summary(request.logit_index).LogProbability(values[static_cast<size_t>(request.token_id)]);
-    score.top_logprobs = TopLogprobs(values, summary(request.logit_index), request.top_logprobs);
+    result_.scores[static_cast<size_t>(i)] = ScoreToken(
+        row(request.logit_index), summary(request.logit_index), request.token_id, request.top_logprobs);
   });
   for (int64_t i = 0; step_->return_logits && i < rows; ++i) {
     const std::span<const float> values = row(first_row + i);

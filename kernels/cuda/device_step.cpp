@@ -262,6 +262,7 @@ void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   SampleArgs args;
   args.blob = blob;
   args.logits = logits;
+  args.summaries = summaries;
   args.first = samples.first;
   args.count = samples.count;
   args.scratch = sample_scratch_.as<float>();
@@ -332,7 +333,7 @@ StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
     TokenResult token;
     token.token_id = token_id;
     token.logprob = summary.LogProbability(logit);
-    for (int32_t rank = 0; rank < top_logprobs; ++rank) {
+    for (int32_t rank = 0; summary.finite() && rank < top_logprobs; ++rank) {
       const DrawnToken& likely = top[int64_t{logit_row} * lowered.top_stride() + rank];
       if (likely.token_id < 0) break;
       token.top_logprobs.push_back({likely.token_id, summary.LogProbability(likely.logit)});

@@ -133,7 +133,7 @@ struct MergeArgs {
 
 // What the softmax over a row of logits needs; the log of the sum is taken on the host.
 struct RowSummary {
-  double sum = 0.0;  // of exp(logit - max); 1 where max is infinite
+  double sum = 0.0;  // of exp(logit - max); NaN where a logit is not finite
   float max = 0.0F;
   int32_t argmax = 0;  // lowest id
 };
@@ -166,11 +166,11 @@ struct DrawnToken {
 // Blocks of threads that draw at the same time; each has vocab floats of scratch.
 inline constexpr int64_t kSampleBlocks = 128;
 
-// Draws samples [first, first + count) of the blob.
+// Draws samples [first, first + count) of the blob; token 0 where a logit of the row is not finite.
 struct SampleArgs {
   const std::byte* blob = nullptr;
   LogitsView logits;
-  const RowSummary* summaries = nullptr;
+  const RowSummary* summaries = nullptr;  // [logit rows of the step]
   int32_t first = 0;
   int32_t count = 0;
   float* scratch = nullptr;       // [kSampleBlocks][vocab]

@@ -195,7 +195,7 @@ void LoweredStep::LowerBlocks(const StepInput& step) {
   }
 }
 
-// Biases of one token are added up, so that one thread applies them.
+// Biases of one token lie side by side, so that one thread applies them.
 void LoweredStep::AddBiases(const SamplingParams& params, BlobSample* sample) {
   sample->first_bias = CountOf(biases_);
   std::vector<std::pair<int32_t, float>> sorted = params.logit_bias;
@@ -204,11 +204,7 @@ void LoweredStep::AddBiases(const SamplingParams& params, BlobSample* sample) {
   for (const auto& [id, bias] : sorted) {
     ESPALIER_CHECK(id >= 0);
     max_token_id_ = std::max(max_token_id_, id);
-    if (CountOf(biases_) > sample->first_bias && biases_.back().token_id == id) {
-      biases_.back().bias += bias;
-    } else {
-      biases_.push_back({id, bias});
-    }
+    biases_.push_back({id, bias});
   }
   sample->biases = CountOf(biases_) - sample->first_bias;
 }
@@ -238,7 +234,7 @@ void LoweredStep::LowerSamples(const StepInput& step, HistoryStore* histories) {
     BlobSample sample;
     sample.uniform = UniformOf(request.stream, static_cast<uint32_t>(request.position));
     sample.top_p = static_cast<double>(params.top_p);
-    sample.inverse_temperature = params.temperature > 0.0F ? 1.0F / params.temperature : 0.0F;
+    sample.inverse_temperature = params.InverseTemperature();
     sample.min_p = params.min_p;
     sample.repetition_penalty = params.repetition_penalty;
     sample.presence_penalty = params.presence_penalty;

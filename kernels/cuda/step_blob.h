@@ -94,7 +94,7 @@ struct BlobSample {
   int32_t logit_row = 0;  // of the step
   int32_t slot = 0;
   int32_t first_bias = 0;
-  int32_t biases = 0;  // each token at most once
+  int32_t biases = 0;  // those of one token side by side, added in their order
   int32_t first_count = 0;
   int32_t counts = 0;        // each token at most once
   int32_t counts_last = 0;   // 1: the slot's last token was drawn after the counts were taken, and counts too

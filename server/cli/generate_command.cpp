@@ -389,8 +389,8 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
       {.usage = "(--tree FILE | --prompt TEXT | --prompt-ids IDS) [options]",
        .more = "The tree is drawn with the trunk that all branches share once, a branch a line. Scores stand "
                "behind what they weigh, as natural logarithms; ✗ was pruned by a selection, ★ is the best "
-               "path, ×3 stands for three equal pruned branches, ▌ is where a branch grows. Ctrl-C cancels "
-               "on the server and prints what was received.",
+               "path, ×3 stands for three equal pruned branches, ▌ is where a branch grows; 'error' is where "
+               "the model's numbers overflowed. Ctrl-C cancels on the server and prints what was received.",
        .examples =
            {{"Eight answers to one prompt:",
              "espalier generate --prompt 'list 5 8 18 37 gives' --branches 8 \\\n--max-new-tokens 12"},

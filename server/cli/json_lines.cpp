@@ -21,6 +21,8 @@ Json FinishReasonToJson(v1::FinishReason reason) {
       return "pruned";
     case v1::FINISH_REASON_CANCELLED:
       return "cancelled";
+    case v1::FINISH_REASON_ERROR:
+      return "error";
     default:
       return nullptr;
   }

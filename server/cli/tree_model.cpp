@@ -58,6 +58,7 @@ void TreeModel::Apply(const v1::TreeDelta& delta) {
     for (const float logprob : gained.logprobs()) branch.sum_logprob += logprob;
     branch.has_logprob = branch.has_logprob || !gained.logprobs().empty();
     if (branch.generated) generated_tokens_ += gained.token_ids_size();
+    branch.failed = branch.failed || gained.finish_reason() == v1::FINISH_REASON_ERROR;
     if (gained.finish_reason() == v1::FINISH_REASON_PRUNED) {
       SetState(branch, State::kPruned);
     } else if (gained.finish_reason() != v1::FINISH_REASON_UNSPECIFIED && branch.state == State::kGrowing) {
@@ -84,6 +85,7 @@ void TreeModel::Apply(const v1::Finished& finished) {
   for (const v1::Branch& end : finished.branches()) {
     Branch& branch = BranchOf(end.branch(), end.parent_branch(), end.node_path(end.node_path_size() - 1));
     branch.text = end.text();
+    branch.failed = branch.failed || end.finish_reason() == v1::FINISH_REASON_ERROR;
     if (end.finish_reason() == v1::FINISH_REASON_PRUNED) SetState(branch, State::kPruned);
     if (branch.state == State::kGrowing) SetState(branch, State::kDone);
   }
@@ -107,7 +109,7 @@ int32_t TreeModel::Best() const {
     const Step step = steps.back();
     steps.pop_back();
     const Branch& branch = branches_.at(step.branch);
-    if (branch.state == State::kPruned) continue;
+    if (branch.state == State::kPruned || branch.failed) continue;
     const double sum = step.sum_logprob + branch.sum_logprob;
     for (const int32_t child : branch.children) steps.push_back({child, sum});
     if (!branch.children.empty() || branch.number == 0) continue;

@@ -23,7 +23,8 @@ class TreeModel {
     double sum_logprob = 0.0;  // of this branch's reported tokens
     bool has_logprob = false;
     State state = State::kGrowing;
-    double score = 0.0;  // of the latest selection that weighed this branch
+    bool failed = false;  // ended with an error
+    double score = 0.0;   // of the latest selection that weighed this branch
     bool has_score = false;
     bool winner = false;  // on the path that the last selection put first
     std::vector<int32_t> children;
@@ -50,7 +51,8 @@ class TreeModel {
   // selection.
   int32_t winner() const;
   // The tip whose path is best: below the winner, if there is one, the path with the highest sum of
-  // log-probabilities of all generated and scored tokens (ties to the lower number). -1: no branch is left.
+  // log-probabilities of all generated and scored tokens (ties to the lower number). Not of those that were
+  // pruned or failed, -1: no branch is left.
   int32_t Best() const;
 
  private:

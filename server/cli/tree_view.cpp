@@ -89,6 +89,7 @@ class Painter {
     std::string text;
     std::string score;
     bool pruned = false;
+    bool failed = false;
     bool growing = false;
     const TreeModel::Branch* end = nullptr;
     int times = 1;  // equal pruned branches side by side are drawn once
@@ -152,6 +153,7 @@ class Painter {
       } else if (!branch->generated && branch->has_logprob) {
         chain.score = FormatScore(branch->sum_logprob);
       }
+      chain.failed = chain.failed || branch->failed;
       chain.pruned = chain.pruned || branch->state == TreeModel::State::kPruned;
       chain.growing = branch->generated && branch->state == TreeModel::State::kGrowing;
       chain.end = branch;
@@ -188,6 +190,7 @@ class Painter {
     std::string marks;
     if (chain.times > 1) marks += " ×" + std::to_string(chain.times);
     if (chain.pruned) marks += " ✗";
+    if (chain.failed) marks += " error";
     if (winner && chain.end->children.empty() && tree_.finished()) marks += " ★";
     std::string note = (chain.score.empty() ? "" : "  " + chain.score) + marks;
     constexpr int kMinText = 8;

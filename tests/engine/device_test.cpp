@@ -2,6 +2,7 @@
 // together, cold, from the cache and after preemption. On the twin or, with ESPALIER_ENGINE_DEVICE, on a GPU.
 #include "model/llama_runner.h"
 #include "tests/engine/llama_driver.h"
+#include "tests/engine/overflow_checks.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #ifndef ESPALIER_ENGINE_DEVICE
@@ -80,6 +81,20 @@ TEST_CASE("trees on the device have ref's tokens after preemption") {
 
 TEST_CASE("trees on the device have ref's tokens where nothing is shared") {
   CheckDevice({.kv_blocks = 100, .steps_in_flight = 1, .mode = AttentionMode::kSequence}, false);
+}
+
+TEST_CASE("on the device, branches end where the model overflows, and nothing else does") {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const OverflowWeights::At at : {OverflowWeights::At::kHead, OverflowWeights::At::kKeys}) {
+      const Setting setting = {.kv_blocks = 100, .steps_in_flight = 2};
+      RunnerOptions options = OptionsOf("cuda", setting);
+      options.backend.dtype = dtype;
+      CAPTURE(Name(dtype), at == OverflowWeights::At::kHead);
+      const auto runner = OverflowLlama(at, options);
+      if (!runner) return SkipTest(runner.error().ToString());
+      CheckOverflow(**runner, setting);
+    }
+  }
 }
 
 TEST_CASE("a pool without a size takes what the device has left, and serves") {

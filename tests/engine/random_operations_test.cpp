@@ -24,6 +24,7 @@ struct Totals {
   int64_t evicted_blocks = 0;
   int64_t copies = 0;
   int64_t selections = 0;
+  int64_t failed = 0;  // branches
 };
 
 class RandomOperations {
@@ -92,6 +93,8 @@ class RandomOperations {
         if (!difference.empty()) problem_ = "request " + std::to_string(id) + ": " + difference;
         ++totals_.finished;
         totals_.cached_tokens += harness_.finished(id).usage.cached_tokens;
+        for (const BranchSummary& branch : harness_.finished(id).branches)
+          totals_.failed += branch.finish_reason == FinishReason::kError ? 1 : 0;
         for (const auto& event : harness_.events(id)) {
           totals_.selections += std::holds_alternative<TreeSelected>(event) ? 1 : 0;
         }
@@ -154,6 +157,7 @@ Totals RunRandom(const HarnessOptions& options, int32_t pieces, int32_t operatio
     all.evicted_blocks += totals.evicted_blocks;
     all.copies += totals.copies;
     all.selections += totals.selections;
+    all.failed += totals.failed;
   }
   CHECK(all.finished > operations * pieces / 200);
   return all;
@@ -196,6 +200,20 @@ TEST_CASE("random operations in a pool that holds little more than one path give
   RunRandom(options, 4, 2000);
   options.runner.steps_in_flight = 2;
   RunRandom(options, 4, 2000);
+}
+
+TEST_CASE("branches whose logits are not finite end with an error, and all else goes on as the oracle says") {
+  HarnessOptions options = SmallPool(1);
+  options.runner.model.error_probability = 0.03;
+  const Totals one = RunRandom(options, 4, 2000);
+  options.runner.steps_in_flight = 2;
+  options.with_text = false;
+  const Totals two = RunRandom(options, 4, 2000);
+  for (const Totals& totals : {one, two}) {
+    CHECK(totals.failed > 20);
+    CHECK(totals.selections > 0);
+    CHECK(totals.preemptions > 0);
+  }
 }
 
 TEST_CASE("random operations with shuffled rows and the plan of sequences give the oracle's answers") {

@@ -80,6 +80,25 @@ TEST_CASE("infinite and undefined scores are ranked last") {
   CHECK(outcome.pruned == Ids{4, 3, 2});
 }
 
+TEST_CASE("a path that failed is worse than any other, whatever it is compared by") {
+  std::vector<SelectCandidate> candidates = kCandidates;
+  candidates[0].failed = true;
+  candidates[2].failed = true;
+  for (SelectCandidate& candidate : candidates) {
+    if (candidate.failed) continue;
+    candidate.sum_logprob = candidate.sum_verdicts = -1e300;
+    candidate.latest_verdict = -std::numeric_limits<double>::infinity();
+  }
+  for (const SelectScore score : {SelectScore::kSumLogprob, SelectScore::kMeanLogprob,
+                                  SelectScore::kLatestVerdict, SelectScore::kSumVerdicts}) {
+    const SelectOutcome outcome = Select({3, score, SelectScope::kLevel}, candidates);
+    Ids ranked = outcome.kept;
+    ranked.insert(ranked.end(), outcome.pruned.begin(), outcome.pruned.end());
+    CHECK(Ids(ranked.end() - 2, ranked.end()) == Ids{1, 3});
+    CHECK(outcome.scores[2] == -std::numeric_limits<double>::infinity());
+  }
+}
+
 // The plain definition: a branch is kept if fewer than `keep` of its group beat it.
 bool Kept(const SelectSpec& spec, const std::vector<SelectCandidate>& all, const SelectCandidate& candidate) {
   int32_t better = 0;

@@ -108,6 +108,8 @@ const char* Name(FinishReason reason) {
       return " pruned";
     case FinishReason::kCancelled:
       return " cancelled";
+    case FinishReason::kError:
+      return " error";
   }
   return " ?";
 }

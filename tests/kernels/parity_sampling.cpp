@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/sampling.h"
@@ -62,6 +64,51 @@ SamplingParams SomeParams(Random& random, int32_t vocab) {
                                       [](const auto& a, const auto& b) { return a.first == b.first; }),
                           params.logit_bias.end());
   return params;
+}
+
+// Any of the ends of each range: the smallest and largest floats that ValidateTreeRequest accepts.
+SamplingParams ExtremeParams(Random& random, int32_t vocab) {
+  constexpr float kDenormal = std::numeric_limits<float>::denorm_min();
+  constexpr float kNormal = std::numeric_limits<float>::min();
+  constexpr float kBelowOne = 0x1.fffffep-1F;
+  const auto one_of = [&](const std::vector<float>& values) {
+    return values[static_cast<size_t>(Pick(random, 0, static_cast<int32_t>(values.size()) - 1))];
+  };
+  SamplingParams params;
+  params.temperature = one_of({-0.0F, kDenormal, 1e-40F, 2.9e-39F, 3e-39F, kNormal, 1e-7F, 1.0F, 100.0F});
+  params.top_k = static_cast<int32_t>(one_of({0.0F, 0.0F, 1.0F, 2.0F, 2e9F}));
+  params.top_p = one_of({kDenormal, kNormal, 1e-7F, 0.5F, kBelowOne, 1.0F, 1.0F});
+  params.min_p = one_of({0.0F, -0.0F, kDenormal, kNormal, 1e-7F, 0.5F, kBelowOne, 1.0F});
+  params.repetition_penalty = one_of({kDenormal, 1e-40F, kNormal, 0.5F, 1.0F, 1.0F, 10.0F});
+  params.presence_penalty = one_of({0.0F, -0.0F, kDenormal, -2.0F, 2.0F});
+  params.frequency_penalty = one_of({0.0F, -0.0F, -kDenormal, -2.0F, 2.0F});
+  for (int32_t i = Pick(random, 0, 1) * Pick(random, 1, 8); i > 0; --i) {
+    params.logit_bias.emplace_back(Pick(random, 0, std::min(vocab, 5) - 1),
+                                   one_of({-100.0F, 100.0F, kDenormal, 0.1F, 1e-7F}));
+  }
+  return params;
+}
+
+// Logits of rows that strain fp32: all equal, all zero, tiny, huge, far apart.
+float ExtremeLogit(Random& random, int32_t row) {
+  const float value = 12.0F * (static_cast<float>(random()) * 0x1p-32F - 0.5F);
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  switch (row % 8) {
+    case 0:
+      return 3.0F;
+    case 1:
+      return Pick(random, 0, 1) == 0 ? 0.0F : -0.0F;
+    case 2:
+      return value * 1e-39F;
+    case 3:
+      return value * 1e37F;
+    case 4:
+      return Pick(random, 0, 3) == 0 ? kLargest : -kLargest;
+    case 5:
+      return -kLargest + std::round(value) * 1e37F * (value > 0 ? 1.0F : 0.0F);
+    default:
+      return Pick(random, 0, 3) == 0 ? std::round(value) : value;
+  }
 }
 
 std::vector<int32_t> SomeTokens(Random& random, int32_t vocab, int32_t most) {
@@ -141,6 +188,48 @@ TEST_CASE("The device's sampling draws the host's tokens, whatever the parameter
                      SampleToken(logits, Summarize(logits), step->params[i], slots.Counts(request.slot),
                                  request.stream, request.position, request.top_logprobs));
           REQUIRE(result.scores[i].token_id == step->scores[i].token_id);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("The device draws the host's tokens with the most extreme parameters and logits") {
+  const std::vector<std::unique_ptr<Backend>> devices = Devices();
+  if (devices.empty()) return;
+  Random random(47);
+  for (const int32_t vocab : {1, 3, 260, 1003}) {
+    std::vector<float> head(static_cast<size_t>(vocab * LogitRig::kRows));
+    for (size_t i = 0; i < head.size(); ++i)
+      head[i] = ExtremeLogit(random, static_cast<int32_t>(i % LogitRig::kRows));
+    for (const std::unique_ptr<Backend>& device : devices) {
+      LogitRig rig(*device, head, vocab);
+      for (int32_t round = 0; round < 8; ++round) {
+        auto step = MakeStep(RowsOnly(LogitRig::kRows));
+        step->return_logits = true;
+        SlotStore slots;
+        for (int32_t row = 0; row < LogitRig::kRows; ++row) step->logit_rows.push_back(row);
+        for (int32_t i = 0; i < 60; ++i) {
+          step->params.push_back(ExtremeParams(random, vocab));
+          step->histories.push_back({i, SomeTokens(random, vocab, 5), SomeTokens(random, vocab, 5)});
+          slots.SetHistory(step->histories.back());
+          step->samples.push_back({i % LogitRig::kRows, i, i, Pick(random, 0, 5000), random(), i % 4});
+          step->scores.push_back({i % LogitRig::kRows, Pick(random, 0, vocab - 1), i % 3});
+        }
+        const StepResult result = rig.Sample(step);
+        for (size_t i = 0; i < step->samples.size(); ++i) {
+          const SampleRequest& request = step->samples[i];
+          const std::span<const float> logits =
+              std::span(result.logits)
+                  .subspan(static_cast<size_t>(request.logit_index * vocab), static_cast<size_t>(vocab));
+          const LogitSummary summary = Summarize(logits);
+          INFO("vocab " << vocab << " round " << round << " sample " << i);
+          REQUIRE(summary.finite());
+          CheckToken(result.samples[i],
+                     SampleToken(logits, summary, step->params[i], slots.Counts(request.slot), request.stream,
+                                 request.position, request.top_logprobs));
+          const ScoreRequest& score = step->scores[i];
+          CheckToken(result.scores[i], ScoreToken(logits, summary, score.token_id, score.top_logprobs));
         }
       }
     }

@@ -75,21 +75,50 @@ TEST_CASE("Log-probabilities agree with a softmax in double") {
   }
 }
 
-TEST_CASE("Log-probabilities bear infinities and NaN") {
-  const std::vector<float> some = {-kInfinity, 1.0F, kNan, 1.0F};
-  const LogitSummary summary = Summarize(some);
-  REQUIRE(summary.argmax == 1);
-  REQUIRE(std::abs(summary.LogProbability(1.0F) + std::log(2.0F)) < 1e-6F);
-  REQUIRE(summary.LogProbability(kNan) == -kInfinity);
-  REQUIRE(summary.LogProbability(-kInfinity) == -kInfinity);
-  const std::vector<float> top = {0.0F, kInfinity};
-  REQUIRE(Summarize(top).LogProbability(kInfinity) == 0.0F);
-  REQUIRE(Summarize(top).LogProbability(0.0F) == -kInfinity);
-  SamplingParams params;
-  REQUIRE(Sample(top, params, 1).token_id == 1);
-  const std::vector<float> none(100, -kInfinity);
-  REQUIRE(Sample(none, params, 1).token_id == 0);
-  REQUIRE(Sample(std::vector<float>(100, kNan), params, 1).logprob == -kInfinity);
+TEST_CASE("A row with one logit that is not finite has no distribution, whatever is asked of it") {
+  for (const size_t vocab : {size_t{1}, size_t{16}, size_t{1000}, size_t{40001}}) {
+    for (const float bad : {kNan, -kNan, kInfinity, -kInfinity}) {
+      for (const size_t at : {size_t{0}, vocab / 2, vocab - 1}) {
+        std::vector<float> logits = RandomLogits(4, vocab);
+        logits[at] = bad;
+        const LogitSummary summary = Summarize(logits);
+        REQUIRE(!summary.finite());
+        REQUIRE(std::isnan(summary.LogProbability(1.0F)));
+        for (const float temperature : {0.0F, 1e-40F, 1.0F}) {
+          SamplingParams params;
+          params.temperature = temperature;
+          params.top_p = 0.9F;
+          params.logit_bias = {{0, 1.0F}};
+          const TokenResult drawn = Sample(logits, params, 1, 0, nullptr, 3);
+          REQUIRE(drawn.failed());
+          REQUIRE(drawn.token_id == 0);
+          REQUIRE(drawn.top_logprobs.empty());
+        }
+        const auto given = static_cast<int32_t>(vocab - 1 - at);
+        const TokenResult scored = ScoreToken(logits, summary, given, 3);
+        REQUIRE(scored.failed());
+        REQUIRE(scored.token_id == given);
+        REQUIRE(scored.top_logprobs.empty());
+      }
+    }
+  }
+  const std::vector<float> all(100, kNan);
+  REQUIRE(Sample(all, {}, 1).failed());
+  REQUIRE(Sample(std::vector<float>(100, -kInfinity), {}, 1).failed());
+}
+
+TEST_CASE("Log-probabilities of the largest finite logits are finite") {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const std::vector<float> logits = {kLargest, -kLargest, 0.0F, kLargest};
+  const LogitSummary summary = Summarize(logits);
+  REQUIRE(summary.argmax == 0);
+  REQUIRE(std::abs(summary.LogProbability(kLargest) + std::log(2.0F)) < 1e-6F);
+  REQUIRE(summary.LogProbability(-kLargest) == -kLargest);
+  for (const TokenLogprob& token : TopLogprobs(logits, summary, 4)) REQUIRE(std::isfinite(token.logprob));
+  for (uint64_t stream = 0; stream < 20; ++stream) {
+    const int32_t drawn = Sample(logits, {}, stream).token_id;
+    REQUIRE((drawn == 0 || drawn == 3));
+  }
 }
 
 TEST_CASE("Top log-probabilities are the most likely tokens, ties to the lower id") {
@@ -126,6 +155,80 @@ TEST_CASE("Temperature 0, top_k 1 and a tiny top_p are greedy, ties to the lowes
     const int32_t likeliest = Sample(logits, strict, stream).token_id;
     REQUIRE((likeliest == 100 || likeliest == 2000));
   }
+}
+
+TEST_CASE("The smallest temperatures are greedy, with every cut, whatever the scale of the logits") {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  std::vector<SamplingParams> cuts(7);
+  cuts[1].top_p = 0.9F;
+  cuts[2].min_p = 0.1F;
+  cuts[3].top_k = 5;
+  cuts[4].top_p = std::numeric_limits<float>::denorm_min();
+  cuts[5].min_p = 1.0F;
+  cuts[6].top_k = 7;
+  cuts[6].top_p = 0x1.fffffep-1F;
+  cuts[6].min_p = std::numeric_limits<float>::denorm_min();
+  for (const float scale : {1.0F, 1e-20F, 1e30F, kLargest}) {
+    std::vector<float> logits = RandomLogits(6, 777);
+    for (float& logit : logits) logit = std::clamp(logit, -9.0F, 9.0F) / 10.0F * scale;
+    logits[300] = scale;
+    logits[100] = -scale;
+    for (SamplingParams params : cuts) {
+      for (const float temperature : {-0.0F, std::numeric_limits<float>::denorm_min(), 1e-40F, 2.9e-39F,
+                                      3e-39F, std::numeric_limits<float>::min(), 1e-30F}) {
+        params.temperature = temperature;
+        CAPTURE(scale, temperature, params.top_k, params.top_p, params.min_p);
+        for (uint64_t stream = 0; stream < 5; ++stream)
+          REQUIRE(Sample(logits, params, stream).token_id == 300);
+        logits[200] = scale;  // ties: the lower id where the temperature is too small for fp32
+        const int32_t tied = Sample(logits, params, 1).token_id;
+        REQUIRE((tied == 200 || (tied == 300 && params.InverseTemperature() > 0.0F)));
+        logits[200] = 0.0F;
+      }
+    }
+  }
+}
+
+TEST_CASE("Cuts keep the most likely token, also those that leave nothing") {
+  const std::vector<float> logits = {-3.0F, 2.0F, 5.0F, 5.0F};
+  SamplingParams params;
+  for (const float min_p : {1.0F, std::nextafter(1.0F, 2.0F), 5.0F}) {
+    params.min_p = min_p;
+    const int32_t drawn = DrawToken(logits, 2, params, 0.0);
+    REQUIRE(drawn == 2);
+  }
+  params = {};
+  params.temperature = 100.0F;
+  params.top_p = std::numeric_limits<float>::denorm_min();
+  for (const double uniform : {0.0, 0.5, 1.0 - 0x1p-53}) REQUIRE(DrawToken(logits, 2, params, uniform) == 2);
+}
+
+TEST_CASE("Penalties that carry logits beyond fp32 leave their order") {
+  constexpr float kTiny = std::numeric_limits<float>::denorm_min();
+  const std::vector<float> logits = {-1.0F, 3.0F, 90.0F, 5.0F, 5.0F};
+  const TokenCounts counts = {{1, 1}, {3, 2}, {4, 1}};
+  for (const float repetition : {kTiny, 1e-40F, 1e-38F}) {
+    for (const float temperature : {0.0F, 1e-40F, 1.0F, 100.0F}) {
+      SamplingParams params;
+      params.temperature = temperature;
+      params.repetition_penalty = repetition;
+      params.presence_penalty = 2.0F;
+      params.frequency_penalty = -2.0F;
+      CAPTURE(repetition, temperature);
+      for (uint64_t stream = 0; stream < 5; ++stream) {
+        REQUIRE(Sample(logits, params, stream, 0, &counts).token_id == 3);
+        params.logit_bias = {{1, 50.0F}, {1, 50.0F}, {3, -100.0F}};  // 103, 90, -95, 5
+        REQUIRE(Sample(logits, params, stream, 0, &counts).token_id == 1);
+        params.logit_bias.clear();
+      }
+    }
+  }
+  // Everything beyond fp32 on the other side.
+  const std::vector<float> low = {-3.3e38F, -3.1e38F, -3.2e38F};
+  SamplingParams params;
+  params.repetition_penalty = 10.0F;
+  const TokenCounts all = {{0, 1}, {1, 1}, {2, 1}};
+  REQUIRE(Sample(low, params, 1, 0, &all).token_id == 1);
 }
 
 TEST_CASE("Draws follow the distribution that the parameters describe") {
@@ -189,18 +292,19 @@ TEST_CASE("Cuts keep the same tokens as a full sort on a large vocabulary") {
   for (const SamplingParams& params : cases) {
     const std::vector<double> expected = NaiveDistribution(logits, params);
     // The ends of the unit interval reach the ends of the kept set.
-    const float max = *std::max_element(logits.begin(), logits.end());
+    const auto likeliest =
+        static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     const auto possible = [](double p) { return p > 0.0; };
     const auto first = std::find_if(expected.begin(), expected.end(), possible) - expected.begin();
     const auto last =
         std::find_if(expected.rbegin(), expected.rend(), possible).base() - expected.begin() - 1;
-    REQUIRE(DrawToken(logits, max, params, 0.0) == first);
-    REQUIRE(DrawToken(logits, max, params, 1.0 - 0x1p-53) == last);
+    REQUIRE(DrawToken(logits, likeliest, params, 0.0) == first);
+    REQUIRE(DrawToken(logits, likeliest, params, 1.0 - 0x1p-53) == last);
     double sum = 0.0;
     int32_t tried = 0;
     for (size_t id = 0; id < expected.size(); ++id) {
       if (expected[id] > 1e-6 && (tried < 60 || id % 499 == 0)) {
-        REQUIRE(DrawToken(logits, max, params, sum + expected[id] / 2) == static_cast<int32_t>(id));
+        REQUIRE(DrawToken(logits, likeliest, params, sum + expected[id] / 2) == static_cast<int32_t>(id));
         ++tried;
       }
       sum += expected[id];

@@ -8,6 +8,7 @@
 #include "model/llama_runner.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
+#include "tests/support/overflow_weights.h"
 
 namespace espalier::test {
 
@@ -27,6 +28,10 @@ TestServer::TestServer(const TestServerOptions& options) {
   runner_options.backend = {.name = "ref", .dtype = DType::kFloat32, .max_rows = options.max_batch_rows};
   runner_options.kv_blocks = options.blocks;
   auto runner = RandomLlama(model, /*seed=*/7, runner_options);
+  if (options.overflow_token >= 0) {
+    OverflowWeights weights(options.overflow_token, OverflowWeights::At::kHead, /*seed=*/7);
+    runner = MakeModel(model, weights, "overflow", runner_options);
+  }
   REQUIRE(runner.ok());
   if (options.pace) *runner = MakePacedRunner(std::move(*runner), options.pace);
   const EngineOptions engine_options{.total_blocks = options.blocks,

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <clocale>
+#include <utility>
 
+#include "server/cli/json_lines.h"
 #include "server/cli/text.h"
 #include "tests/support/catch.h"
 
@@ -54,6 +56,37 @@ TEST_CASE("branches grow side by side under a trunk drawn once") {
         "│ and another\n"
         "├─ first⏎line\n"
         "└─ second▌\n");
+}
+
+TEST_CASE("a branch that ended with an error says so, and is never the best") {
+  Grower grower(Request());
+  grower.Grow(1, 0, "step", "cut sh", v1::FINISH_REASON_ERROR);
+  CHECK(grower.tree.growing() == 0);
+  CHECK(grower.tree.Best() == -1);
+  grower.Grow(2, 0, "step", "whole", v1::FINISH_REASON_MAX_TOKENS);
+  CHECK(grower.tree.Best() == 2);
+  CHECK(grower.Draw() ==
+        "● prompt\n"
+        "│ one line\n"
+        "│ and another\n"
+        "├─ cut sh error\n"
+        "└─ whole\n");
+}
+
+TEST_CASE("the JSON of a branch has the reason why it ended") {
+  v1::GenerateResponse response;
+  v1::Branch& branch = *response.mutable_finished()->add_branches();
+  const std::pair<v1::FinishReason, Json> reasons[] = {{v1::FINISH_REASON_UNSPECIFIED, nullptr},
+                                                       {v1::FINISH_REASON_STOP_TOKEN, "stop_token"},
+                                                       {v1::FINISH_REASON_STOP_STRING, "stop_string"},
+                                                       {v1::FINISH_REASON_MAX_TOKENS, "max_tokens"},
+                                                       {v1::FINISH_REASON_PRUNED, "pruned"},
+                                                       {v1::FINISH_REASON_CANCELLED, "cancelled"},
+                                                       {v1::FINISH_REASON_ERROR, "error"}};
+  for (const auto& [reason, name] : reasons) {
+    branch.set_finish_reason(reason);
+    CHECK(ToJson(response)["branches"][0]["finish_reason"] == name);
+  }
 }
 
 TEST_CASE("selection dims what it prunes, marks the winner, and single continuations share a line") {

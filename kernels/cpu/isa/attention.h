@@ -287,8 +287,9 @@ void FoldPartial(const float* in, float in_max, float in_sum, int32_t head_dim, 
   *out_max = maximum;
 }
 
+// A sum that is NaN makes NaN of all: a row that saw K or Q beyond fp32 has no answer.
 void WriteOutput(const float* out, float sum, int32_t head_dim, void* to, int64_t index, bool bf16) {
-  const Vec scale = Set1(sum > 0.0F ? 1.0F / sum : 0.0F);
+  const Vec scale = Set1(sum == 0.0F ? 0.0F : 1.0F / sum);
   for (int32_t i = 0; i < head_dim; i += kLanes) StoreOut(to, index + i, bf16, Mul(Load(out + i), scale));
 }
 

@@ -39,6 +39,14 @@ ESPALIER_INLINE void StoreTwo<Bf16Product>(bf16_t* out, Vec first, Vec second) {
 }
 #endif
 
+// The sum of probabilities of a row without a maximum: zero where it sees no token; NaN where what it sees is
+// NaN, which Max passes over.
+__attribute__((noinline)) Vec SumOfNothing(const float* scores, int32_t begin, int32_t end) {
+  int32_t nan = 0;
+  for (int32_t i = begin; i < end; ++i) nan |= scores[i] != scores[i] ? 1 : 0;
+  return Set1(nan != 0 ? __builtin_nanf("") : 0.0F);
+}
+
 // Rows [packed, packed + count), count <= kSoftmaxRows. Columns are added one vector after the other, so that
 // a sum depends neither on where the columns begin nor on the rows beside it.
 template <typename P>
@@ -57,7 +65,11 @@ void SoftmaxRows(const Tile<P>& t, const Segment& segment, int32_t packed, int32
   Vec sums[kSoftmaxRows];
   for (int32_t r = 0; r < kSoftmaxRows; ++r) sums[r] = Set1(0.0F);
   for (int32_t r = 0; r < count; ++r) {
-    if (maximum[r] == -__builtin_inff()) continue;
+    if (maximum[r] == -__builtin_inff()) {
+      t.x.segment_max[packed + r] = 0.0F;
+      sums[r] = SumOfNothing(t.Scores(packed + r), begin, end);
+      continue;
+    }
     const float* scores = t.Scores(packed + r);
     auto* probabilities = t.Probabilities(packed + r);
     const float rounded = __builtin_ceilf(maximum[r] * t.args.scale_log2);

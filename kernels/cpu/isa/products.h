@@ -146,10 +146,10 @@ using Bf16Product = TileProduct;
 using Bf16Product = DotProduct;
 #endif
 
-// 2^x for x <= 127; zero below -127. Polynomial interpolating 2^f at the Chebyshev nodes of [-1/2, 1/2]:
-// relative error 2.6e-9, below that of fp32.
+// 2^x for x <= 127; zero below -127; NaN stays, as the second operand of Max. Polynomial interpolating 2^f at
+// the Chebyshev nodes of [-1/2, 1/2]: relative error 2.6e-9, below that of fp32.
 ESPALIER_INLINE Vec Exp2(Vec x) {
-  x = Max(x, Set1(-127.0F));
+  x = Max(Set1(-127.0F), x);
   const Vec n = Round(x);
   const Vec f = Sub(x, n);
   Vec p = Set1(0.000154614447F);

@@ -51,15 +51,14 @@ ESPALIER_DEVICE void Run(Block& block, const SummarizeArgs& args) {
   BestOfThreads(block, values, tokens);
   block.ForThreads([&](int32_t thread) {
     double sum = 0.0;
+    // x * 0 is 0 but for infinities and NaN, whose row has no distribution: NaN.
     for (int32_t i = thread; i < args.logits.vocab; i += kThreads)
-      sum += ExpNonPositive(logits[i] - values[0]);
+      sum += ExpNonPositive(logits[i] - values[0]) + logits[i] * 0.0F;
     sums[thread] = sum;
   });
   SumThreads(block, sums);
   block.ForThreads([&](int32_t thread) {
-    if (thread != 0) return;
-    const bool finite = values[0] > -INFINITY && values[0] < INFINITY;
-    args.summaries[row] = {finite ? sums[0] : 1.0, values[0], tokens[0]};
+    if (thread == 0) args.summaries[row] = {sums[0], values[0], tokens[0]};
   });
 }
 
@@ -129,28 +128,35 @@ ESPALIER_DEVICE uint32_t KeyOf(float value) {
 // Weights lie in [0, 1]: those from 2^-20 on are exact, and a vocabulary of 2^19 tokens does not overflow.
 ESPALIER_DEVICE uint64_t FixedPoint(float weight) { return static_cast<uint64_t>(weight * 0x1p44F); }
 
-// Bias, then penalties, each token's by one thread. Repetition: Keskar et al., "CTRL", 2019, section 4.1.
+// Repetition: Keskar et al., "CTRL", 2019, section 4.1.
 ESPALIER_DEVICE void Penalise(const BlobSample& sample, int32_t count, float* logit) {
   *logit = *logit > 0.0F ? *logit / sample.repetition_penalty : *logit * sample.repetition_penalty;
   if (count > 0) *logit -= sample.presence_penalty + sample.frequency_penalty * static_cast<float>(count);
 }
 
+// Biases of a token lie side by side: one thread adds them, in their order. Tokens at -infinity stay there.
 template <typename Block>
-ESPALIER_DEVICE void Adjust(Block& block, const Draw& draw, const SampleArgs& args, const float* logits) {
-  const BlobHeader& header = HeaderOf(args.blob);
+ESPALIER_DEVICE void AddBiases(Block& block, const Draw& draw, const SampleArgs& args) {
+  const BlobBias* biases = ArrayOf(args.blob, HeaderOf(args.blob).bias) + draw.sample.first_bias;
+  const int32_t count = draw.sample.biases;
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < count; i += kThreads) {
+      const int32_t token = biases[i].token_id;
+      if (i > 0 && biases[i - 1].token_id == token) continue;
+      for (int32_t j = i; j < count && biases[j].token_id == token; ++j) draw.values[token] += biases[j].bias;
+    }
+  });
+}
+
+// Penalties, each token's by one thread.
+template <typename Block>
+ESPALIER_DEVICE void Penalise(Block& block, const Draw& draw, const SampleArgs& args) {
   const BlobSample& sample = draw.sample;
-  const BlobBias* biases = ArrayOf(args.blob, header.bias) + sample.first_bias;
-  const BlobCount* counts = ArrayOf(args.blob, header.count) + sample.first_count;
+  const BlobCount* counts = ArrayOf(args.blob, HeaderOf(args.blob).count) + sample.first_count;
   const int32_t last = sample.counts_last != 0 ? args.last_token[sample.slot] : -1;
   block.ForThreads([&](int32_t thread) {
-    for (int32_t i = thread; i < draw.vocab; i += kThreads) draw.values[i] = logits[i];
     if (thread == 0) draw.shared.found = 0;
   });
-  block.ForThreads([&](int32_t thread) {
-    for (int32_t i = thread; i < sample.biases; i += kThreads)
-      draw.values[biases[i].token_id] += biases[i].bias;
-  });
-  if (sample.uses_history == 0) return;
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < sample.counts; i += kThreads) {
       const bool is_last = counts[i].token_id == last;
@@ -299,6 +305,35 @@ ESPALIER_DEVICE void DrawByWeight(Block& block, const Draw& draw) {
   Invert(block, draw);
 }
 
+// Where penalties made the largest value infinite: the largest before penalties of those that they made so.
+template <typename Block>
+ESPALIER_DEVICE void FindOverflown(Block& block, const Draw& draw, const SampleArgs& args,
+                                   const float* logits) {
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
+      draw.values[i] = draw.values[i] == draw.shared.max ? logits[i] : -INFINITY;
+    }
+  });
+  AddBiases(block, draw, args);
+  FindLargest(block, draw);
+}
+
+template <typename Block>
+ESPALIER_DEVICE void DrawOne(Block& block, const Draw& draw, const SampleArgs& args, const float* logits) {
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < draw.vocab; i += kThreads) draw.values[i] = logits[i];
+  });
+  AddBiases(block, draw, args);
+  if (draw.sample.uses_history != 0) Penalise(block, draw, args);
+  FindLargest(block, draw);
+  const float max = block.Broadcast(&draw.shared.max);
+  if (max == -INFINITY || max == INFINITY) {
+    FindOverflown(block, draw, args, logits);
+  } else if (draw.sample.inverse_temperature > 0.0F) {
+    DrawByWeight(block, draw);
+  }
+}
+
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
   SampleShared& shared = *block.template Shared<SampleShared>();
@@ -307,14 +342,14 @@ ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
     const BlobSample sample = samples[i];
     const float* logits = args.logits.Row(sample.logit_row);
     const Draw draw = {sample, args.logits.vocab, args.scratch + block.index() * args.logits.vocab, shared};
-    Adjust(block, draw, args, logits);
-    FindLargest(block, draw);
-    const float max = block.Broadcast(&shared.max);
-    if (sample.inverse_temperature > 0.0F && max > -INFINITY && max < INFINITY) DrawByWeight(block, draw);
+    const double sum = args.summaries[sample.logit_row].sum;
+    const bool finite = sum == sum;
+    if (finite) DrawOne(block, draw, args, logits);
     block.ForThreads([&](int32_t thread) {
       if (thread != 0) return;
-      args.last_token[sample.slot] = shared.token;
-      args.drawn[i] = {shared.token, logits[shared.token]};
+      const int32_t token = finite ? shared.token : 0;
+      args.last_token[sample.slot] = token;
+      args.drawn[i] = {token, logits[token]};
     });
   }
 }

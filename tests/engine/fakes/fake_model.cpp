@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace espalier::test {
@@ -89,12 +90,15 @@ std::vector<float> FakeModel::Logits(uint64_t state) const {
     const bool end = Unit(Mix(state ^ static_cast<uint64_t>(eos + 77))) < options_.eos_probability;
     logits[static_cast<size_t>(eos)] = end ? 12.0F : -12.0F;
   }
+  if (Unit(Mix(state ^ 0x5851F42D4C957F2DU)) < options_.error_probability)
+    logits[0] = std::numeric_limits<float>::quiet_NaN();
   return logits;
 }
 
 TokenResult FakeModel::Draw(const std::vector<float>& logits, const SamplingParams& params,
                             const FakeHistory& history, uint64_t stream, int32_t position,
                             int32_t top_logprobs) const {
+  if (std::isnan(logits[0])) return Score(logits, 0, top_logprobs);
   const std::vector<float> adjusted = Adjust(logits, params, history);
   size_t drawn = 0;
   if (params.temperature == 0.0F) {
@@ -118,9 +122,13 @@ TokenResult FakeModel::Draw(const std::vector<float>& logits, const SamplingPara
 }
 
 TokenResult FakeModel::Score(const std::vector<float>& logits, int32_t token_id, int32_t top_logprobs) const {
-  const double log_sum = LogSumExp(logits);
   TokenResult result;
   result.token_id = token_id;
+  if (std::isnan(logits[0])) {
+    result.logprob = logits[0];
+    return result;
+  }
+  const double log_sum = LogSumExp(logits);
   result.logprob = static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token_id)]) - log_sum);
   if (top_logprobs > 0) result.top_logprobs = Top(logits, log_sum, top_logprobs);
   return result;

@@ -11,7 +11,8 @@ namespace espalier::test {
 struct FakeModelOptions {
   int32_t vocab_size = 31;
   std::vector<int32_t> eos_token_ids = {2};
-  double eos_probability = 0.02;  // how often an end-of-sequence token is by far the most likely one
+  double eos_probability = 0.02;   // how often an end-of-sequence token is by far the most likely one
+  double error_probability = 0.0;  // how often logits are not finite: what is drawn and scored then fails
 };
 
 // Tokens of a branch that penalties count.
@@ -31,7 +32,8 @@ class FakeModel {
   static uint64_t Extend(uint64_t state, int32_t position, int32_t token_id);
   static uint64_t StateOf(std::span<const int32_t> token_ids);
 
-  std::vector<float> Logits(uint64_t state) const;  // [vocab_size]
+  std::vector<float> Logits(
+      uint64_t state) const;  // [vocab_size]; the first is NaN where they are not finite
 
   // A draw, a function of all its arguments: every field of `params` changes which token is drawn.
   TokenResult Draw(const std::vector<float>& logits, const SamplingParams& params, const FakeHistory& history,

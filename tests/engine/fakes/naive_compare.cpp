@@ -171,7 +171,8 @@ class Comparison {
     if (got->second.scores.size() != want.scores.size()) return Fail(name + ": scores");
     for (size_t i = 0; i < want.scores.size(); ++i) {
       // Sums of several verdicts may be added up in another order.
-      if (std::abs(got->second.scores[i] - want.scores[i]) > 1e-9) {
+      if (got->second.scores[i] != want.scores[i] &&
+          !(std::abs(got->second.scores[i] - want.scores[i]) <= 1e-9)) {
         Fail(name + ": score " + std::to_string(got->second.scores[i]) + ", expected " +
              std::to_string(want.scores[i]));
       }

@@ -63,7 +63,9 @@ class NaiveTree {
       child.text.clear();
       child.finish_reason = FinishReason::kNone;
       child.tip = true;
-      if (generate != nullptr) {
+      if (child.ends) {
+        child.finish_reason = FinishReason::kError;
+      } else if (generate != nullptr) {
         Generate(*generate, &child);
       } else {
         Give(std::get<GivenSpec>(content), &child);
@@ -80,6 +82,7 @@ class NaiveTree {
         const TokenResult score =
             model_.Score(model_.Logits(FakeModel::StateOf(child->path)), token, given.top_logprobs);
         verdict += static_cast<double>(score.logprob);
+        if (score.failed()) child->finish_reason = FinishReason::kError;
         Take(score, given.top_logprobs, child);
       }
       child->path.push_back(token);
@@ -88,6 +91,11 @@ class NaiveTree {
     if (given.score) {
       child->latest_verdict = verdict;
       child->sum_verdicts += verdict;
+    }
+    if (child->finish_reason == FinishReason::kError) {
+      child->failed = true;
+      child->logprobs.clear();
+      child->top_logprobs.clear();
     }
     if (tokenizer_ != nullptr) child->text = TextOf(*tokenizer_, given.token_ids, child->parent < 0, {}).text;
   }
@@ -105,6 +113,11 @@ class NaiveTree {
       const TokenResult drawn =
           model_.Draw(model_.Logits(FakeModel::StateOf(child->path)), spec.sampling, history, child->stream,
                       static_cast<int32_t>(child->path.size()), spec.top_logprobs);
+      if (drawn.failed()) {
+        child->failed = child->ends = true;
+        child->finish_reason = FinishReason::kError;
+        break;
+      }
       Take(drawn, spec.top_logprobs, child);
       child->sum_logprob += static_cast<double>(drawn.logprob);
       child->path.push_back(drawn.token_id);
@@ -148,7 +161,7 @@ class NaiveTree {
       const int32_t number = number_of_(result_, index);
       index_of[number] = index;
       candidates.push_back({number, b.group, b.sum_logprob, static_cast<int64_t>(b.generated.size()),
-                            b.latest_verdict, b.sum_verdicts});
+                            b.latest_verdict, b.sum_verdicts, b.failed});
     }
     const SelectOutcome outcome = Select(spec, candidates);
     NaiveSelection selection;
@@ -165,7 +178,9 @@ class NaiveTree {
   void MarkPruned() {
     for (const NaiveSelection& selection : result_.selections) {
       for (const int32_t index : selection.pruned) {
-        if (branch(index).tip) branch(index).finish_reason = FinishReason::kPruned;
+        NaiveBranch& pruned = branch(index);
+        if (pruned.tip && pruned.finish_reason != FinishReason::kError)
+          pruned.finish_reason = FinishReason::kPruned;
       }
     }
   }

@@ -29,6 +29,8 @@ struct NaiveBranch {
   double latest_verdict = 0.0;
   double sum_verdicts = 0.0;
   bool tip = true;
+  bool failed = false;  // it or a branch above ended with kError
+  bool ends = false;    // thereof a generated one: nothing can follow
 };
 
 struct NaiveSelection {
