@@ -7,10 +7,14 @@
   make_tokenizer_goldens.py goldens [--only NAME]
                                       writes data/goldens/NAME.txt for every tokenizer that is there; those of
                                       ESPALIER_SHARED_DIR (Llama 2, Llama 3, TinyStories) need that variable
+  make_tokenizer_goldens.py combinations
+                                      writes data/combinations.json: tokenizer files of known models and at random (see
+                                      tokenizer_goldens/combinations.py), texts, and hashes as below for each file and text
   make_tokenizer_goldens.py show NAME INDEX
                                       prints the text at INDEX (from 0) and its ids, to look into a difference
 
-Made with sentencepiece 0.2.1 and tokenizers 0.23.3:  pip install sentencepiece==0.2.1 protobuf tokenizers==0.23.3
+Made with sentencepiece 0.2.1, tokenizers 0.23.3 and, for folders with a tokenizer_config.json next to a tokenizer.model,
+transformers 5.24:  pip install sentencepiece==0.2.1 protobuf tokenizers==0.23.3 transformers==5.24.0
 
 A golden line is "COUNT HASH": number of ids of the text at the start of a sequence, and the low half of a 64-bit FNV-1a hash over the
 ids in four modes (start and continuation, each without and with special tokens parsed) and the decoded text. Lines
@@ -25,15 +29,18 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import sys
+import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from tokenizer_goldens import training  # noqa: E402
-from tokenizer_goldens.packages import SentencePiecePackage, TokenizersPackage  # noqa: E402
+from tokenizer_goldens import combinations, training  # noqa: E402
+from tokenizer_goldens.packages import SentencePiecePackage, TokenizersPackage, TransformersFolder  # noqa: E402
 from tokenizer_goldens.texts import DATA, ROOT, make_strings, read_strings  # noqa: E402
 
 MASK = (1 << 64) - 1
 DECODE_LINES = 1500
+COMBINATION_CASES, COMBINATION_TEXTS, COMBINATION_DECODES = 90, 90, 60
 
 
 class Hash:
@@ -98,7 +105,10 @@ def tokenizer_files():
 
 
 def load(file):
-    return TokenizersPackage(file) if file.suffix == ".json" else SentencePiecePackage(file)
+    if file.suffix == ".json":
+        return TokenizersPackage(file)
+    has_config = (file.parent / "tokenizer_config.json").exists()
+    return TransformersFolder(file) if has_config else SentencePiecePackage(file)
 
 
 def make_golden(name, file, strings):
@@ -123,9 +133,65 @@ def make_golden(name, file, strings):
     print(f"{name}: {len(strings)} texts, {DECODE_LINES} id sequences, {package.name} {package.version}")
 
 
+def folder_document(tokenizer, files, models):
+    """The tokenizer.json of a case, with what transformers would take from the other files of its folder."""
+    document = json.loads(json.dumps(combinations.document_of(tokenizer, models)))
+    for content, id_ in files.get("added_tokens.json", {}).items():
+        document["added_tokens"].append(training.added_token(content, id_, False, normalized=True))
+    return document
+
+
+def combination_golden(name, tokenizer, files, models, texts):
+    """A case of data/combinations.json; None where the package fails on it."""
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(folder_document(tokenizer, files, models), file)
+            file.flush()
+            package = TokenizersPackage(file.name)
+        encoded = []
+        for text in texts:
+            modes = [package.encode(text, at_start, parse) for at_start in (True, False) for parse in (False, True)]
+            digest = Hash()
+            for ids in modes:
+                digest.ids(ids)
+            digest.text(package.decode([i for i in modes[0] if i not in package.unprintable]))
+            encoded.append(f"{digest.value & 0xFFFFFFFF:08x}")
+        decoded = []
+        for index in range(COMBINATION_DECODES):
+            rng = SplitMix64(index)
+            ids = [rng.next() % package.vocab_size for _ in range(1 + rng.next() % 12)]
+            digest = Hash()
+            digest.text(package.decode([i for i in ids if i not in package.unprintable]))
+            decoded.append(f"{digest.value & 0xFFFFFFFF:08x}")
+    except BaseException as error:  # Panics of the package are no Exceptions.
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return None
+    return {"name": name, "tokenizer": tokenizer, "files": files, "unprintable": sorted(package.unprintable),
+            "texts": " ".join(encoded), "ids": " ".join(decoded)}
+
+
+def make_combinations():
+    models = combinations.make_models(7)
+    texts = combinations.make_texts(random.Random(7), COMBINATION_TEXTS)
+    cases = [combination_golden(*family, models, texts) for family in combinations.families(models)]
+    assert None not in cases
+    seed = 0
+    while len(cases) < COMBINATION_CASES:
+        case = combination_golden(f"seed {seed}", combinations.make_case(random.Random(seed), models), {}, models, texts)
+        seed += 1
+        # A first word is refused in some places.
+        if case is not None and '"first"' not in json.dumps(case["tokenizer"]["pre_tokenizer"]):
+            cases.append(case)
+    lines = [json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in cases]
+    head = json.dumps({"models": models, "text_list": texts}, ensure_ascii=False, separators=(",", ":"))
+    (DATA / "combinations.json").write_text(head[:-1] + ',"cases":[\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+    print(f"{len(cases)} files, {len(texts)} texts")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "strings", "goldens", "show"])
+    parser.add_argument("command", choices=["train", "strings", "goldens", "combinations", "show"])
     parser.add_argument("args", nargs="*")
     parser.add_argument("--only")
     options = parser.parse_args()
@@ -138,6 +204,8 @@ def main():
         lines = [json.dumps(s, ensure_ascii=False) for s in make_strings()]
         (DATA / "strings.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines)} texts")
+    elif options.command == "combinations":
+        make_combinations()
     elif options.command == "goldens":
         strings = read_strings()
         for name, file in tokenizer_files().items():

@@ -155,6 +155,10 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
   auto runner = LoadModel(config.model, options);
   if (!runner) return InTermsOfSettings(runner.error());
   const ModelInfo& model = (*runner)->info();
+  // Files next to a tokenizer may add tokens that the model has no rows for: padding, often.
+  if ((*tokenizer)->vocab_size() > model.vocab_size)
+    tokenizer = LoadTokenizer(config.model, model.vocab_size);
+  if (!tokenizer) return tokenizer.error();
   if ((*tokenizer)->vocab_size() > model.vocab_size) {
     return InvalidArgument(config.model, "the tokenizer has " + std::to_string((*tokenizer)->vocab_size()) +
                                              " tokens, the model only " + std::to_string(model.vocab_size));

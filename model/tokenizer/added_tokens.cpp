@@ -2,38 +2,20 @@
 
 #include <algorithm>
 
+#include "model/tokenizer/split_pattern.h"
 #include "model/tokenizer/utf8.h"
 
 namespace espalier {
 namespace {
 
-// Unicode property White_Space.
-bool IsWhiteSpace(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
-// Start of the white space at the end of `text`.
-size_t TrailingSpaceStart(std::string_view text) {
-  size_t start = text.size();
-  while (start > 0) {
-    size_t at = start - 1;
-    while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
-    if (!IsWhiteSpace(ReadUtf8(text.substr(at)).code_point)) break;
-    start = at;
+// Whether no word character touches text[begin, end).
+bool StandsAlone(std::string_view text, size_t begin, size_t end) {
+  size_t before = begin;
+  while (before > 0 && (static_cast<uint8_t>(text[--before]) & 0xC0) == 0x80) {
   }
-  return start;
-}
-
-size_t LeadingSpaceBytes(std::string_view text) {
-  size_t end = 0;
-  while (end < text.size()) {
-    const Utf8Char c = ReadUtf8(text.substr(end));
-    if (!IsWhiteSpace(c.code_point)) break;
-    end += c.size_bytes;
-  }
-  return end;
+  if (begin > 0 && IsWordCharacter(text.substr(before, begin - before))) return false;
+  if (end == text.size()) return true;
+  return !IsWordCharacter(text.substr(end, ReadUtf8(text.substr(end)).size_bytes));
 }
 
 }  // namespace
@@ -90,6 +72,7 @@ std::vector<TextSection> AddedTokenMatcher::Split(std::string_view text, bool pa
     const size_t match = at;
     at += token.content.size();
     if (token.special && !parse_special) continue;
+    if (token.single_word && !StandsAlone(text, match, at)) continue;
     const size_t start = token.left_strip ? std::max(TrailingSpaceStart(text.substr(0, match)), done) : match;
     const size_t stop = token.right_strip ? at + LeadingSpaceBytes(text.substr(at)) : at;
     add_text(start);

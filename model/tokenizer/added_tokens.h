@@ -11,6 +11,9 @@
 
 namespace espalier {
 
+// Ids that no token has may lie between those of tokens; more of them than this are an error of the file.
+inline constexpr size_t kMaxUnusedIds = size_t{1} << 16;
+
 // A token that is found in the text before the model splits the rest.
 struct AddedToken {
   std::string content;
@@ -19,6 +22,7 @@ struct AddedToken {
   bool normalized = false;  // Matched in the normalised text, in its own normalised form.
   bool left_strip = false;  // Takes the white space on its left (right) with it.
   bool right_strip = false;
+  bool single_word = false;  // Not found where a word character stands right before or after it.
 };
 
 // A stretch of text, or an added token in its place.

@@ -41,10 +41,10 @@ Result<BpeModel> BpeModel::Create(const std::vector<std::string>& vocab,
   for (size_t i = 0; i < vocab.size(); ++i) {
     const std::string& token = vocab[i];
     const auto id = static_cast<int32_t>(i);
+    if (token.empty()) continue;
     if (!model.token_to_id_.emplace(token, id).second) {
       return InvalidArgument("", "model.vocab: token \"" + token + "\" stands twice");
     }
-    if (token.empty()) continue;
     const Utf8Char c = ReadUtf8(token);
     if (c.state == Utf8Char::State::kValid && c.size_bytes == token.size()) {
       model.characters_.Set(0, c.code_point, {0, Unsigned(id)});

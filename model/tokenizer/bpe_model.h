@@ -31,8 +31,9 @@ struct BpeCounters {
 // of equals. A priority queue over a linked list: n log n for a word of n characters. Immutable.
 class BpeModel {
  public:
-  // `vocab`: token of each id, all different. `merges`: pairs of tokens in the order learnt. Errors name the
-  // field of tokenizer.json ("model.merges[3]: ...") in their message.
+  // `vocab`: token of each id, all different but for empty ones, which are no tokens. `merges`: pairs of
+  // tokens in the order learnt. Errors name the field of tokenizer.json ("model.merges[3]: ...") in their
+  // message.
   static Result<BpeModel> Create(const std::vector<std::string>& vocab,
                                  const std::vector<std::pair<std::string, std::string>>& merges,
                                  const BpeOptions& options);

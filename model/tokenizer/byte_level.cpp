@@ -36,12 +36,9 @@ const Tables& GetTables() {
 
 }  // namespace
 
-std::string BytesToCharacters(std::string_view bytes) {
+void AppendBytesAsCharacters(std::string_view bytes, std::string* out) {
   const Tables& tables = GetTables();
-  std::string out;
-  out.reserve(2 * bytes.size());
-  for (const char byte : bytes) out += tables.character_of[static_cast<uint8_t>(byte)];
-  return out;
+  for (const char byte : bytes) out->append(tables.character_of[static_cast<uint8_t>(byte)]);
 }
 
 std::string CharactersToBytes(std::string_view text) {

@@ -17,6 +17,7 @@ class JsonField {
  public:
   JsonField(const nlohmann::json& value, std::string file) : value_(&value), file_(std::move(file)) {}
 
+  const std::string& file() const { return file_; }
   const std::string& path() const { return path_; }
   bool is_null() const { return value_->is_null(); }
   bool is_string() const { return value_->is_string(); }

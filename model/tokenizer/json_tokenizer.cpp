@@ -1,78 +1,99 @@
 #include "model/tokenizer/json_tokenizer.h"
 
 #include <algorithm>
+#include <map>
 
-#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/utf8.h"
 
 namespace espalier {
 namespace {
 
-std::string Normalize(const std::vector<NormalizerStep>& steps, bool at_start, std::string_view text) {
-  std::string out(text);
-  for (const NormalizerStep& step : steps) {
-    if (!step.prepend) {
-      out = ReplaceAll(out, step.pattern, step.content);
-    } else if (at_start && !out.empty()) {
-      out.insert(0, step.content);
+// Takes in the tokens that other files add. The flags of tokenizer_config.json hold over those of
+// tokenizer.json.
+Status TakeListedTokens(const TokenizerConfig& config, TokenizerJson* json) {
+  std::map<int32_t, AddedToken> tokens;
+  std::unordered_map<std::string, int32_t> id_of;
+  for (size_t id = 0; id < json->vocab.size(); ++id) id_of.emplace(json->vocab[id], static_cast<int32_t>(id));
+  for (AddedToken& token : json->added_tokens) {
+    id_of.emplace(token.content, token.id);
+    tokens.emplace(token.id, std::move(token));
+  }
+  const size_t known_ids = json->vocab.size() + tokens.size() + config.added_tokens.size();
+  for (const ListedToken& listed : config.added_tokens) {
+    const AddedToken& token = listed.token;
+    const std::string named = "added token \"" + token.content + "\" has the id " + std::to_string(token.id);
+    const auto id = static_cast<size_t>(token.id);
+    const auto known = id_of.find(token.content);
+    if (known != id_of.end() && known->second != token.id) {
+      return InvalidArgument(listed.file,
+                             named + ", and " + std::to_string(known->second) + " in tokenizer.json");
     }
-  }
-  return out;
-}
-
-int HexDigit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-// The byte that "<0x0A>" stands for; -1: it stands for itself.
-int ByteOf(std::string_view token) {
-  if (token.size() != 6 || !token.starts_with("<0x") || !token.ends_with('>')) return -1;
-  const int high = HexDigit(token[3]);
-  const int low = HexDigit(token[4]);
-  return high < 0 || low < 0 ? -1 : high * 16 + low;
-}
-
-TokenInfo MakeInfo(const TokenizerJson& json, std::string piece, std::string_view decoder_input) {
-  TokenInfo info;
-  info.piece = std::move(piece);
-  if (json.byte_level) {
-    info.kind = TokenInfo::Kind::kBytes;
-    info.text = CharactersToBytes(decoder_input);
-    return info;
-  }
-  info.text = decoder_input;
-  info.strippable = true;
-  for (const ReplaceStep& step : json.decoder_replaces) {
-    info.text = ReplaceAll(info.text, step.pattern, step.content);
-  }
-  if (const int byte = json.decoder_byte_fallback ? ByteOf(info.text) : -1; byte >= 0) {
-    info.kind = TokenInfo::Kind::kByte;
-    info.text.assign(1, static_cast<char>(static_cast<uint8_t>(byte)));
-  }
-  return info;
-}
-
-std::vector<TokenInfo> MakeTokens(const TokenizerJson& json) {
-  std::vector<TokenInfo> tokens;
-  for (const std::string& token : json.vocab) tokens.push_back(MakeInfo(json, token, token));
-  for (const AddedToken& added : json.added_tokens) {
-    const auto id = static_cast<size_t>(added.id);
-    if (id == tokens.size()) tokens.emplace_back();
-    // A normalised token stood for its normalised form in the text, which is what decoding inverts.
-    const std::string form =
-        added.normalized ? Normalize(json.normalizer, /*at_start=*/true, added.content) : added.content;
-    tokens[id] = MakeInfo(json, added.content, form);
-    if (added.special) {
-      tokens[id].special = true;
-      tokens[id].kind = TokenInfo::Kind::kSkipped;
-      tokens[id].text.clear();
+    const bool taken = tokens.contains(token.id) || (id < json->vocab.size() && !json->vocab[id].empty());
+    if (known == id_of.end() && taken) {
+      return InvalidArgument(listed.file, named + ", which is that of another token in tokenizer.json");
     }
+    if (id >= known_ids + kMaxUnusedIds) {
+      return InvalidArgument(listed.file, named + ", which leaves a gap after the vocabulary");
+    }
+    if (listed.has_flags || !tokens.contains(token.id)) tokens.insert_or_assign(token.id, token);
   }
-  return tokens;
+  json->added_tokens.clear();
+  for (auto& [id, token] : tokens) json->added_tokens.push_back(std::move(token));
+  return {};
 }
+
+class TableMaker {
+ public:
+  explicit TableMaker(const TokenizerJson& json) : json_(json) {}
+
+  Status AddTokens(TokenTable* table) const {
+    const size_t added_end =
+        json_.added_tokens.empty() ? 0 : static_cast<size_t>(json_.added_tokens.back().id) + 1;
+    TokenInfo unused;
+    unused.kind = TokenInfo::Kind::kSkipped;
+    table->tokens.resize(std::max(json_.vocab.size(), added_end), unused);
+    for (size_t id = 0; id < json_.vocab.size(); ++id) {
+      const std::string& token = json_.vocab[id];
+      if (token.empty()) continue;
+      if (Status set = Set(static_cast<int32_t>(id), token, token, table); !set) return set;
+    }
+    for (const AddedToken& added : json_.added_tokens) {
+      // A normalised token stood for its normalised form in the text, which is what decoding inverts.
+      std::string form = added.content;
+      if (added.normalized) {
+        auto normalized = json_.normalizer.Run(added.content, /*at_start=*/true);
+        if (!normalized) return normalized.error();
+        form = std::move(*normalized);
+      }
+      if (Status set = Set(added.id, added.content, form, table); !set) return set;
+      if (!added.special) continue;
+      TokenInfo& info = table->tokens[static_cast<size_t>(added.id)];
+      info.special = true;
+      info.kind = TokenInfo::Kind::kSkipped;
+      info.text.clear();
+      table->first_tokens.erase(added.id);
+    }
+    return {};
+  }
+
+ private:
+  Status Set(int32_t id, const std::string& piece, std::string_view form, TokenTable* table) const {
+    TokenInfo& info = table->tokens[static_cast<size_t>(id)];
+    auto read = json_.decoder.Info(form, /*is_first=*/false);
+    if (!read) return read.error();
+    info = std::move(*read);
+    info.piece = piece;
+    if (!json_.decoder.FirstDiffers()) return {};
+    auto first = json_.decoder.Info(form, /*is_first=*/true);
+    if (!first) return first.error();
+    if (first->text == info.text && first->kind == info.kind) return {};
+    first->piece = piece;
+    table->first_tokens.insert_or_assign(id, std::move(*first));
+    return {};
+  }
+
+  const TokenizerJson& json_;
+};
 
 Result<int32_t> IdOf(const std::vector<TokenInfo>& tokens, const std::string& name, const std::string& file,
                      const std::string& field) {
@@ -85,8 +106,10 @@ Result<int32_t> IdOf(const std::vector<TokenInfo>& tokens, const std::string& na
 Result<TokenTable> MakeTable(const TokenizerJson& json, const TokenizerConfig& config,
                              const std::string& file) {
   TokenTable table;
-  table.tokens = MakeTokens(json);
-  table.leading_strip = json.leading_strip;
+  if (Status added = TableMaker(json).AddTokens(&table); !added) {
+    return InvalidArgument(file, "a token " + added.error().message);
+  }
+  table.leading_strip = json.decoder.leading_strip();
   const bool bos_from_config = !config.bos_token.empty();
   const std::string& bos = bos_from_config ? config.bos_token : json.template_bos;
   if (!bos.empty()) {
@@ -110,6 +133,7 @@ Result<std::unique_ptr<Tokenizer>> JsonTokenizer::Load(const std::filesystem::pa
                                                        const TokenizerConfig& config) {
   auto json = ReadTokenizerJson(file);
   if (!json) return json.error();
+  if (Status taken = TakeListedTokens(config, &*json); !taken) return taken.error();
   auto model = BpeModel::Create(json->vocab, json->merges, json->bpe);
   if (!model) return InvalidArgument(file.string(), model.error().message);
   auto table = MakeTable(*json, config, file.string());
@@ -127,8 +151,9 @@ Status JsonTokenizer::AddMatchers(const std::string& file) {
     for (const bool at_start : {false, true}) {
       if (!token.normalized || !added) continue;
       AddedToken form = token;
-      form.content = Normalize(json_.normalizer, at_start, token.content);
-      added = normalized_matchers_[at_start].Add(form);
+      auto normalized = json_.normalizer.Run(token.content, at_start);
+      if (normalized) form.content = std::move(*normalized);
+      added = normalized ? normalized_matchers_[at_start].Add(form) : Status(normalized.error());
     }
     if (!added) return InvalidArgument(file, "added_tokens: " + added.error().message);
   }
@@ -142,9 +167,16 @@ Status JsonTokenizer::EncodeText(std::string_view text, const EncodeOptions& opt
       ids->push_back(raw.id);
       continue;
     }
-    const std::string normalized = Normalize(json_.normalizer, options.at_start, raw.text);
+    std::string normalized;
+    std::string_view section_text = raw.text;
+    if (!json_.normalizer.empty()) {
+      auto run = json_.normalizer.Run(raw.text, options.at_start);
+      if (!run) return run.error();
+      normalized = std::move(*run);
+      section_text = normalized;
+    }
     const AddedTokenMatcher& matcher = normalized_matchers_[options.at_start];
-    for (const TextSection& section : matcher.Split(normalized, options.parse_special)) {
+    for (const TextSection& section : matcher.Split(section_text, options.parse_special)) {
       if (section.id >= 0) {
         ids->push_back(section.id);
       } else {
@@ -160,71 +192,41 @@ Status JsonTokenizer::EncodeText(std::string_view text, const EncodeOptions& opt
 
 Status JsonTokenizer::EncodeSection(std::string_view section, bool is_first, bool at_start,
                                     std::vector<int32_t>* ids) const {
-  if (json_.byte_level) return EncodeByteLevel(section, ids);
-  if (json_.metaspace) {
-    EncodeMetaspace(section, is_first, at_start, ids);
-  } else {
-    model_.Encode(section, ids);
-  }
+  Words words;
+  if (Status cut = json_.pre_tokenizer.Run(section, is_first, at_start, &words); !cut) return cut;
+  for (const std::string_view word : words.parts) model_.Encode(word, ids);
   return {};
-}
-
-Status JsonTokenizer::EncodeByteLevel(std::string_view section, std::vector<int32_t>* ids) const {
-  std::vector<std::string_view> words = {section};
-  if (json_.byte_level->split) {
-    words.clear();
-    if (Status split = json_.byte_level->split->Split(section, &words); !split) return split;
-  }
-  for (const std::string_view word : words) model_.Encode(BytesToCharacters(word), ids);
-  return {};
-}
-
-void JsonTokenizer::EncodeMetaspace(std::string_view section, bool is_first, bool at_start,
-                                    std::vector<int32_t>* ids) const {
-  const Metaspace& metaspace = *json_.metaspace;
-  const std::string& mark = metaspace.replacement;
-  std::string text = ReplaceAll(section, " ", mark);
-  const bool prepends = metaspace.prepend == Metaspace::Prepend::kAlways ||
-                        (metaspace.prepend == Metaspace::Prepend::kFirst && is_first);
-  if (at_start && prepends && !text.starts_with(mark)) text.insert(0, mark);
-  if (!metaspace.split) return model_.Encode(text, ids);
-
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find(mark, rest.starts_with(mark) ? mark.size() : 0), rest.size());
-    model_.Encode(rest.substr(0, end), ids);
-    rest.remove_prefix(end);
-  }
 }
 
 std::string JsonTokenizer::Decode(std::span<const int32_t> ids) const {
   std::string out;
-  if (json_.byte_level) {
-    std::string all_bytes;
-    for (const int32_t id : ids) {
-      if (IsValid(id)) all_bytes += Info(id).text;
-    }
-    AppendLossyByRun(all_bytes, &out);
-    return out;
-  }
-  std::string bytes;  // Byte tokens since the last other one: text together, or U+FFFD each.
-  const auto flush_bytes = [&] {
-    if (FindInvalidUtf8(bytes) == std::string_view::npos) {
+  std::string bytes;  // Those of byte tokens since the last other one.
+  const auto flush_bytes = [&](bool by_run) {
+    if (by_run) {
+      AppendLossyByRun(bytes, &out);
+    } else if (FindInvalidUtf8(bytes) == std::string_view::npos) {
       out += bytes;
     } else {
       for (size_t i = 0; i < bytes.size(); ++i) out += kReplacementCharacter;
     }
     bytes.clear();
   };
+  bool is_first = true;
+  bool by_run = false;
   for (const int32_t id : ids) {
     if (!IsValid(id)) continue;
-    const TokenInfo& info = Info(id);
-    if (info.kind == TokenInfo::Kind::kByte) bytes += info.text;
-    if (info.kind != TokenInfo::Kind::kText) continue;
-    flush_bytes();
-    out += info.text;
+    const TokenInfo& info = is_first ? FirstInfo(id) : Info(id);
+    if (info.kind == TokenInfo::Kind::kSkipped) continue;
+    is_first = false;
+    if (info.kind == TokenInfo::Kind::kText) {
+      flush_bytes(by_run);
+      out += info.text;
+    } else {
+      by_run = info.kind == TokenInfo::Kind::kBytes;
+      bytes += info.text;
+    }
   }
-  flush_bytes();
+  flush_bytes(by_run);
 
   size_t start = 0;
   for (int32_t i = 0; i < leading_strip().count; ++i) {

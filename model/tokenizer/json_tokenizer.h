@@ -16,7 +16,8 @@
 namespace espalier {
 
 // A tokenizer.json, encoded and decoded as the tokenizers package does. With at_start = false it is the
-// tokenizer whose Prepend normaliser is taken out and whose Metaspace has prepend_scheme "never".
+// tokenizer whose Prepend normalizer is taken out, whose Metaspace has prepend_scheme "never" and whose
+// ByteLevel has no add_prefix_space.
 class JsonTokenizer final : public Tokenizer {
  public:
   static Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& file,
@@ -32,9 +33,6 @@ class JsonTokenizer final : public Tokenizer {
                     std::vector<int32_t>* ids) const override;
   Status AddMatchers(const std::string& file);
   Status EncodeSection(std::string_view section, bool is_first, bool at_start,
-                       std::vector<int32_t>* ids) const;
-  Status EncodeByteLevel(std::string_view section, std::vector<int32_t>* ids) const;
-  void EncodeMetaspace(std::string_view section, bool is_first, bool at_start,
                        std::vector<int32_t>* ids) const;
 
   TokenizerJson json_;

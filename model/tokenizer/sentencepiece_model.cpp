@@ -9,7 +9,10 @@
 namespace espalier {
 namespace {
 
-// Field numbers of ModelProto and NormalizerSpec.
+// Field numbers of ModelProto, SentencePiece and NormalizerSpec.
+constexpr uint64_t kPieces = 1;
+constexpr uint64_t kType = 3;
+constexpr uint64_t kUserDefined = 4;  // A value of kType.
 constexpr uint64_t kTrainerSpec = 2;
 constexpr uint64_t kNormalizerSpec = 3;
 constexpr uint64_t kSelfTestData = 4;
@@ -150,6 +153,16 @@ Status ReadNormalizer(std::string_view spec, SentencePieceModel* model) {
   return {};
 }
 
+Result<bool> IsUserDefined(std::string_view piece) {
+  bool is_user_defined = false;
+  while (!piece.empty()) {
+    const auto field = ReadField(&piece);
+    if (!field) return InvalidArgument("", "a piece is damaged");
+    if (field->number == kType) is_user_defined = field->varint == kUserDefined;
+  }
+  return is_user_defined;
+}
+
 Status RefuseDenormalizer(std::string_view spec) {
   while (!spec.empty()) {
     const auto field = ReadField(&spec);
@@ -165,6 +178,7 @@ Status RefuseDenormalizer(std::string_view spec) {
 
 Result<SentencePieceModel> ReadSentencePieceModel(std::string_view bytes) {
   SentencePieceModel model;
+  int32_t pieces = 0;
   bool has_trainer_spec = false;
   bool has_normalizer_spec = false;
   model.without_dummy_prefix.reserve(bytes.size() + 4);
@@ -174,6 +188,12 @@ Result<SentencePieceModel> ReadSentencePieceModel(std::string_view bytes) {
     has_trainer_spec = has_trainer_spec || field->number == kTrainerSpec;
     has_normalizer_spec = has_normalizer_spec || field->number == kNormalizerSpec;
     Status read;
+    if (field->number == kPieces) {
+      const auto user_defined = IsUserDefined(field->payload);
+      if (!user_defined) return user_defined.error();
+      if (*user_defined) model.user_defined.push_back(pieces);
+      ++pieces;
+    }
     if (field->number == kNormalizerSpec) read = ReadNormalizer(field->payload, &model);
     if (field->number == kDenormalizerSpec) read = RefuseDenormalizer(field->payload);
     if (!read) return read.error();

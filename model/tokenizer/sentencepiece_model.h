@@ -1,16 +1,19 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/base/result.h"
 
 namespace espalier {
 
-// What the normaliser of a SentencePiece model does to white space.
+// What the library does not tell of a SentencePiece model.
 struct SentencePieceModel {
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
+  std::vector<int32_t> user_defined;  // Ids of user-defined symbols.
   // The same model with add_dummy_prefix off, for text that continues a sequence.
   std::string without_dummy_prefix;
 };

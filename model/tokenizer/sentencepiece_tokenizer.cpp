@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <exception>
 #include <limits>
+#include <map>
+#include <unordered_map>
 
 #include "model/tokenizer/added_tokens.h"
 #include "model/tokenizer/json_field.h"
@@ -33,11 +35,46 @@ Result<std::unique_ptr<Processor>> LoadProcessor(std::string_view model) {
   return processor;
 }
 
+// Which stretches of text between tokens have a dummy prefix: see the header.
+struct PrefixRule {
+  enum class Where : uint8_t { kFirstStretch, kStartOfText, kEachStretch, kNowhere };
+  Where where = Where::kFirstStretch;
+  bool before_space = true;  // Also where the stretch begins with a space.
+
+  bool Holds(const TextSection& section, bool is_first_stretch) const {
+    if (!before_space && (section.text.starts_with(' ') || section.text.starts_with(kSpaceMark)))
+      return false;
+    switch (where) {
+      case Where::kFirstStretch:
+        return is_first_stretch;
+      case Where::kStartOfText:
+        return section.offset == 0;
+      case Where::kEachStretch:
+        return true;
+      case Where::kNowhere:
+        break;
+    }
+    return false;
+  }
+};
+
+PrefixRule RuleOf(const SentencePieceModel& model, const TokenizerConfig& config) {
+  PrefixRule rule;
+  if (!config.file_exists) return rule;
+  rule.where =
+      config.legacy.value_or(false) ? PrefixRule::Where::kEachStretch : PrefixRule::Where::kStartOfText;
+  if (!config.add_prefix_space.value_or(true)) rule.where = PrefixRule::Where::kNowhere;
+  // Where the model drops spaces at the start, its prefix takes their place.
+  rule.before_space = model.remove_extra_whitespaces;
+  return rule;
+}
+
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(TokenTable table, AddedTokenMatcher matcher, std::unique_ptr<Processor> with_prefix,
-                         std::unique_ptr<Processor> without_prefix)
+  SentencePieceTokenizer(TokenTable table, AddedTokenMatcher matcher, PrefixRule prefix_rule,
+                         std::unique_ptr<Processor> with_prefix, std::unique_ptr<Processor> without_prefix)
       : Tokenizer(std::move(table)),
+        prefix_rule_(prefix_rule),
         matcher_(std::move(matcher)),
         with_prefix_(std::move(with_prefix)),
         without_prefix_(std::move(without_prefix)) {}
@@ -48,6 +85,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   Status EncodeText(std::string_view text, const EncodeOptions& options,
                     std::vector<int32_t>* ids) const override;
 
+  PrefixRule prefix_rule_;
   AddedTokenMatcher matcher_;  // Control tokens, which the library never finds in a text, and added tokens.
   std::unique_ptr<Processor> with_prefix_;
   std::unique_ptr<Processor> without_prefix_;
@@ -55,15 +93,16 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 Status SentencePieceTokenizer::EncodeText(std::string_view text, const EncodeOptions& options,
                                           std::vector<int32_t>* ids) const {
-  bool prefix = options.at_start;
+  bool is_first_stretch = true;
   std::vector<int> section_ids;
   for (const TextSection& section : matcher_.Split(text, options.parse_special)) {
     if (section.id >= 0) {
       ids->push_back(section.id);
       continue;
     }
+    const bool prefix = options.at_start && prefix_rule_.Holds(section, is_first_stretch);
     const Processor& processor = prefix ? *with_prefix_ : *without_prefix_;
-    prefix = false;
+    is_first_stretch = false;
     try {
       const auto status = processor.Encode(section.text, &section_ids);
       if (!status.ok()) return InternalError("SentencePiece: " + status.ToString());
@@ -105,24 +144,45 @@ TokenInfo MakeInfo(const Processor& processor, int id) {
   return info;
 }
 
-// Appends the tokens that the configuration adds after those of the model.
-Status AppendAddedTokens(const TokenizerConfig& config, std::vector<TokenInfo>* tokens,
-                         AddedTokenMatcher* matcher) {
-  for (const AddedToken& added : config.added_tokens) {
-    const auto next_id = static_cast<int32_t>(tokens->size());
-    if (added.id < next_id) continue;  // A token of the model, listed again.
-    if (added.id > next_id) {
-      return InvalidArgument(config.file, "added_tokens_decoder: id " + std::to_string(added.id) +
-                                              " leaves a gap after " + std::to_string(next_id - 1));
+// Takes in the tokens that files next to the model list. `tokens` are those of the model; `matched` is what
+// is to be found in texts, by id.
+Status TakeListedTokens(const TokenizerConfig& config, std::vector<TokenInfo>* tokens,
+                        std::map<int32_t, AddedToken>* matched) {
+  std::unordered_map<std::string, int32_t> id_of;
+  for (size_t id = 0; id < tokens->size(); ++id) id_of.emplace((*tokens)[id].piece, static_cast<int32_t>(id));
+  const size_t known_ids = tokens->size() + config.added_tokens.size();
+  for (const ListedToken& listed : config.added_tokens) {
+    const AddedToken& added = listed.token;
+    const auto id = static_cast<size_t>(added.id);
+    const std::string named = "added token \"" + added.content + "\" has the id " + std::to_string(added.id);
+    const auto known = id_of.find(added.content);
+    if (known != id_of.end() && known->second != added.id) {
+      return InvalidArgument(listed.file,
+                             named + ", and " + std::to_string(known->second) + " in tokenizer.model");
     }
-    TokenInfo info;
-    info.piece = added.content;
-    info.special = added.special;
-    if (!added.special) info.text = added.content;
-    tokens->push_back(std::move(info));
-    if (Status status = matcher->Add(added); !status) {
-      return InvalidArgument(config.file, "added_tokens_decoder: " + status.error().message);
+    if (known == id_of.end() && id < tokens->size() && !(*tokens)[id].piece.empty()) {
+      return InvalidArgument(listed.file,
+                             named + ", which is that of \"" + (*tokens)[id].piece + "\" in tokenizer.model");
     }
+    if (id >= known_ids + kMaxUnusedIds) {
+      return InvalidArgument(listed.file, named + ", which leaves a gap after the vocabulary");
+    }
+    if (known == id_of.end()) {
+      TokenInfo unused;
+      unused.kind = TokenInfo::Kind::kSkipped;
+      if (id >= tokens->size()) tokens->resize(id + 1, unused);
+      TokenInfo& info = (*tokens)[id];
+      info = {};
+      info.piece = added.content;
+      info.text = ReplaceAll(added.content, kSpaceMark, " ");
+      info.strippable = info.text.starts_with(' ');
+    }
+    TokenInfo& info = (*tokens)[id];
+    if (added.special && !info.special && info.kind == TokenInfo::Kind::kText) {
+      info.special = true;
+      info.text.clear();
+    }
+    if (listed.has_flags || !matched->contains(added.id)) matched->insert_or_assign(added.id, added);
   }
   return {};
 }
@@ -157,7 +217,7 @@ Result<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::filesystem::path
   const int32_t model_size = processor.GetPieceSize();
   if (model_size <= 0) return InvalidArgument(file.string(), "has no pieces");
   TokenTable table;
-  AddedTokenMatcher matcher;
+  std::map<int32_t, AddedToken> matched;
   for (int32_t id = 0; id < model_size; ++id) {
     table.tokens.push_back(MakeInfo(processor, id));
     const TokenInfo& info = table.tokens.back();
@@ -167,14 +227,23 @@ Result<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::filesystem::path
       return InvalidArgument(file.string(), "piece " + std::to_string(id) + " is not valid UTF-8");
     }
     if (!info.special) continue;
-    AddedToken control{.content = info.piece, .id = id, .special = true};
-    if (Status added = matcher.Add(control); !added) return in_file(added.error());
+    matched.emplace(id, AddedToken{.content = info.piece, .id = id, .special = true});
   }
-  if (Status added = AppendAddedTokens(config, &table.tokens, &matcher); !added) return added.error();
+  // The library finds these by itself. To transformers text ends at them, which decides about prefixes.
+  for (const int32_t id : model->user_defined) {
+    if (!config.file_exists || id >= model_size) continue;
+    matched.emplace(id, AddedToken{.content = table.tokens[static_cast<size_t>(id)].piece, .id = id});
+  }
+  if (Status taken = TakeListedTokens(config, &table.tokens, &matched); !taken) return taken.error();
+  AddedTokenMatcher matcher;
+  for (const auto& [id, token] : matched) {
+    if (Status added = matcher.Add(token); !added) return in_file(added.error());
+  }
 
+  const PrefixRule rule = RuleOf(*model, config);
   if (model->remove_extra_whitespaces) {
     table.leading_strip = {std::numeric_limits<int32_t>::max(), true, " "};
-  } else if (model->add_dummy_prefix) {
+  } else if (model->add_dummy_prefix && rule.where != PrefixRule::Where::kNowhere) {
     table.leading_strip = {1, true, " "};
   }
   table.unk_id = processor.unk_id();
@@ -187,7 +256,7 @@ Result<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::filesystem::path
   }
   table.add_bos_by_default = table.bos_id >= 0 && config.add_bos_token.value_or(true);
   return std::unique_ptr<Tokenizer>(std::make_unique<SentencePieceTokenizer>(
-      std::move(table), std::move(matcher), std::move(*with_prefix), std::move(*without_prefix)));
+      std::move(table), std::move(matcher), rule, std::move(*with_prefix), std::move(*without_prefix)));
 }
 
 }  // namespace espalier

@@ -5,12 +5,15 @@
 namespace espalier {
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool at_start)
-    : tokenizer_(&tokenizer), strips_left_(at_start ? tokenizer.leading_strip().count : 0) {}
+    : tokenizer_(&tokenizer),
+      strips_left_(at_start ? tokenizer.leading_strip().count : 0),
+      is_first_(at_start) {}
 
 std::string StreamDecoder::Push(int32_t id) {
   std::string out;
   if (!tokenizer_->IsValid(id)) return out;
-  const TokenInfo& info = tokenizer_->Info(id);
+  const TokenInfo& info = is_first_ ? tokenizer_->FirstInfo(id) : tokenizer_->Info(id);
+  if (info.kind != TokenInfo::Kind::kSkipped) is_first_ = false;
   switch (info.kind) {
     case TokenInfo::Kind::kSkipped:
       break;

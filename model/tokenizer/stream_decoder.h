@@ -39,6 +39,7 @@ class StreamDecoder {
 
   const Tokenizer* tokenizer_;
   int32_t strips_left_;
+  bool is_first_;  // The next token that is not skipped is the first of its sequence.
   bool pending_strippable_ = false;
   uint8_t pending_bytes_ = 0;
   std::array<char, 4> pending_{};

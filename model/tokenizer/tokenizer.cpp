@@ -15,7 +15,8 @@ Tokenizer::Tokenizer(TokenTable table) : table_(std::move(table)) {
   piece_to_id_.reserve(table_.tokens.size());
   for (int32_t id = 0; id < vocab_size(); ++id) {
     const TokenInfo& token = Info(id);
-    piece_to_id_.emplace(token.piece, id);
+    if (token.kind != TokenInfo::Kind::kSkipped || !token.piece.empty())
+      piece_to_id_.emplace(token.piece, id);
     const size_t bytes = token.special ? token.piece.size() : token.text.size();
     longest_token_bytes_ = std::max(longest_token_bytes_, bytes);
   }
@@ -53,7 +54,7 @@ std::string Tokenizer::DecodeContinuation(std::span<const int32_t> ids) const {
 
 namespace {
 
-Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder_or_file) {
+Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder_or_file, int32_t id_limit) {
   std::error_code failed;
   std::filesystem::path folder = folder_or_file;
   std::filesystem::path file = folder_or_file;
@@ -66,16 +67,21 @@ Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder_or_f
   } else {
     folder = file.parent_path();
   }
-  const auto config = ReadTokenizerConfig(folder);
+  const bool is_json = file.extension() == ".json";
+  auto config = ReadTokenizerConfig(folder, /*with_tokenizer_json=*/!is_json);
   if (!config) return config.error();
-  if (file.extension() == ".json") return JsonTokenizer::Load(file, *config);
+  std::erase_if(config->added_tokens,
+                [id_limit](const ListedToken& listed) { return listed.token.id >= id_limit; });
+  if (is_json) return JsonTokenizer::Load(file, *config);
   return LoadSentencePiece(file, *config);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file) {
-  return OrExhausted(folder_or_file.string(), "loading the tokenizer", [&] { return Load(folder_or_file); });
+Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file,
+                                                 int32_t id_limit) {
+  return OrExhausted(folder_or_file.string(), "loading the tokenizer",
+                     [&] { return Load(folder_or_file, id_limit); });
 }
 
 }  // namespace espalier

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,8 @@ struct LeadingStrip {
 // Everything that is known of a vocabulary without encoding anything.
 struct TokenTable {
   std::vector<TokenInfo> tokens;  // [vocab_size]
+  // Tokens that read otherwise where they are the first of a sequence that are not skipped.
+  std::unordered_map<int32_t, TokenInfo> first_tokens;
   LeadingStrip leading_strip;
   int32_t bos_id = -1;
   int32_t eos_id = -1;
@@ -74,10 +77,12 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // Number of ids, added tokens included. Every id in [0, vocab_size()) has a piece.
+  // Number of ids, added tokens included. An id in [0, vocab_size()) that no token has is skipped and has an
+  // empty piece.
   int32_t vocab_size() const { return static_cast<int32_t>(table_.tokens.size()); }
-  // Ids of the beginning and the end of a sequence and of unknown text; -1 where there is none. A model may
-  // stop at further ids: its generation_config.json names them, and the model's configuration reads that.
+  // Ids of the beginning and the end of a sequence and of unknown text; -1 where there is none. Where a
+  // model's texts end is not asked here: as in transformers, generation_config.json or config.json name those
+  // ids, and the tokenizer's eos_token is not added to them.
   int32_t bos_id() const { return table_.bos_id; }
   int32_t eos_id() const { return table_.eos_id; }
   int32_t unk_id() const { return table_.unk_id; }
@@ -92,10 +97,15 @@ class Tokenizer {
     ESPALIER_CHECK(IsValid(id));
     return table_.tokens[static_cast<size_t>(id)];
   }
+  // `id` as the first token of a sequence. Precondition: IsValid(id).
+  const TokenInfo& FirstInfo(int32_t id) const {
+    const auto it = table_.first_tokens.find(id);
+    return it == table_.first_tokens.end() ? Info(id) : it->second;
+  }
   std::optional<int32_t> PieceToId(std::string_view piece) const;
   const LeadingStrip& leading_strip() const { return table_.leading_strip; }
   // The most bytes of text that one token stands for: a text of n bytes has at least n / this many tokens,
-  // unless the tokenizer drops or folds some of it (extra spaces, runs of unknown characters).
+  // unless the tokenizer drops or folds some of it (extra spaces, runs of unknown characters, normalisation).
   size_t longest_token_bytes() const { return longest_token_bytes_; }
 
   // `text` is UTF-8. Time grows as n log n at most. Errors (kInvalidArgument): field "text" for invalid UTF-8
@@ -124,10 +134,14 @@ class Tokenizer {
 };
 
 // Loads the tokenizer of a Hugging Face folder: tokenizer.model (SentencePiece) if it is there, else
-// tokenizer.json (BPE, SentencePiece-style or byte-level); or the file itself: *.json is read as
-// tokenizer.json, anything else as tokenizer.model. tokenizer_config.json and special_tokens_map.json beside
-// it are used where they exist. Errors name the file (field) and what in it is missing, damaged or not
+// tokenizer.json (BPE of any kind); or the file itself: *.json is read as tokenizer.json, anything else as
+// tokenizer.model. Files beside it are used where they exist (tokenizer_config.h): tokenizer_config.json,
+// special_tokens_map.json, added_tokens.json, and for a tokenizer.model the added tokens of tokenizer.json.
+// Errors name the file (field) and what in it is missing, damaged, contradicted by another file or not
 // supported.
-Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file);
+// Tokens that the other files add with an id of `id_limit` or more are left out: a model with that many ids
+// cannot read them.
+Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& folder_or_file,
+                                                 int32_t id_limit = std::numeric_limits<int32_t>::max());
 
 }  // namespace espalier

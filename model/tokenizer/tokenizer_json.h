@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,58 +9,30 @@
 #include "kernels/base/result.h"
 #include "model/tokenizer/added_tokens.h"
 #include "model/tokenizer/bpe_model.h"
-#include "model/tokenizer/split_pattern.h"
-#include "model/tokenizer/tokenizer.h"
+#include "model/tokenizer/normalizer.h"
+#include "model/tokenizer/pre_tokenizer.h"
+#include "model/tokenizer/token_decoder.h"
 
 namespace espalier {
 
-// One step of the normaliser.
-struct NormalizerStep {
-  bool prepend =
-      false;  // Puts `content` before a text that is not empty; otherwise replaces `pattern` by it.
-  std::string pattern;
-  std::string content;
-};
-
-// Pre-tokeniser Metaspace: spaces become `replacement`, and words start at it.
-struct Metaspace {
-  enum class Prepend : uint8_t { kAlways, kFirst, kNever };
-  std::string replacement;
-  Prepend prepend = Prepend::kAlways;
-  bool split = true;
-};
-
-// Pre-tokeniser ByteLevel: words, cut out by `split` if there is one, are written in byte characters
-// (byte_level.h).
-struct ByteLevel {
-  std::optional<SplitPattern> split;
-};
-
-struct ReplaceStep {
-  std::string pattern;
-  std::string content;
-};
-
-// What a tokenizer.json says, as far as it is supported: BPE over bytes (`byte_level`), or over characters
-// with optional byte fallback, as SentencePiece models are written in this format.
+// What a tokenizer.json with a BPE model says.
 struct TokenizerJson {
-  std::vector<std::string> vocab;  // Token of each id of the model.
+  std::vector<std::string> vocab;  // Token of each id of the model; empty: no token has the id.
   std::vector<std::pair<std::string, std::string>> merges;
   BpeOptions bpe;
-  std::vector<AddedToken> added_tokens;  // Ordered by id; ids agree with `vocab` or follow it without a gap.
+  // Ordered by id; those within `vocab` agree with it.
+  std::vector<AddedToken> added_tokens;
 
-  std::vector<NormalizerStep> normalizer;
-  std::optional<Metaspace> metaspace;   // At most one of these two.
-  std::optional<ByteLevel> byte_level;  // The decoder is ByteLevel then, and there is no normaliser.
-
-  std::vector<ReplaceStep> decoder_replaces;
-  bool decoder_byte_fallback = false;
-  LeadingStrip leading_strip;
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  TokenDecoder decoder;
 
   std::string template_bos;  // Token that the post-processor puts first; empty: none.
 };
 
-// Reads the file and refuses by name what would not be encoded or decoded exactly.
+// Reads the file and refuses by name what would not be encoded or decoded exactly. Where the tokenizers
+// package would number added tokens anew (it ignores an id that leaves a gap), they keep the id that the file
+// gives.
 Result<TokenizerJson> ReadTokenizerJson(const std::filesystem::path& file);
 
 }  // namespace espalier

@@ -25,6 +25,13 @@ Lead Classify(uint8_t lead) {
   return {0, 0, 0};
 }
 
+// Unicode property White_Space.
+bool IsWhiteSpace(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
 }  // namespace
 
 Utf8Char ReadUtf8(std::string_view bytes) {
@@ -111,6 +118,27 @@ std::string ReplaceAll(std::string_view text, std::string_view from, std::string
     out.append(to);
     text.remove_prefix(at + from.size());
   }
+}
+
+size_t TrailingSpaceStart(std::string_view text) {
+  size_t start = text.size();
+  while (start > 0) {
+    size_t at = start - 1;
+    while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
+    if (!IsWhiteSpace(ReadUtf8(text.substr(at)).code_point)) break;
+    start = at;
+  }
+  return start;
+}
+
+size_t LeadingSpaceBytes(std::string_view text) {
+  size_t end = 0;
+  while (end < text.size()) {
+    const Utf8Char c = ReadUtf8(text.substr(end));
+    if (!IsWhiteSpace(c.code_point)) break;
+    end += c.size_bytes;
+  }
+  return end;
 }
 
 }  // namespace espalier

@@ -41,4 +41,9 @@ void AppendLossyByRun(std::string_view bytes, std::string* out);
 // `text` with every `from` replaced by `to`, left to right without overlap. Precondition: !from.empty().
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to);
 
+// Where the white space (property White_Space) at the end of `text` starts; how many bytes of it stand at the
+// beginning. `text` is valid UTF-8.
+size_t TrailingSpaceStart(std::string_view text);
+size_t LeadingSpaceBytes(std::string_view text);
+
 }  // namespace espalier

@@ -1,6 +1,7 @@
 # Libraries beside those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
 # once. Targets: protobuf::libprotobuf, gRPC::grpc++, nlohmann_json::nlohmann_json,
-# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2; with
+# spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2,
+# PkgConfig::UTF8PROC; with
 # ESPALIER_DEVICE_ONLY nlohmann_json::nlohmann_json and CLI11::CLI11 alone.
 set(missing "")
 
@@ -43,12 +44,17 @@ if(NOT spdlog_FOUND)
 endif()
 find_package(PkgConfig QUIET)
 if(NOT PkgConfig_FOUND)
-  list(APPEND missing "pkg-config, which finds PCRE2: pkg-config")
+  list(APPEND missing "pkg-config, which finds PCRE2 and utf8proc: pkg-config")
 else()
   # 10.40 is the first with \p{White_Space}.
   pkg_check_modules(PCRE2 QUIET IMPORTED_TARGET libpcre2-8>=10.40)
   if(NOT PCRE2_FOUND)
     list(APPEND missing "PCRE2 10.40 or later: libpcre2-dev")
+  endif()
+  # Debian's file says 2.6.0 for 2.8.0, which knows Unicode 15.
+  pkg_check_modules(UTF8PROC QUIET IMPORTED_TARGET libutf8proc>=2.6)
+  if(NOT UTF8PROC_FOUND)
+    list(APPEND missing "utf8proc 2.8 or later: libutf8proc-dev")
   endif()
 endif()
 

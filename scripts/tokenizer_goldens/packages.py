@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import shutil
+import tempfile
 
 
 def byte_characters():
@@ -14,6 +16,26 @@ def byte_characters():
 
 def fallback_byte_ids(pieces):
     return [i for i, piece in enumerate(pieces) if re.fullmatch(r"<0x[0-9A-F]{2}>", piece)]
+
+
+def steps_of(component, name):
+    if component is None:
+        return []
+    return [s for step in component[name] for s in steps_of(step, name)] if component["type"] == "Sequence" else [component]
+
+
+def continuation_of(document):
+    """The tokenizer of text that continues a sequence: nothing is put before it."""
+    normalizers = [step for step in steps_of(document["normalizer"], "normalizers") if step["type"] != "Prepend"]
+    words = [dict(step) for step in steps_of(document["pre_tokenizer"], "pretokenizers")]
+    for step in words:
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = "never"
+            step.pop("add_prefix_space", None)
+        elif step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    return dict(document, normalizer={"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+                pre_tokenizer={"type": "Sequence", "pretokenizers": words} if words else None)
 
 
 class SentencePiecePackage:
@@ -28,7 +50,8 @@ class SentencePiecePackage:
         proto = sentencepiece_model_pb2.ModelProto()
         proto.ParseFromString(pathlib.Path(file).read_bytes())
         proto.normalizer_spec.add_dummy_prefix = False
-        proto.ClearField("self_test_data")
+        if "self_test_data" in proto.DESCRIPTOR.fields_by_name:
+            proto.ClearField("self_test_data")
         self.continuation = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.vocab_size = self.start.get_piece_size()
         self.pieces = [self.start.id_to_piece(i) for i in range(self.vocab_size)]
@@ -67,18 +90,13 @@ class TokenizersPackage:
         document = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
         document["truncation"] = document["padding"] = None
         self.start = tokenizers.Tokenizer.from_str(json.dumps(document))
-        normalizer = document["normalizer"]
-        if normalizer is not None:
-            steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-            document["normalizer"] = {"type": "Sequence", "normalizers": [s for s in steps if s["type"] != "Prepend"]}
-        if document["pre_tokenizer"] is not None and document["pre_tokenizer"]["type"] == "Metaspace":
-            document["pre_tokenizer"]["prepend_scheme"] = "never"
-        self.continuation = tokenizers.Tokenizer.from_str(json.dumps(document))
-        self.vocab_size = self.start.get_vocab_size()
+        self.continuation = tokenizers.Tokenizer.from_str(json.dumps(continuation_of(document)))
+        # Ids may have holes.
+        self.vocab_size = max(self.start.get_vocab().values()) + 1
         self.pieces = [self.start.id_to_token(i) for i in range(self.vocab_size)]
         # Decoding of special tokens that are also normalised is not stable between versions of the package: 0.23 gives
         # their text although special tokens are to be skipped.
-        self.byte_level = document["decoder"]["type"] == "ByteLevel"
+        self.byte_level = any(step["type"] == "ByteLevel" for step in steps_of(document["decoder"], "decoders"))
         self.unprintable = {t["id"] for t in document["added_tokens"] if t["special"] and t["normalized"]}
 
     def byte_ids(self):
@@ -93,3 +111,25 @@ class TokenizersPackage:
 
     def decode(self, ids):
         return self.start.decode(ids, skip_special_tokens=True)
+
+
+class TransformersFolder(SentencePiecePackage):
+    """A tokenizer.model next to a tokenizer_config.json: texts are encoded as transformers does it."""
+
+    name = "transformers"
+
+    def __init__(self, file):
+        import transformers
+
+        super().__init__(file)
+        self.version = transformers.__version__
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("tokenizer.model", "tokenizer_config.json"):
+                shutil.copy(pathlib.Path(file).parent / name, folder)
+            document = json.loads(transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+            converted = pathlib.Path(folder) / "converted.json"
+            converted.write_text(json.dumps(document), encoding="utf-8")
+            self.converted = TokenizersPackage(converted)
+
+    def encode(self, text, at_start, parse_special):
+        return self.converted.encode(text, at_start, parse_special)

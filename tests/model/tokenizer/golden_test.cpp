@@ -1,6 +1,5 @@
 // Ids and text against the sentencepiece and tokenizers packages: see scripts/make_tokenizer_goldens.py,
 // which makes the files read here and prints what a package gives for a text (`show NAME INDEX`).
-#include <cinttypes>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "model/tokenizer/tokenizer.h"
+#include "tests/model/tokenizer/golden_hash.h"
 #include "tests/model/tokenizer/tokenizer_inputs.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
@@ -18,28 +18,6 @@ namespace espalier {
 namespace {
 
 using test::Data;
-
-// FNV-1a over 32-bit words and bytes, as in the script; the low half is what the files hold.
-class Hash {
- public:
-  void AddIds(const std::vector<int32_t>& ids) {
-    for (const int32_t id : ids) Add(static_cast<uint32_t>(id));
-    Add(0xFFFFFFFFu);
-  }
-  void AddText(const std::string& text) {
-    for (const char c : text) Add(static_cast<uint8_t>(c));
-    Add(0xFFFFFFFFu);
-  }
-  std::string Hex() const {
-    char out[16];
-    std::snprintf(out, sizeof out, "%08" PRIx32, static_cast<uint32_t>(value_));
-    return out;
-  }
-
- private:
-  void Add(uint64_t item) { value_ = (value_ ^ item) * 0x100000001B3u; }
-  uint64_t value_ = 0xCBF29CE484222325u;
-};
 
 struct Golden {
   std::set<int32_t> unprintable;  // Ids left out before decoding: see the script.
@@ -71,7 +49,7 @@ std::vector<int32_t> Printable(const Golden& golden, std::vector<int32_t> ids) {
 }
 
 std::string GoldenLine(const Tokenizer& tokenizer, const Golden& golden, const std::string& text) {
-  Hash hash;
+  test::GoldenHash hash;
   std::vector<int32_t> plain;
   for (const bool at_start : {true, false}) {
     for (const bool parse_special : {false, true}) {
@@ -104,7 +82,7 @@ void CheckGolden(const std::string& name, const std::filesystem::path& file) {
   const std::vector<int32_t> byte_ids = test::ByteIds(**tokenizer);
   std::vector<size_t> decode_differ;
   for (size_t i = 0; i < golden.decode_lines.size(); ++i) {
-    Hash hash;
+    test::GoldenHash hash;
     hash.AddText((*tokenizer)->Decode(Printable(golden, test::RandomIds(i, **tokenizer, byte_ids))));
     if (hash.Hex() != golden.decode_lines[i]) decode_differ.push_back(i);
   }

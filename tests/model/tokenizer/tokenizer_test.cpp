@@ -1,6 +1,7 @@
 #include "model/tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <vector>
@@ -227,10 +228,11 @@ TEST_CASE("special_tokens_map.json fills in what tokenizer_config.json leaves ou
   CHECK((*tokenizer)->Piece((*tokenizer)->eos_id()) == "<|turn|>");
 }
 
-TEST_CASE("tokenizer.model is preferred to tokenizer.json and takes added tokens", "[tokenizer]") {
+TEST_CASE("tokenizer.model is preferred to tokenizer.json and takes the tokens that files add",
+          "[tokenizer]") {
   const test::TempFolder folder;
   folder.Write("tokenizer.model", test::ReadBytes(test::Data() / "sp_bpe/tokenizer.model"));
-  folder.Write("tokenizer.json", "not even JSON");
+  folder.Write("tokenizer.json", R"({"model": {"type": "Unigram"}})");
   const int32_t size = test::LoadOwn("sp_bpe")->vocab_size();
   const std::string first = std::to_string(size);
   const std::string second = std::to_string(size + 1);
@@ -248,6 +250,136 @@ TEST_CASE("tokenizer.model is preferred to tokenizer.json and takes added tokens
   CHECK(Pieces(tokenizer, "e espalier e<|end|>", {.parse_special = true}).ends_with("|espalier|▁e|<|end|>|"));
   CHECK(tokenizer.Decode(ids) == "e espalier e");
   CHECK(!HasSpecial(tokenizer, Encode(tokenizer, "e<|end|>")));
+}
+
+using Files = std::vector<std::pair<std::string, std::string>>;  // Name and content.
+
+// A folder with the model of sp_bpe and other files next to it.
+class SpFolder {
+ public:
+  const std::filesystem::path& path() const { return folder_.path(); }
+  explicit SpFolder(const Files& files) {
+    folder_.Write("tokenizer.model", test::ReadBytes(test::Data() / "sp_bpe/tokenizer.model"));
+    for (const auto& [name, bytes] : files) folder_.Write(name, bytes);
+  }
+  std::unique_ptr<Tokenizer> Load() const {
+    auto tokenizer = LoadTokenizer(folder_.path());
+    if (!tokenizer) FAIL(tokenizer.error().ToString());
+    return std::move(*tokenizer);
+  }
+  Error LoadError() const {
+    const auto tokenizer = LoadTokenizer(folder_.path());
+    REQUIRE(!tokenizer.ok());
+    return tokenizer.error();
+  }
+  std::string Path(const std::string& file) const { return (folder_.path() / file).string(); }
+
+ private:
+  test::TempFolder folder_;
+};
+
+TEST_CASE("tokens of a chat that stand in one file alone are tokens", "[tokenizer]") {
+  const int32_t size = test::LoadOwn("sp_bpe")->vocab_size();
+  const std::string end = std::to_string(size);
+  const std::string start = std::to_string(size + 1);
+  const std::string decoder = R"({"added_tokens_decoder": {")" + end +
+                              R"(": {"content": "<|im_end|>", "special": true},
+      ")" + start + R"(": {"content": "<|im_start|>", "special": true}}})";
+  const std::string list = R"({"added_tokens": [{"id": )" + end +
+                           R"(, "content": "<|im_end|>", "special": true},
+      {"id": )" + start + R"(, "content": "<|im_start|>", "special": true}]})";
+  const std::string map = R"({"<|im_end|>": )" + end + R"(, "<|im_start|>": )" + start + "}";
+  for (const auto& [file, bytes] : {std::pair{"tokenizer_config.json", decoder},
+                                    std::pair{"tokenizer.json", list}, std::pair{"added_tokens.json", map}}) {
+    INFO(file);
+    const auto tokenizer = SpFolder(Files{{file, bytes}}).Load();
+    const Ids ids = Encode(*tokenizer, "<|im_start|>e<|im_end|>", {.parse_special = true});
+    REQUIRE(ids.size() >= 3);
+    CHECK(ids.front() == size + 1);
+    CHECK(ids.back() == size);
+  }
+  const auto named =
+      SpFolder(Files{{"added_tokens.json", map}, {"tokenizer_config.json", R"({"eos_token": "<|im_end|>"})"}})
+          .Load();
+  CHECK(named->eos_id() == size);
+  CHECK(named->IsSpecial(size));
+  CHECK(!named->IsSpecial(size + 1));
+}
+
+TEST_CASE("files that contradict each other are named", "[tokenizer]") {
+  const SpFolder two_ids(
+      Files{{"tokenizer_config.json", R"({"added_tokens_decoder": {"800": {"content": "<|a|>"}}})"},
+            {"added_tokens.json", R"({"<|a|>": 801})"}});
+  CHECK(two_ids.LoadError().field == two_ids.Path("added_tokens.json"));
+  CHECK(two_ids.LoadError().message == "\"<|a|>\" has the id 801, and 800 in tokenizer_config.json");
+  const SpFolder one_id(
+      Files{{"tokenizer_config.json", R"({"added_tokens_decoder": {"800": {"content": "<|a|>"}}})"},
+            {"tokenizer.json", R"({"added_tokens": [{"id": 800, "content": "<|b|>"}]})"}});
+  CHECK(one_id.LoadError().field == one_id.Path("tokenizer.json"));
+  CHECK(one_id.LoadError().message ==
+        "added_tokens: \"<|b|>\" has the id 800, which is that of \"<|a|>\" in tokenizer_config.json");
+  const SpFolder model(Files{{"added_tokens.json", R"({"<|a|>": 5})"}});
+  CHECK(model.LoadError().field == model.Path("added_tokens.json"));
+  CHECK(model.LoadError().message.ends_with(" in tokenizer.model"));
+  const SpFolder damaged(Files{{"tokenizer.json", "not even JSON"}});
+  CHECK(damaged.LoadError().field == damaged.Path("tokenizer.json"));
+
+  const test::TempFolder folder;
+  folder.Write("tokenizer.json", test::ReadBytes(test::Data() / "bpe_prepend/tokenizer.json"));
+  folder.Write("added_tokens.json", R"({"<|turn|>": 7})");
+  const auto tokenizer = LoadTokenizer(folder.path());
+  REQUIRE(!tokenizer.ok());
+  CHECK(tokenizer.error().field == (folder.path() / "added_tokens.json").string());
+}
+
+TEST_CASE("ids that no token has are skipped", "[tokenizer]") {
+  const int32_t size = test::LoadOwn("sp_bpe")->vocab_size();
+  const auto tokenizer =
+      SpFolder(Files{{"added_tokens.json", "{\"<|a|>\": " + std::to_string(size + 5) + "}"}}).Load();
+  CHECK(tokenizer->vocab_size() == size + 6);
+  CHECK(tokenizer->Piece(size + 2).empty());
+  CHECK(!tokenizer->PieceToId("").has_value());
+  CHECK(tokenizer->Decode(Ids{size + 2, size + 5, size + 100}) == "<|a|>");
+  CHECK(tokenizer->DecodeContinuation(Ids{size, size + 1}).empty());
+}
+
+TEST_CASE("an added token that the model has no row for is left out", "[tokenizer]") {
+  const int32_t size = test::LoadOwn("sp_bpe")->vocab_size();
+  const SpFolder folder(Files{{"added_tokens.json", "{\"[PAD]\": " + std::to_string(size) + "}"}});
+  CHECK(folder.Load()->vocab_size() == size + 1);
+  const auto limited = LoadTokenizer(folder.path(), size);
+  REQUIRE(limited.ok());
+  CHECK((*limited)->vocab_size() == size);
+}
+
+TEST_CASE("legacy says what follows a special token", "[tokenizer]") {
+  const auto pieces = [](const std::string& config, const std::string& text) {
+    return Pieces(*SpFolder(Files{{"tokenizer_config.json", config}}).Load(), text, {.parse_special = true});
+  };
+  CHECK(pieces("{}", "e</s>e") == "|▁e|</s>|e|");
+  CHECK(pieces("{}", "</s>e") == "|</s>|e|");
+  CHECK(pieces(R"({"legacy": true})", "e</s>e") == "|▁e|</s>|▁e|");
+  CHECK(pieces(R"({"legacy": true})", "</s> e") == "|</s>|▁e|");
+  CHECK(pieces(R"({"legacy": false})", " e</s> e") == "|▁e|</s>|▁e|");
+  CHECK(pieces(R"({"add_prefix_space": false})", "e</s>e") == "|e|</s>|e|");
+  const auto legacy = SpFolder(Files{{"tokenizer_config.json", R"({"legacy": true})"}}).Load();
+  CHECK(Pieces(*legacy, "e</s>e", {.at_start = false, .parse_special = true}) == "|e|</s>|e|");
+}
+
+TEST_CASE("text that grows without bound when it is normalised is refused", "[tokenizer]") {
+  auto document = nlohmann::json::parse(test::ReadBytes(test::Data() / "bpe_prepend/tokenizer.json"));
+  nlohmann::json steps = nlohmann::json::array();
+  for (int i = 0; i < 40; ++i)
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+  document["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+  const test::TempFolder folder;
+  folder.Write("tokenizer.json", document.dump());
+  const auto tokenizer = LoadTokenizer(folder.path());
+  if (!tokenizer) FAIL(tokenizer.error().ToString());
+  const auto ids = (*tokenizer)->Encode("aaaa");
+  REQUIRE(!ids.ok());
+  CHECK(ids.error().field == "text");
+  CHECK(ids.error().message.starts_with("becomes longer than "));
 }
 
 }  // namespace
