@@ -56,7 +56,9 @@ struct BackendInfo {
   int32_t threads = 1;
   std::string fallback;         // why `auto` took no GPU; empty where it did, or was not asked to choose
   int32_t steps_in_flight = 1;  // how many steps may be issued before the first is waited for
-  PlanOptions plan;             // what PlanAttention needs to know of the kernels
+  // KV memory holds heads of a multiple of so many dims, the last of them zeros: AttentionShape::stored_dim.
+  int32_t head_dim_multiple = 1;
+  PlanOptions plan;  // what PlanAttention needs to know of the kernels
 };
 
 // Where devices meet: the operations of a Llama-style forward pass on opaque device objects. The model code

@@ -8,18 +8,20 @@
 
 namespace espalier {
 
-AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype) {
+AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype, int32_t head_dim_multiple) {
+  const int32_t multiples = (config.head_dim + head_dim_multiple - 1) / head_dim_multiple;
   return {.layers = config.layers,
           .query_heads = config.query_heads,
           .kv_heads = config.kv_heads,
           .head_dim = config.head_dim,
-          .kv_dtype = kv_dtype};
+          .kv_dtype = kv_dtype,
+          .stored_dim = multiples * head_dim_multiple};
 }
 
 Result<Llama> Llama::Create(const LlamaConfig& config, TensorSource& source, const KvPoolSize& kv,
                             int32_t max_positions, Backend& backend) {
   Llama llama;
-  llama.attention_ = AttentionOf(config, backend.info().dtype);
+  llama.attention_ = AttentionOf(config, backend.info().dtype, backend.info().head_dim_multiple);
   llama.epsilon_ = config.rms_norm_epsilon;
   auto weights = AddLlamaWeights(config, source, backend);
   if (!weights) return weights.error();

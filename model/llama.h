@@ -57,7 +57,8 @@ class Llama {
   Activations buffers_{};
 };
 
-// Heads of the model with K and V in `kv_dtype`.
-AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype);
+// Heads of the model with K and V in `kv_dtype`, whose memory a backend with that multiple
+// (BackendInfo::head_dim_multiple) takes.
+AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype, int32_t head_dim_multiple = 1);
 
 }  // namespace espalier

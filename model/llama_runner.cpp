@@ -78,7 +78,7 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   auto backend = options.make_backend(options.backend);
   if (!backend) return backend.error();
   const BackendInfo& device = (*backend)->info();
-  const AttentionShape attention = AttentionOf(config, device.dtype);
+  const AttentionShape attention = AttentionOf(config, device.dtype, device.head_dim_multiple);
   const auto pool = SizeKvPool(options, attention, **backend);
   if (!pool) return pool.error();
   if (options.max_positions < 0) return InvalidArgument("max_positions", "must not be negative");

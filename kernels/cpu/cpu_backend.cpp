@@ -46,6 +46,7 @@ CpuBackend::CpuBackend(const BackendOptions& options, const KernelTable& kernels
   info_.steps_in_flight = 1;
   info_.plan.max_tile_rows = kTileRows;
   info_.plan.processors = pool_->threads();
+  info_.head_dim_multiple = kLanes;
   scratch_.resize(static_cast<size_t>(pool_->threads()));
 }
 

@@ -181,13 +181,14 @@ namespace {
 struct ScratchLayout {
   int64_t queries, scores, outputs, rows, tile, visits, run;
 
-  ScratchLayout(const AttentionShape& shape, int64_t stored_tokens, int64_t item_rows, int64_t item_entries) {
-    const int64_t packed = item_rows * shape.group();
-    queries = RoundUp(packed * shape.head_dim * 4, 64);
+  ScratchLayout(const KvPool& kv, int64_t item_rows, int64_t item_entries) {
+    const int64_t group = kv.shape().group();
+    const int64_t packed = item_rows * group;
+    queries = RoundUp(packed * kv.stored_dim() * 4, 64);
     scores = RoundUp(packed * kScoreStride * 4, 64);
-    outputs = RoundUp(packed * shape.head_dim * 4, 64);
+    outputs = RoundUp(packed * kv.stored_dim() * 4, 64);
     rows = RoundUp(packed * 4, 64);
-    tile = RoundUp(shape.group() * stored_tokens * 4, 64);
+    tile = RoundUp(group * kv.Layer(0).stored_tokens * 4, 64);
     visits = RoundUp(item_entries * static_cast<int64_t>(sizeof(BlockVisit)), 64);
     run = RoundUp(item_entries * static_cast<int64_t>(sizeof(RunBlock)), 64);
   }
@@ -197,14 +198,14 @@ struct ScratchLayout {
 }  // namespace
 
 void CpuBackend::ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials) {
-  const ScratchLayout layout(kv.shape(), kv.Layer(0).stored_tokens, item_rows, item_entries);
+  const ScratchLayout layout(kv, item_rows, item_entries);
   for (Buffer& buffer : scratch_) Reserve<std::byte>(&buffer, layout.bytes());
-  Reserve<float>(&partials_, partials * kv.shape().query_heads * (kv.shape().head_dim + 2));
+  Reserve<float>(&partials_, partials * kv.shape().query_heads * (kv.stored_dim() + 2));
 }
 
 AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries,
                                      int32_t thread) const {
-  const ScratchLayout layout(kv.shape(), kv.Layer(0).stored_tokens, item_rows, item_entries);
+  const ScratchLayout layout(kv, item_rows, item_entries);
   auto* next = scratch_[static_cast<size_t>(thread)].as<std::byte>();
   const auto take = [&](int64_t bytes) {
     return reinterpret_cast<float*>(std::exchange(next, next + bytes));
@@ -251,6 +252,7 @@ void CpuBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Activat
   args.out_bf16 = o.bf16;
   args.partials = partials_.as<float>();
   args.head_dim = shape.head_dim;
+  args.stored_dim = pool.stored_dim();
   args.query_heads = shape.query_heads;
   args.kv_heads = shape.kv_heads;
   args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
@@ -277,6 +279,7 @@ void CpuBackend::MergeRows(const KvPool& kv, const Activation& out) {
     args.count = plan.merge_begin[index + 1] - plan.merge_begin[index];
     args.query_heads = kv.shape().query_heads;
     args.head_dim = kv.shape().head_dim;
+    args.stored_dim = kv.stored_dim();
     args.out = out.Row(plan.merge_rows[index]);
     args.out_bf16 = out.bf16;
     args.scratch = scratch_[static_cast<size_t>(thread)].as<float>();

@@ -52,14 +52,16 @@ struct QuantizeArgs {
   int32_t* starts = nullptr;  // of each group: -kInt8Bias * sum of q, which undoes the weights' bias
 };
 
-// A KV pool's layer. One head of a block: K as [stored_tokens / 16][head_dim][16 tokens], V as [head_dim /
-// 16][stored_tokens][16 dims]; bf16 has pairs side by side: K of dims, V of tokens. stored_tokens is the
-// pool's block_tokens rounded up to 16.
+// A KV pool's layer. One head of a block: K as [stored_tokens / 16][stored_dim][16 tokens], V as [stored_dim
+// / 16][stored_tokens][16 dims]; bf16 has pairs side by side: K of dims, V of tokens. stored_tokens is the
+// pool's block_tokens rounded up to 16, stored_dim the head_dim; what lies behind a head's own dims is zero
+// from the beginning and never written.
 struct KvLayer {
-  void* data = nullptr;      // [kv_heads][blocks][2][stored_tokens * head_dim]
+  void* data = nullptr;      // [kv_heads][blocks][2][stored_tokens * stored_dim]
   int64_t head_stride = 0;   // elements between heads
-  int64_t block_stride = 0;  // elements between blocks: 2 * stored_tokens * head_dim
+  int64_t block_stride = 0;  // elements between blocks: 2 * stored_tokens * stored_dim
   int32_t stored_tokens = kLanes;
+  int32_t stored_dim = kLanes;
 };
 
 struct AttentionArgs {
@@ -72,8 +74,9 @@ struct AttentionArgs {
   void* out = nullptr;  // [rows, out_stride] operands
   int64_t out_stride = 0;
   bool out_bf16 = false;
-  float* partials = nullptr;  // [partial][query_heads][head_dim + 2]: output, maximum, sum
-  int32_t head_dim = 0;
+  float* partials = nullptr;  // [partial][query_heads][stored_dim + 2]: output, maximum, sum
+  int32_t head_dim = 0;       // of a head in qkv and out
+  int32_t stored_dim = 0;     // the same rounded up to 16: of a head everywhere else
   int32_t query_heads = 0;
   int32_t kv_heads = 0;
   float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
@@ -108,12 +111,12 @@ inline constexpr int64_t kScoreStride = kSegmentTokens + kLanes;  // floats; not
 
 // Memory of one thread; packed row = (row - first row of the tile) * group + query head within the group.
 struct AttentionScratch {
-  void* queries = nullptr;       // [packed rows, head_dim] operands
+  void* queries = nullptr;       // [packed rows, stored_dim] operands
   float* scores = nullptr;       // [packed rows, kScoreStride]; then probabilities, as operands
-  float* segment_out = nullptr;  // [packed rows, head_dim]
+  float* segment_out = nullptr;  // [packed rows, stored_dim]
   float* segment_max = nullptr;  // [packed rows], integers, base 2
   float* segment_sum = nullptr;
-  float* out = nullptr;  // [packed rows, head_dim]
+  float* out = nullptr;  // [packed rows, stored_dim]
   float* out_max = nullptr;
   float* out_sum = nullptr;
   float* tile = nullptr;         // [group, stored_tokens]
@@ -127,9 +130,10 @@ struct MergeArgs {
   int32_t count = 0;
   int32_t query_heads = 0;
   int32_t head_dim = 0;
-  void* out = nullptr;  // [query_heads * head_dim] operands
+  int32_t stored_dim = 0;  // of partials and scratch
+  void* out = nullptr;     // [query_heads * head_dim] operands
   bool out_bf16 = false;
-  float* scratch = nullptr;  // [head_dim]
+  float* scratch = nullptr;  // [stored_dim]
 };
 
 struct RotaryArgs {

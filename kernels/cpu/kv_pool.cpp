@@ -11,12 +11,12 @@ Result<KvPool> KvPool::Create(const AttentionShape& shape, int32_t blocks, int32
     return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
   }
   if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.query_heads <= 0 ||
-      shape.query_heads % shape.kv_heads != 0 || blocks < 0) {
+      shape.query_heads % shape.kv_heads != 0 || blocks < 0 || shape.head_dim <= 0) {
     return InvalidArgument("", "impossible attention shape");
   }
-  if (shape.head_dim <= 0 || shape.head_dim % kLanes != 0) {
+  if (shape.head_dim % 2 != 0) {
     return Error{ErrorCode::kUnimplemented, "head_dim",
-                 "the cpu backend needs a multiple of 16, not " + std::to_string(shape.head_dim)};
+                 "the cpu backend needs an even number, not " + std::to_string(shape.head_dim)};
   }
   if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
     return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cpu backend keeps KV in bfloat16 or float32"};
@@ -26,6 +26,7 @@ Result<KvPool> KvPool::Create(const AttentionShape& shape, int32_t blocks, int32
   pool.blocks_ = blocks;
   pool.block_tokens_ = block_tokens;
   pool.stored_tokens_ = static_cast<int32_t>(RoundUp(block_tokens, kLanes));
+  pool.stored_dim_ = static_cast<int32_t>(RoundUp(shape.head_dim, kLanes));
   const double estimate =
       1.0 * shape.layers * shape.kv_heads * blocks * static_cast<double>(pool.block_elements());
   if (estimate > 1e17) return InvalidArgument("kv-cache-bytes", "a KV pool beyond any memory");
@@ -44,6 +45,7 @@ KvLayer KvPool::Layer(int32_t layer) const {
   result.block_stride = block_elements();
   result.head_stride = blocks_ * block_elements();
   result.stored_tokens = stored_tokens_;
+  result.stored_dim = stored_dim_;
   return result;
 }
 
@@ -69,7 +71,7 @@ template <typename T, int32_t kPair>
 void KvPool::CopyTokens(const void* from, void* to, int32_t tokens) const {
   const T* source = static_cast<const T*>(from);
   T* target = static_cast<T*>(to);
-  const int64_t group_elements = int64_t{kLanes} * shape_.head_dim;
+  const int64_t group_elements = int64_t{kLanes} * stored_dim_;
   for (int32_t token = 0; token < tokens; token += kLanes) {
     const auto lanes = static_cast<size_t>(std::min(kLanes, tokens - token)) * kPair;
     const int64_t group = token / kLanes * group_elements;
@@ -77,8 +79,8 @@ void KvPool::CopyTokens(const void* from, void* to, int32_t tokens) const {
       std::copy_n(source + group + line, lanes, target + group + line);
     }
   }
-  const int64_t values = int64_t{stored_tokens_} * shape_.head_dim;
-  for (int32_t dim = 0; dim < shape_.head_dim; dim += kLanes) {
+  const int64_t values = int64_t{stored_tokens_} * stored_dim_;
+  for (int32_t dim = 0; dim < stored_dim_; dim += kLanes) {
     const int64_t panel = values + int64_t{dim} * stored_tokens_;
     const int64_t whole = int64_t{tokens} / kPair * kPair * kLanes;
     std::copy_n(source + panel, whole, target + panel);

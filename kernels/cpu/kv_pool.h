@@ -21,13 +21,14 @@ class KvPool {
   const AttentionShape& shape() const { return shape_; }
   int32_t blocks() const { return blocks_; }
   int32_t block_tokens() const { return block_tokens_; }
+  int32_t stored_dim() const { return stored_dim_; }  // of a head: head_dim rounded up to 16
   KvLayer Layer(int32_t layer) const;
 
   void ZeroBlocks(std::span<const int32_t> blocks, ThreadPool* pool);
   void CopyBlocks(std::span<const BlockCopy> copies, ThreadPool* pool);
 
  private:
-  int64_t block_elements() const { return int64_t{2} * stored_tokens_ * shape_.head_dim; }
+  int64_t block_elements() const { return int64_t{2} * stored_tokens_ * stored_dim_; }
   std::byte* Block(int64_t layer_head, int32_t block) const;
   template <typename T, int32_t kPair>
   void CopyTokens(const void* from, void* to, int32_t tokens) const;
@@ -37,6 +38,7 @@ class KvPool {
   int32_t blocks_ = 0;
   int32_t block_tokens_ = 0;
   int32_t stored_tokens_ = 0;
+  int32_t stored_dim_ = 0;
 };
 
 }  // namespace espalier::cpu

@@ -121,8 +121,9 @@ class DeviceBackend final : public Backend {
   int32_t TallestMatrix() const;
   int64_t ResultBytes() const;
   // Of one row and segment.
-  static int64_t PartialBytes(const AttentionShape& shape) {
-    return int64_t{shape.query_heads} * (shape.head_dim + 2) * static_cast<int64_t>(sizeof(float));
+  static int64_t PartialBytes(const KvPool& pool) {
+    return int64_t{pool.shape.query_heads} * (pool.layout.stored_dim + 2) *
+           static_cast<int64_t>(sizeof(float));
   }
   DType compute_dtype() const { return info_.dtype; }
   bool bf16() const { return info_.dtype == DType::kBFloat16; }

@@ -71,7 +71,7 @@ int64_t DeviceBackend::FreeKvBytes() {
 
 // The tallest matrix is the head: its logits are the widest.
 Status DeviceBackend::ReserveBeside(const KvPool& pool) {
-  const int64_t partial_bytes = PartialBytes(pool.shape);
+  const int64_t partial_bytes = PartialBytes(pool);
   const int64_t pool_tokens = int64_t{pool.layout.blocks} * pool.layout.block_tokens;
   const int64_t segments = pool_tokens / kSegmentTokens + 1;  // of the longest path
   const int64_t partials = std::min(kMostPartialBytes / partial_bytes, max_rows_ * segments);
@@ -180,7 +180,7 @@ bool DeviceBackend::PrepareSlot(StepSlot* slot) {
   slot->blob_at = Room(&slot->blob, &slot->host_blob, blob_bytes, "a step's plan");
   slot->results_at = Room(&slot->results, &slot->host_results, results.bytes, "a step's results");
   int64_t partial_bytes = 0;
-  for (const KvPool& pool : kv_pools_) partial_bytes = std::max(partial_bytes, PartialBytes(pool.shape));
+  for (const KvPool& pool : kv_pools_) partial_bytes = std::max(partial_bytes, PartialBytes(pool));
   partial_bytes *= slot->lowered->header().partials;
   partials_at_ = Room(&partials_, &host_partials_, partial_bytes, "attention's partial results");
   return device_->status().ok();

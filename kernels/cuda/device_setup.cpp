@@ -63,6 +63,7 @@ DeviceBackend::DeviceBackend(const BackendOptions& options, std::unique_ptr<Devi
   info_.steps_in_flight = kStepsInFlight;
   info_.plan.max_tile_rows = kHighestTile;
   info_.plan.processors = device_->info().processors;
+  info_.head_dim_multiple = kKeyChunk;
 }
 
 DeviceBackend::~DeviceBackend() { device_->Synchronize(); }
@@ -199,28 +200,27 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
       shape.query_heads % shape.kv_heads != 0 || blocks < 0) {
     return InvalidArgument("", "impossible attention shape");
   }
-  if (shape.head_dim <= 0 || shape.head_dim % kKeyChunk != 0 || shape.head_dim > 512) {
+  if (shape.head_dim <= 0 || shape.head_dim % 2 != 0 || shape.head_dim > 512) {
     return Error{ErrorCode::kUnimplemented, "head_dim",
-                 "the cuda backend needs a multiple of 8 up to 512, not " + std::to_string(shape.head_dim)};
+                 "the cuda backend needs an even number up to 512, not " + std::to_string(shape.head_dim)};
   }
   if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
     return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cuda backend keeps KV in bfloat16 or float32"};
   }
+  const auto stored_dim = static_cast<int32_t>(RoundUpTo(shape.head_dim, kKeyChunk));
   const int32_t heads = std::min(shape.group(), kMostHeadsPerTile);
   int32_t packed_rows = kHighestTile;
-  while (packed_rows > 8 &&
-         AttentionSharedBytes(packed_rows, shape.head_dim) > device_->info().shared_bytes) {
+  while (packed_rows > 8 && AttentionSharedBytes(packed_rows, stored_dim) > device_->info().shared_bytes) {
     packed_rows /= 2;
   }
-  if (packed_rows < heads ||
-      AttentionSharedBytes(packed_rows, shape.head_dim) > device_->info().shared_bytes) {
+  if (packed_rows < heads || AttentionSharedBytes(packed_rows, stored_dim) > device_->info().shared_bytes) {
     return Error{ErrorCode::kUnimplemented, "head_dim",
                  "this device has too little shared memory for " + std::to_string(heads) +
                      " query heads of " + std::to_string(shape.head_dim) + " to a KV head"};
   }
   KvPool pool;
   pool.shape = shape;
-  pool.layout = {shape.layers, shape.kv_heads, blocks, block_tokens, shape.head_dim};
+  pool.layout = {shape.layers, shape.kv_heads, blocks, block_tokens, stored_dim};
   const double bytes = 1.0 * shape.layers * shape.kv_heads * blocks *
                        static_cast<double>(pool.layout.BlockElements()) *
                        static_cast<double>(SizeOf(shape.kv_dtype));

@@ -162,6 +162,7 @@ void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, Acti
   args.layout = pool.layout;
   args.layer = layer;
   args.query_heads = pool.shape.query_heads;
+  args.head_dim = pool.shape.head_dim;
   args.bf16_kv = pool.bf16();
   device_->Run(args);
 }
@@ -183,12 +184,14 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
   args.layout = pool.layout;
   args.layer = layer;
   args.query_heads = shape.query_heads;
+  args.head_dim = shape.head_dim;
   args.heads_per_tile = std::min(shape.group(), kMostHeadsPerTile);
   args.tiles_per_group = (shape.group() + args.heads_per_tile - 1) / args.heads_per_tile;
   args.packed_rows =
       static_cast<int32_t>(RoundUpTo(int64_t{slot.lowered->max_item_rows()} * args.heads_per_tile, 8));
-  ESPALIER_CHECK_MSG(AttentionSharedBytes(args.packed_rows, shape.head_dim) <= device_->info().shared_bytes,
-                     "a plan with higher tiles than info().plan allows");
+  ESPALIER_CHECK_MSG(
+      AttentionSharedBytes(args.packed_rows, pool.layout.stored_dim) <= device_->info().shared_bytes,
+      "a plan with higher tiles than info().plan allows");
   args.items = header.item.count;
   args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
   args.partials = partials;
@@ -198,8 +201,8 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
   const int32_t event = slot.first_event + kFirstAttention + 2 * slot.attention_calls;
   if (timed) device_->Record(event);
   device_->Run(args);
-  device_->Run(
-      MergeArgs{slot.blob_at, partials, shape.query_heads, shape.head_dim, header.merge.count, ViewOf(o)});
+  device_->Run(MergeArgs{slot.blob_at, partials, shape.query_heads, shape.head_dim, pool.layout.stored_dim,
+                         header.merge.count, ViewOf(o)});
   if (!timed) return;
   device_->Record(event + 1);
   ++slot.attention_calls;

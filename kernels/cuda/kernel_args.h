@@ -76,6 +76,7 @@ struct RotaryArgs {
   KvLayout layout;
   int32_t layer = 0;
   int32_t query_heads = 0;
+  int32_t head_dim = 0;
   bool bf16_kv = false;
   LaunchShape Shape() const { return {qkv.rows, 0}; }
 };
@@ -110,12 +111,13 @@ struct AttentionArgs {
   KvLayout layout;
   int32_t layer = 0;
   int32_t query_heads = 0;
+  int32_t head_dim = 0;        // in qkv and out; everywhere else a head has layout.stored_dim
   int32_t heads_per_tile = 1;  // at most kMostHeadsPerTile
   int32_t tiles_per_group = 1;
   int32_t packed_rows = 8;  // capacity of a tile: rows times heads_per_tile; a multiple of 8
   int32_t items = 0;
   float scale_log2 = 0.0F;    // log2(e) / sqrt(head_dim)
-  float* partials = nullptr;  // [partial][query_heads][head_dim + 2]: output, maximum, sum
+  float* partials = nullptr;  // [partial][query_heads][stored_dim + 2]: output, maximum, sum
   bool bf16_kv = false;
   RowsView out;
   inline LaunchShape Shape() const;
@@ -125,7 +127,8 @@ struct MergeArgs {
   const std::byte* blob = nullptr;
   const float* partials = nullptr;
   int32_t query_heads = 0;
-  int32_t head_dim = 0;
+  int32_t head_dim = 0;    // in out
+  int32_t stored_dim = 0;  // in partials
   int32_t count = 0;
   RowsView out;
   LaunchShape Shape() const { return {count, 0}; }

@@ -5,8 +5,8 @@
 namespace espalier::cuda {
 
 // Where a KV pool keeps its elements: [layers][kv_heads][blocks] of blocks. A block holds K as
-// [head_dim / 8][block_tokens][8], so that threads with a token each read neighbouring addresses, then V as
-// [block_tokens][head_dim], where threads have a dim each. All offsets are in elements and 64 bits wide.
+// [stored_dim / 8][block_tokens][8], so that threads with a token each read neighbouring addresses, then V as
+// [block_tokens][stored_dim], where threads have a dim each. All offsets are in elements and 64 bits wide.
 inline constexpr int32_t kKeyChunk = 8;
 
 struct KvLayout {
@@ -14,9 +14,9 @@ struct KvLayout {
   int32_t kv_heads = 0;
   int32_t blocks = 0;
   int32_t block_tokens = 0;
-  int32_t head_dim = 0;  // a multiple of kKeyChunk
+  int32_t stored_dim = 0;  // head_dim rounded up to kKeyChunk; dims behind a head's own stay zero
 
-  constexpr int64_t BlockElements() const { return int64_t{2} * block_tokens * head_dim; }
+  constexpr int64_t BlockElements() const { return int64_t{2} * block_tokens * stored_dim; }
   // layer_head: layer * kv_heads + KV head.
   constexpr int64_t BlockAt(int64_t layer_head, int32_t block) const {
     return (layer_head * blocks + block) * BlockElements();
@@ -29,7 +29,7 @@ struct KvLayout {
     return KeyChunkAt(dim / kKeyChunk, slot) + dim % kKeyChunk;
   }
   constexpr int64_t ValueAt(int32_t slot, int32_t dim) const {
-    return int64_t{block_tokens} * head_dim + int64_t{slot} * head_dim + dim;
+    return int64_t{block_tokens} * stored_dim + int64_t{slot} * stored_dim + dim;
   }
 };
 

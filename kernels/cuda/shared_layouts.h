@@ -12,7 +12,7 @@ inline constexpr int32_t kScoreStride = kSegmentTokens + kSoftmaxParts;
 
 // Offsets in floats.
 struct AttentionLayout {
-  int32_t queries = 0;      // [packed rows][head_dim]
+  int32_t queries = 0;      // [packed rows][stored_dim]
   int32_t out = 0;          // the same: what earlier segments gave
   int32_t scores = 0;       // [packed rows][kScoreStride], then probabilities
   int32_t part_max = 0;     // [packed rows][kSoftmaxParts]
@@ -23,9 +23,9 @@ struct AttentionLayout {
   int32_t out_sum = 0;
   int32_t floats = 0;
 
-  constexpr AttentionLayout(int32_t packed_rows, int32_t head_dim) {
-    out = queries + packed_rows * head_dim;
-    scores = out + packed_rows * head_dim;
+  constexpr AttentionLayout(int32_t packed_rows, int32_t stored_dim) {
+    out = queries + packed_rows * stored_dim;
+    scores = out + packed_rows * stored_dim;
     part_max = scores + packed_rows * kScoreStride;
     part_sum = part_max + packed_rows * kSoftmaxParts;
     segment_max = part_sum + packed_rows * kSoftmaxParts;
@@ -36,13 +36,13 @@ struct AttentionLayout {
   }
 };
 
-inline int64_t AttentionSharedBytes(int32_t packed_rows, int32_t head_dim) {
-  return int64_t{AttentionLayout(packed_rows, head_dim).floats} * static_cast<int64_t>(sizeof(float));
+inline int64_t AttentionSharedBytes(int32_t packed_rows, int32_t stored_dim) {
+  return int64_t{AttentionLayout(packed_rows, stored_dim).floats} * static_cast<int64_t>(sizeof(float));
 }
 
 inline LaunchShape AttentionArgs::Shape() const {
   return {int64_t{items} * layout.kv_heads * tiles_per_group,
-          AttentionSharedBytes(packed_rows, layout.head_dim)};
+          AttentionSharedBytes(packed_rows, layout.stored_dim)};
 }
 
 // State of one draw.

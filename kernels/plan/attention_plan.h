@@ -37,11 +37,15 @@ struct AttentionShape {
   int32_t kv_heads = 0;  // divides query_heads; GQA group = query_heads / kv_heads
   int32_t head_dim = 0;
   DType kv_dtype = DType::kBFloat16;
+  // Width of a head in KV memory, for the accounting of bytes: head_dim rounded up to the backend's
+  // BackendInfo::head_dim_multiple. 0: head_dim.
+  int32_t stored_dim = 0;
 
   int32_t group() const { return query_heads / kv_heads; }
-  // K and V of one token, one layer, all KV heads.
+  // K and V of one token, one layer, all KV heads, as they lie in memory.
   int64_t KvBytesPerTokenLayer() const {
-    return int64_t{2} * kv_heads * head_dim * static_cast<int64_t>(SizeOf(kv_dtype));
+    const int32_t width = stored_dim > 0 ? stored_dim : head_dim;
+    return int64_t{2} * kv_heads * width * static_cast<int64_t>(SizeOf(kv_dtype));
   }
 };
 

@@ -163,7 +163,7 @@ TEST_CASE("KV pools that cannot be are refused by name") {
     const Result<KvId> kv = (*backend)->AddKv(shape, blocks, block_tokens);
     return kv.ok() ? std::string("accepted") : kv.error().field;
   };
-  CHECK(field(72, 4, 16) == "head_dim");
+  CHECK(field(73, 4, 16) == "head_dim");
   CHECK(field(64, 4, 24) == "block_tokens");
   CHECK(field(128, INT32_MAX, 256) == "kv-cache-bytes");
   CHECK(field(64, 2, 16) == "accepted");

@@ -73,6 +73,7 @@ class AttentionRig {
 
   // Writes every slot of the pool: the same values for the same seed on every backend.
   void Fill(uint32_t seed);
+  const AttentionShape& shape() const { return shape_; }
   // Stores the rows' K and V and returns their attention [rows, query_heads * head_dim]. qkv: [rows, ...].
   std::vector<float> Attend(std::shared_ptr<const StepInput> step, std::span<const float> qkv);
   int64_t qkv_cols() const;

@@ -131,6 +131,16 @@ TEST_CASE("Attention agrees with ref for every head size and GQA ratio") {
   }
 }
 
+// Widths that no vector divides: OpenLLaMA-3B has heads of 100, stories260K of 8.
+TEST_CASE("Attention agrees with ref for heads of every even width") {
+  if (SkipWithout(MakeCandidates(1))) return;
+  uint32_t seed = 300;
+  for (const int32_t head_dim : {2, 8, 10, 20, 36, 72, 100, 130}) {
+    CompareShape(kHeads[seed % 5], head_dim, 3, false, seed);
+    ++seed;
+  }
+}
+
 TEST_CASE("Attention agrees with ref in every mode on random forests") {
   if (SkipWithout(MakeCandidates(1))) return;
   CompareShape({4, 2}, 64, 24, true, 1);

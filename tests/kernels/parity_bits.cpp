@@ -18,12 +18,12 @@ constexpr int32_t kMaxRows = 256;
 constexpr int32_t kBlocks = 256;
 constexpr int32_t kBlockTokens[] = {16, 32};
 
-AttentionShape Shape(DType dtype) {
+AttentionShape Shape(DType dtype, int32_t head_dim) {
   AttentionShape shape;
   shape.layers = 1;
   shape.query_heads = 6;
   shape.kv_heads = 2;
-  shape.head_dim = 64;
+  shape.head_dim = head_dim;
   shape.kv_dtype = dtype;
   return shape;
 }
@@ -78,10 +78,10 @@ std::optional<TreeBatch> Alone(const Forest& forest, int32_t row) {
   return alone;
 }
 
-std::vector<float> Attend(AttentionRig& rig, const TreeBatch& batch, DType dtype, const PlanOptions& options,
+std::vector<float> Attend(AttentionRig& rig, const TreeBatch& batch, const PlanOptions& options,
                           std::span<const float> qkv) {
   auto step = MakeStep(batch);
-  step->plan = PlanAttention(batch, Shape(dtype), options);
+  step->plan = PlanAttention(batch, rig.shape(), options);
   return rig.Attend(step, qkv);
 }
 
@@ -89,30 +89,30 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-void CheckPlans(Candidate& candidate, int32_t block_tokens) {
-  AttentionRig rig(*candidate.backend, Shape(candidate.dtype), kBlocks, block_tokens, kMaxRows);
+void CheckPlans(Candidate& candidate, int32_t head_dim, int32_t block_tokens) {
+  AttentionRig rig(*candidate.backend, Shape(candidate.dtype, head_dim), kBlocks, block_tokens, kMaxRows);
   rig.Fill(31);
   for (uint32_t seed = 0; seed < 8; ++seed) {
     Random random(seed);
     const Forest forest = FittingForest(random, block_tokens);
     const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rig.qkv_cols()));
     PlanOptions options = candidate.backend->info().plan;
-    const std::vector<float> expected = Attend(rig, forest.batch, candidate.dtype, options, qkv);
-    INFO(candidate.name << " blocks of " << block_tokens << " seed " << seed);
+    const std::vector<float> expected = Attend(rig, forest.batch, options, qkv);
+    INFO(candidate.name << " dim " << head_dim << " blocks of " << block_tokens << " seed " << seed);
     options.processors = 64;
-    REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+    REQUIRE(SameBits(Attend(rig, forest.batch, options, qkv), expected));
     options.max_tile_rows = 3;
-    REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+    REQUIRE(SameBits(Attend(rig, forest.batch, options, qkv), expected));
     options.mode = AttentionMode::kSequence;
-    REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+    REQUIRE(SameBits(Attend(rig, forest.batch, options, qkv), expected));
     options.processors = 1;
-    REQUIRE(SameBits(Attend(rig, forest.batch, candidate.dtype, options, qkv), expected));
+    REQUIRE(SameBits(Attend(rig, forest.batch, options, qkv), expected));
   }
 }
 
 // Returns how many rows were compared.
-int32_t CheckAlone(Candidate& candidate, int32_t block_tokens) {
-  AttentionRig rig(*candidate.backend, Shape(candidate.dtype), kBlocks, block_tokens, kMaxRows);
+int32_t CheckAlone(Candidate& candidate, int32_t head_dim, int32_t block_tokens) {
+  AttentionRig rig(*candidate.backend, Shape(candidate.dtype, head_dim), kBlocks, block_tokens, kMaxRows);
   rig.Fill(32);
   int32_t compared = 0;
   for (uint32_t seed = 0; seed < 8; ++seed) {
@@ -121,7 +121,7 @@ int32_t CheckAlone(Candidate& candidate, int32_t block_tokens) {
     const auto cols = static_cast<size_t>(rig.qkv_cols());
     const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows()) * cols);
     const PlanOptions options = candidate.backend->info().plan;
-    const std::vector<float> all = Attend(rig, forest.batch, candidate.dtype, options, qkv);
+    const std::vector<float> all = Attend(rig, forest.batch, options, qkv);
     const size_t out_cols = all.size() / static_cast<size_t>(forest.batch.rows());
     for (int32_t row = 0; row < forest.batch.rows(); row += Pick(random, 1, 6)) {
       const std::optional<TreeBatch> alone = Alone(forest, row);
@@ -129,8 +129,9 @@ int32_t CheckAlone(Candidate& candidate, int32_t block_tokens) {
       REQUIRE(ValidateBatch(*alone).ok());
       const auto r = static_cast<size_t>(row);
       const std::vector<float> one =
-          Attend(rig, *alone, candidate.dtype, options, std::span<const float>(qkv).subspan(r * cols, cols));
-      INFO(candidate.name << " blocks of " << block_tokens << " seed " << seed << " row " << row);
+          Attend(rig, *alone, options, std::span<const float>(qkv).subspan(r * cols, cols));
+      INFO(candidate.name << " dim " << head_dim << " blocks of " << block_tokens << " seed " << seed
+                          << " row " << row);
       REQUIRE(SameBits(one, std::span<const float>(all).subspan(r * out_cols, out_cols)));
       ++compared;
     }
@@ -144,7 +145,8 @@ TEST_CASE("A row's attention has the same bits under flatten and sequence, cut o
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
   for (Candidate& candidate : candidates) {
-    for (const int32_t block_tokens : kBlockTokens) CheckPlans(candidate, block_tokens);
+    for (const int32_t block_tokens : kBlockTokens) CheckPlans(candidate, 64, block_tokens);
+    CheckPlans(candidate, 36, 16);
   }
 }
 
@@ -152,7 +154,8 @@ TEST_CASE("A row's attention has the same bits alone and in a batch") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
   for (Candidate& candidate : candidates) {
-    for (const int32_t block_tokens : kBlockTokens) REQUIRE(CheckAlone(candidate, block_tokens) > 20);
+    for (const int32_t block_tokens : kBlockTokens) REQUIRE(CheckAlone(candidate, 64, block_tokens) > 20);
+    REQUIRE(CheckAlone(candidate, 36, 16) > 20);
   }
 }
 

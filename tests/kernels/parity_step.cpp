@@ -13,12 +13,12 @@ namespace {
 constexpr int32_t kMaxRows = 128;
 constexpr int32_t kBlocks = 16;
 
-AttentionShape Shape(DType dtype) {
+AttentionShape Shape(DType dtype, int32_t head_dim) {
   AttentionShape shape;
   shape.layers = 1;
   shape.query_heads = 4;
   shape.kv_heads = 2;
-  shape.head_dim = 32;
+  shape.head_dim = head_dim;
   shape.kv_dtype = dtype;
   return shape;
 }
@@ -40,16 +40,16 @@ constexpr int64_t kHidden = 48;
 
 }  // namespace
 
-TEST_CASE("Blocks are zeroed and copied before rows read them") {
-  auto candidates = MakeCandidates(kMaxRows);
-  if (SkipWithout(candidates)) return;
-  const auto run = [](Backend& backend, DType dtype) {
+namespace {
+
+void CheckZeroedAndCopied(std::vector<Candidate>& candidates, int32_t head_dim) {
+  const auto run = [&](Backend& backend, DType dtype) {
     Random random(8);
-    AttentionRig rig(backend, Shape(dtype), kBlocks, 16, kMaxRows);
+    AttentionRig rig(backend, Shape(dtype, head_dim), kBlocks, 16, kMaxRows);
     rig.Fill(8);
     const auto qkv = RandomValues(random, static_cast<size_t>(rig.qkv_cols()));
     auto step = MakeStep(ReadBlocks());
-    step->plan = PlanAttention(step->batch, Shape(dtype), backend.info().plan);
+    step->plan = PlanAttention(step->batch, Shape(dtype, head_dim), backend.info().plan);
     step->zero_blocks = {3, 5};
     step->copies = {{9, 4, 16}, {10, 5, 7}};
     return rig.Attend(step, qkv);
@@ -58,7 +58,7 @@ TEST_CASE("Blocks are zeroed and copied before rows read them") {
   const auto ref = MakeRef(kMaxRows);
   const std::vector<float> expected = run(*ref, DType::kFloat32);
   const auto plain = MakeRef(kMaxRows);
-  AttentionRig rig(*plain, Shape(DType::kFloat32), kBlocks, 16, kMaxRows);
+  AttentionRig rig(*plain, Shape(DType::kFloat32, head_dim), kBlocks, 16, kMaxRows);
   rig.Fill(8);
   Random random(8);
   auto step = MakeStep(ReadBlocks());
@@ -66,9 +66,17 @@ TEST_CASE("Blocks are zeroed and copied before rows read them") {
   REQUIRE(NormalisedError(rig.Attend(step, qkv), expected) > 0.05);
   for (Candidate& candidate : candidates) {
     const double error = NormalisedError(run(*candidate.backend, candidate.dtype), expected);
-    INFO(candidate.name << ": error " << error);
+    INFO(candidate.name << " dim " << head_dim << ": error " << error);
     REQUIRE(error <= Tolerance(candidate.dtype));
   }
+}
+
+}  // namespace
+
+TEST_CASE("Blocks are zeroed and copied before rows read them") {
+  auto candidates = MakeCandidates(kMaxRows);
+  if (SkipWithout(candidates)) return;
+  for (const int32_t head_dim : {32, 36}) CheckZeroedAndCopied(candidates, head_dim);
 }
 
 TEST_CASE("Logits, scores and greedy samples agree with ref") {

@@ -117,6 +117,7 @@ TEST_CASE("The lowered plan of a thousand random forests gives ref's attention i
   CompareForests(Shape(20, 1, 8, DType::kFloat32), 16, 100, 4);  // a group of two tiles, the second a low one
   CompareForests(Shape(4, 4, 24, DType::kFloat32), 8, 50, 5);
   CompareForests(Shape(2, 1, 8, DType::kFloat32), 64, 50, 6);
+  CompareForests(Shape(5, 1, 10, DType::kFloat32), 16, 50, 7);
 }
 
 TEST_CASE("No order of a block's threads changes a bit of attention") {
@@ -158,7 +159,7 @@ TEST_CASE("Emptying the caches changes nothing but time") {
 
 TEST_CASE("Shapes that the kernels cannot run are refused by name") {
   const auto twin = Twin(DType::kFloat32);
-  CHECK(twin->AddKv(Shape(2, 1, 20, DType::kFloat32), 4, 16).error().field == "head_dim");
+  CHECK(twin->AddKv(Shape(2, 1, 21, DType::kFloat32), 4, 16).error().field == "head_dim");
   CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat32), 4, 24).error().field == "block_tokens");
   CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat16), 4, 16).error().field == "kv-dtype");
   cuda::TwinOptions little;
@@ -241,7 +242,7 @@ TEST_CASE("Every element of a KV block has a place of its own") {
   const cuda::KvLayout layout = {2, 3, 5, 16, 24};
   std::vector<int32_t> uses(static_cast<size_t>(layout.BlockElements()), 0);
   for (int32_t slot = 0; slot < layout.block_tokens; ++slot) {
-    for (int32_t dim = 0; dim < layout.head_dim; ++dim) {
+    for (int32_t dim = 0; dim < layout.stored_dim; ++dim) {
       ++uses.at(static_cast<size_t>(layout.KeyAt(slot, dim)));
       ++uses.at(static_cast<size_t>(layout.ValueAt(slot, dim)));
     }

@@ -15,8 +15,18 @@ void PackQueries(const Tile<P>& t) {
     const float* in = t.args.qkv + (t.item.first_row + row) * t.args.qkv_stride +
                       static_cast<int64_t>(t.first_head) * t.args.head_dim;
     auto* out = t.Queries(row * t.group);
-    for (int64_t i = 0; i < static_cast<int64_t>(t.group) * t.args.head_dim; i += kLanes) {
-      P::StoreOperands(out + i, Load(in + i));
+    if (t.args.head_dim == t.args.stored_dim) {
+      for (int64_t i = 0; i < static_cast<int64_t>(t.group) * t.args.head_dim; i += kLanes) {
+        P::StoreOperands(out + i, Load(in + i));
+      }
+      continue;
+    }
+    for (int32_t g = 0; g < t.group; ++g, in += t.args.head_dim, out += t.args.stored_dim) {
+      for (int32_t i = 0; i < t.args.stored_dim; i += kLanes) {
+        float padded[kLanes] = {};
+        for (int32_t d = i; d < MinOf(i + kLanes, t.args.head_dim); ++d) padded[d - i] = in[d];
+        P::StoreOperands(out + i, Load(padded));
+      }
     }
   }
 }
@@ -28,8 +38,8 @@ void ScorePanel(const Tile<P>& t, int32_t begin, int32_t end, const typename P::
   Piece<P> piece;
   piece.weights[0] = keys;
   piece.operand_offset = 0;
-  piece.lines = t.args.head_dim / P::kStep;
-  const TileRows<P> rows = {t.Queries(begin), t.args.head_dim, {out}, out_stride, true};
+  piece.lines = t.args.stored_dim / P::kStep;
+  const TileRows<P> rows = {t.Queries(begin), t.args.stored_dim, {out}, out_stride, true};
   EvenTiles tiles;
   MultiplyRows<1>(rows, end - begin, &piece, 1, &tiles);
 }
@@ -41,10 +51,10 @@ int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t beg
                     Bringer<P>* bringer) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
   constexpr int32_t kParts = P::kScoreParts;
-  const int32_t lines = t.args.head_dim / P::kStep / kParts;
+  const int32_t lines = t.args.stored_dim / P::kStep / kParts;
   TileRows<P> rows;
   rows.a = t.Queries(begin);
-  rows.a_stride = t.args.head_dim;
+  rows.a_stride = t.args.stored_dim;
   rows.c_stride = kScoreStride;
   rows.from_zero = true;
   for (; panel + kPanels <= panels; panel += kPanels) {
@@ -53,7 +63,7 @@ int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t beg
       const RunBlock& block = t.x.run[(panel + p) / panels_per_block];
       const int32_t group = (panel + p) % panels_per_block;
       const auto* keys = static_cast<const typename P::Weight*>(block.data) +
-                         static_cast<int64_t>(group) * kLanes * t.args.head_dim;
+                         static_cast<int64_t>(group) * kLanes * t.args.stored_dim;
       for (int32_t i = 0; i < kParts; ++i) {
         pieces[i].weights[p] = keys + int64_t{i} * lines * P::kStep * kLanes;
       }
@@ -83,7 +93,7 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
   for (int32_t slot = visit.slot_begin / kLanes * kLanes; slot < visit.slot_end; slot += kLanes) {
-    const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.head_dim;
+    const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.stored_dim;
     ScorePanel(t, packed, packed + t.group, keys, t.x.tile + slot, tokens);
   }
   for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
@@ -164,7 +174,7 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
 template <int32_t kPanels, typename P>
 int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim,
                     int32_t blocks, int32_t lines, Bringer<P>* bringer) {
-  for (; dim + kPanels * kLanes <= t.args.head_dim; dim += kPanels * kLanes) {
+  for (; dim + kPanels * kLanes <= t.args.stored_dim; dim += kPanels * kLanes) {
     Piece<P> pieces[kMostPieces];
     for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
     for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
@@ -191,7 +201,7 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
   TileRows<P> rows;
   rows.a = probabilities;
   rows.a_stride = stride;
-  rows.c_stride = t.args.head_dim;
+  rows.c_stride = t.args.stored_dim;
   rows.from_zero = from_zero;
   int32_t dim = ValuePanels<kTilePanels>(t, rows, count, row, 0, blocks, lines, bringer);
   dim = ValuePanels<kHalfPanels>(t, rows, count, row, dim, blocks, lines, bringer);
@@ -232,7 +242,7 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
   bool from_zero = first.direct_begin == segment.row_begin && first.direct_end == segment.row_end;
   if (!from_zero) {
     const int32_t begin = t.Packed(segment.row_begin);
-    const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.head_dim;
+    const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.stored_dim;
     for (int64_t i = 0; i < floats; i += kLanes) Store(t.SegmentOut(begin) + i, Set1(0.0F));
   }
   int32_t blocks = 0;
@@ -262,11 +272,11 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
 }
 
 // (out, maximum, sum) of one row and head takes in the partial of a later segment.
-void FoldPartial(const float* in, float in_max, float in_sum, int32_t head_dim, float* out, float* out_max,
+void FoldPartial(const float* in, float in_max, float in_sum, int32_t stored_dim, float* out, float* out_max,
                  float* out_sum) {
   if (in_sum == 0.0F) return;
   if (*out_sum == 0.0F) {
-    for (int32_t i = 0; i < head_dim; i += kLanes) Store(out + i, Load(in + i));
+    for (int32_t i = 0; i < stored_dim; i += kLanes) Store(out + i, Load(in + i));
     *out_max = in_max;
     *out_sum = in_sum;
     return;
@@ -277,7 +287,7 @@ void FoldPartial(const float* in, float in_max, float in_sum, int32_t head_dim, 
   const float new_exponent = in_max - maximum;
   const Vec old_scale = PowerOfTwo(Set1(old_exponent > floor ? old_exponent : floor));
   const Vec new_scale = PowerOfTwo(Set1(new_exponent > floor ? new_exponent : floor));
-  for (int32_t i = 0; i < head_dim; i += kLanes) {
+  for (int32_t i = 0; i < stored_dim; i += kLanes) {
     Store(out + i, Add(Mul(Load(out + i), old_scale), Mul(Load(in + i), new_scale)));
   }
   const Vec sum = Add(Mul(Set1(*out_sum), old_scale), Mul(Set1(in_sum), new_scale));
@@ -287,25 +297,33 @@ void FoldPartial(const float* in, float in_max, float in_sum, int32_t head_dim, 
   *out_max = maximum;
 }
 
-// A sum that is NaN makes NaN of all: a row that saw K or Q beyond fp32 has no answer.
+// The head's own dims: the next head's begin right behind them. A sum that is NaN makes NaN of all: a row that saw
+// K or Q beyond fp32 has no answer.
 void WriteOutput(const float* out, float sum, int32_t head_dim, void* to, int64_t index, bool bf16) {
   const Vec scale = Set1(sum == 0.0F ? 0.0F : 1.0F / sum);
-  for (int32_t i = 0; i < head_dim; i += kLanes) StoreOut(to, index + i, bf16, Mul(Load(out + i), scale));
+  int32_t i = 0;
+  for (; i + kLanes <= head_dim; i += kLanes) StoreOut(to, index + i, bf16, Mul(Load(out + i), scale));
+  if (i == head_dim) return;
+  float last[kLanes];
+  StoreOut(last, 0, bf16, Mul(Load(out + i), scale));
+  const int64_t bytes = bf16 ? sizeof(bf16_t) : sizeof(float);
+  __builtin_memcpy(static_cast<char*>(to) + (index + i) * bytes, last,
+                   static_cast<size_t>((head_dim - i) * bytes));
 }
 
 template <typename P>
 void WritePartials(const Tile<P>& t, const Segment& segment) {
-  const int32_t head_dim = t.args.head_dim;
+  const int32_t stored_dim = t.args.stored_dim;
   for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
     const int64_t partial = t.item.first_partial +
                             static_cast<int64_t>(segment.index - t.item.first_segment) * t.item.rows +
                             (row - t.item.first_row);
-    float* to = t.args.partials + (partial * t.args.query_heads + t.first_head) * (head_dim + 2);
-    for (int32_t g = 0; g < t.group; ++g, to += head_dim + 2) {
+    float* to = t.args.partials + (partial * t.args.query_heads + t.first_head) * (stored_dim + 2);
+    for (int32_t g = 0; g < t.group; ++g, to += stored_dim + 2) {
       const int32_t packed = t.Packed(row) + g;
-      for (int32_t i = 0; i < head_dim; i += kLanes) Store(to + i, Load(t.SegmentOut(packed) + i));
-      to[head_dim] = t.x.segment_max[packed];
-      to[head_dim + 1] = t.x.segment_sum[packed];
+      for (int32_t i = 0; i < stored_dim; i += kLanes) Store(to + i, Load(t.SegmentOut(packed) + i));
+      to[stored_dim] = t.x.segment_max[packed];
+      to[stored_dim + 1] = t.x.segment_sum[packed];
     }
   }
 }
@@ -313,7 +331,7 @@ void WritePartials(const Tile<P>& t, const Segment& segment) {
 template <typename P>
 void FoldSegment(const Tile<P>& t, const Segment& segment) {
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
-    FoldPartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.head_dim,
+    FoldPartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.stored_dim,
                 t.Out(packed), &t.x.out_max[packed], &t.x.out_sum[packed]);
   }
 }
@@ -360,14 +378,15 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
 }
 
 void MergePartials(const MergeArgs& args) {
-  const int64_t stride = args.head_dim + 2;
+  const int64_t stride = args.stored_dim + 2;
   for (int32_t head = 0; head < args.query_heads; ++head) {
     float maximum = 0.0F;
     float sum = 0.0F;
     for (int32_t i = 0; i < args.count; ++i) {
       const float* in =
           args.partials + (static_cast<int64_t>(args.list[i]) * args.query_heads + head) * stride;
-      FoldPartial(in, in[args.head_dim], in[args.head_dim + 1], args.head_dim, args.scratch, &maximum, &sum);
+      FoldPartial(in, in[args.stored_dim], in[args.stored_dim + 1], args.stored_dim, args.scratch, &maximum,
+                  &sum);
     }
     WriteOutput(args.scratch, sum, args.head_dim, args.out, static_cast<int64_t>(head) * args.head_dim,
                 args.out_bf16);

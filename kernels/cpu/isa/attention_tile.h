@@ -24,16 +24,16 @@ struct Tile {
 
   int32_t Packed(int32_t row) const { return (row - item.first_row) * group; }
   Operand* Queries(int32_t packed) const {
-    return static_cast<Operand*>(x.queries) + static_cast<int64_t>(packed) * args.head_dim;
+    return static_cast<Operand*>(x.queries) + static_cast<int64_t>(packed) * args.stored_dim;
   }
   float* Scores(int32_t packed) const { return x.scores + packed * kScoreStride; }
   Operand* Probabilities(int32_t packed) const { return reinterpret_cast<Operand*>(Scores(packed)); }
   float* SegmentOut(int32_t packed) const {
-    return x.segment_out + static_cast<int64_t>(packed) * args.head_dim;
+    return x.segment_out + static_cast<int64_t>(packed) * args.stored_dim;
   }
-  float* Out(int32_t packed) const { return x.out + static_cast<int64_t>(packed) * args.head_dim; }
+  float* Out(int32_t packed) const { return x.out + static_cast<int64_t>(packed) * args.stored_dim; }
   const Weight* KeysOf(int32_t block) const { return kv + block * args.kv.block_stride; }
-  int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.head_dim; }
+  int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.stored_dim; }
 };
 
 // The KV of an item, brought nearer by register tiles between their products of what came before. Parts (16
@@ -46,7 +46,7 @@ class Bringer {
   explicit Bringer(const Tile<P>& t)
       : t_(t),
         parts_per_block_(t.args.kv.stored_tokens / kLanes),
-        part_bytes_(int64_t{kLanes} * t.args.head_dim * static_cast<int64_t>(sizeof(typename P::Weight))) {
+        part_bytes_(int64_t{kLanes} * t.args.stored_dim * static_cast<int64_t>(sizeof(typename P::Weight))) {
     BeginSegment(t.item.first_entry);
   }
 

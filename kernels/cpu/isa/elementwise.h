@@ -65,16 +65,19 @@ template <typename T, int32_t kPair>
 void StoreKv(const float* k, const float* v, int32_t head_dim, const KvLayer& kv, int64_t block, int32_t slot,
              int32_t head) {
   T* k_block = static_cast<T*>(kv.data) + head * kv.head_stride + block * kv.block_stride;
-  T* v_block = k_block + static_cast<int64_t>(kv.stored_tokens) * head_dim;
-  T* k_token = k_block + slot / kLanes * kLanes * head_dim + slot % kLanes * kPair;
+  T* v_block = k_block + static_cast<int64_t>(kv.stored_tokens) * kv.stored_dim;
+  T* k_token = k_block + slot / kLanes * kLanes * kv.stored_dim + slot % kLanes * kPair;
   for (int32_t d = 0; d < head_dim; d += kPair) {
     for (int32_t i = 0; i < kPair; ++i) k_token[d * kLanes + i] = ToKv<T>(k[d + i]);
   }
   T* v_token = v_block + slot / kPair * kPair * kLanes + slot % kPair;
-  for (int32_t d = 0; d < head_dim; d += kLanes) {
+  int32_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
     T* panel = v_token + static_cast<int64_t>(d) * kv.stored_tokens;
     for (int32_t i = 0; i < kLanes; ++i) panel[i * kPair] = ToKv<T>(v[d + i]);
   }
+  T* panel = v_token + static_cast<int64_t>(d) * kv.stored_tokens;
+  for (int32_t i = 0; i < head_dim - d; ++i) panel[i * kPair] = ToKv<T>(v[d + i]);
 }
 
 void RotaryAndStoreRow(const RotaryArgs& args) {

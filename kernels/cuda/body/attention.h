@@ -56,19 +56,19 @@ ESPALIER_DEVICE VisibleToken TokenOf(const Tile<T>& t, const BlobEntry& entry, i
   return {position - segment * kSegmentTokens, row_begin * t.heads, row_end * t.heads};
 }
 
-// Query rows, zeros behind the last one up to a whole group.
+// Query rows, zeros behind the last one up to a whole group and behind a head's own dims.
 template <typename Block, typename T>
 ESPALIER_DEVICE void LoadQueries(Block& block, const Tile<T>& t) {
-  const int32_t dim = t.args.layout.head_dim;
+  const int32_t dim = t.args.layout.stored_dim;
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < t.args.packed_rows * dim; i += kThreads) {
       const int32_t packed_row = i / dim;
       float query = 0.0F;
-      if (packed_row < t.packed()) {
+      if (packed_row < t.packed() && i % dim < t.args.head_dim) {
         const int64_t row = t.item.first_row + packed_row / t.heads;
+        const int64_t head = t.first_head + packed_row % t.heads;
         query = static_cast<const float*>(
-            t.args.qkv.data)[row * t.args.qkv.stride + int64_t{t.first_head + packed_row % t.heads} * dim +
-                             i % dim];
+            t.args.qkv.data)[row * t.args.qkv.stride + head * t.args.head_dim + i % dim];
       }
       t.shared[t.at.queries + i] = query;
       t.shared[t.at.out + i] = 0.0F;
@@ -84,7 +84,7 @@ ESPALIER_DEVICE void LoadQueries(Block& block, const Tile<T>& t) {
 template <typename T>
 ESPALIER_DEVICE void ScoreGroup(const Tile<T>& t, const T* keys, int32_t slot, int32_t first,
                                 float (&scores)[kRowGroup]) {
-  const int32_t dim = t.args.layout.head_dim;
+  const int32_t dim = t.args.layout.stored_dim;
   const float* queries = t.shared + t.at.queries + first * dim;
   for (int32_t j = 0; j < kRowGroup; ++j) scores[j] = 0.0F;
   for (int32_t chunk = 0; chunk * kKeyChunk < dim; ++chunk) {
@@ -192,8 +192,8 @@ template <typename T>
 ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const BlobRun& run, int32_t packed_row) {
   const int64_t partial =
       t.item.first_partial + int64_t{run.segment - t.item.first_segment} * t.item.rows + packed_row / t.heads;
-  return t.args.partials +
-         (partial * t.args.query_heads + t.first_head + packed_row % t.heads) * (t.args.layout.head_dim + 2);
+  return t.args.partials + (partial * t.args.query_heads + t.first_head + packed_row % t.heads) *
+                               (t.args.layout.stored_dim + 2);
 }
 
 // Products of the probabilities of packed rows [first, first + kRowGroup) with dims [dim, dim + 2) of V,
@@ -206,7 +206,7 @@ ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const BlobRun& run, int32_t fi
     const BlobEntry entry = t.entries[e];
     if (entry.row_hi * t.heads <= first || entry.row_lo * t.heads >= first + kRowGroup) continue;
     const T* values = t.BlockOf(entry.block) + t.args.layout.ValueAt(entry.first_slot, dim);
-    for (int32_t token = 0; token < entry.tokens; ++token, values += t.args.layout.head_dim) {
+    for (int32_t token = 0; token < entry.tokens; ++token, values += t.args.layout.stored_dim) {
       const VisibleToken seen = TokenOf(t, entry, token, run.segment);
       if (seen.end <= first || seen.begin >= first + kRowGroup) continue;
       const auto value = LoadPack<2>(values);
@@ -229,7 +229,7 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run
   const float* segment_sum = t.shared + t.at.segment_sum;
   float* out_max = t.shared + t.at.out_max;
   float* out_sum = t.shared + t.at.out_sum;
-  const int32_t pairs = t.args.layout.head_dim / 2;
+  const int32_t pairs = t.args.layout.stored_dim / 2;
   const int32_t groups = (t.packed() + kRowGroup - 1) / kRowGroup;
   const bool cut = t.item.first_partial >= 0;
   const int32_t row_begin = run.row_lo * t.heads;
@@ -244,7 +244,7 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run
         const int32_t row = first + j;
         if (row < row_begin || row >= row_end) continue;
         float* to =
-            cut ? PartialOf(t, run, row) + dim : t.shared + t.at.out + row * t.args.layout.head_dim + dim;
+            cut ? PartialOf(t, run, row) + dim : t.shared + t.at.out + row * t.args.layout.stored_dim + dim;
         const FoldScales scales =
             cut ? FoldScales{0.0F, 0.0F, 1.0F}
                 : ScalesOf(out_max[row], out_sum[row], segment_max[row], segment_sum[row]);
@@ -256,8 +256,8 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run
     for (int32_t row = row_begin + thread; row < row_end; row += kThreads) {
       if (cut) {
         float* partial = PartialOf(t, run, row);
-        partial[t.args.layout.head_dim] = segment_max[row];
-        partial[t.args.layout.head_dim + 1] = segment_sum[row];
+        partial[t.args.layout.stored_dim] = segment_max[row];
+        partial[t.args.layout.stored_dim + 1] = segment_sum[row];
         continue;
       }
       const FoldScales scales = ScalesOf(out_max[row], out_sum[row], segment_max[row], segment_sum[row]);
@@ -275,7 +275,7 @@ ESPALIER_DEVICE float InverseOf(float sum) { return sum > 0.0F ? 1.0F / sum : 0.
 
 template <typename Block, typename T>
 ESPALIER_DEVICE void WriteOutput(Block& block, const Tile<T>& t) {
-  const int32_t dim = t.args.layout.head_dim;
+  const int32_t dim = t.args.head_dim;
   WithOperandType(t.args.out.bf16, [&](auto* type) {
     using Out = std::remove_pointer_t<decltype(type)>;
     block.ForThreads([&](int32_t thread) {
@@ -283,7 +283,8 @@ ESPALIER_DEVICE void WriteOutput(Block& block, const Tile<T>& t) {
         const int32_t row = i / dim;
         Out* to =
             OutputOf<Out>(t.args.out, t.item.first_row + row / t.heads, t.first_head + row % t.heads, dim);
-        Store(t.shared[t.at.out + i] * InverseOf(t.shared[t.at.out_sum + row]), to + i % dim);
+        const float value = t.shared[t.at.out + row * t.args.layout.stored_dim + i % dim];
+        Store(value * InverseOf(t.shared[t.at.out_sum + row]), to + i % dim);
       }
     });
   });
@@ -306,7 +307,7 @@ ESPALIER_DEVICE void AttendItem(Block& block, const AttentionArgs& args) {
                      kv_head,
                      kv_head * group + head_in_group,
                      MinOf(args.heads_per_tile, group - head_in_group),
-                     AttentionLayout(args.packed_rows, args.layout.head_dim),
+                     AttentionLayout(args.packed_rows, args.layout.stored_dim),
                      block.template Shared<float>()};
   LoadQueries(block, t);
   const BlobRun* runs = ArrayOf(args.blob, header.run);
@@ -334,7 +335,7 @@ ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
   const BlobHeader& header = HeaderOf(args.blob);
   const BlobMerge merge = ArrayOf(args.blob, header.merge)[block.index()];
   const int32_t* list = ArrayOf(args.blob, header.merge_partial) + merge.first;
-  const int64_t stride = args.head_dim + 2;
+  const int64_t stride = args.stored_dim + 2;
   WithOperandType(args.out.bf16, [&](auto* type) {
     using Out = std::remove_pointer_t<decltype(type)>;
     block.ForThreads([&](int32_t thread) {
@@ -346,8 +347,8 @@ ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
         float value = 0.0F;
         for (int32_t p = 0; p < merge.count; ++p) {
           const float* partial = args.partials + (int64_t{list[p]} * args.query_heads + head) * stride;
-          const float next_sum = partial[args.head_dim + 1];
-          const FoldScales scales = ScalesOf(maximum, sum, partial[args.head_dim], next_sum);
+          const float next_sum = partial[args.stored_dim + 1];
+          const FoldScales scales = ScalesOf(maximum, sum, partial[args.stored_dim], next_sum);
           value = Folded(scales, value, partial[dim]);
           sum = Folded(scales, sum, next_sum);
           maximum = scales.maximum;

@@ -104,11 +104,11 @@ ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
   const int64_t row = block.index();
   const BlobRow& input = ArrayOf(args.blob, HeaderOf(args.blob).row)[row];
   const KvLayout layout = args.layout;
-  const int32_t half = layout.head_dim / 2;
+  const int32_t half = args.head_dim / 2;
   const float* cosine = args.angles + int64_t{input.position} * 2 * half;
   const float* sine = cosine + half;
   float* heads = RowOf<float>(args.qkv, row);
-  const float* values = heads + int64_t{args.query_heads + layout.kv_heads} * layout.head_dim;
+  const float* values = heads + int64_t{args.query_heads + layout.kv_heads} * args.head_dim;
   WithOperandType(args.bf16_kv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const auto block_of = [&](int32_t kv_head) {
@@ -120,7 +120,7 @@ ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
       for (int32_t pair = thread; pair < pairs; pair += kThreads) {
         const int32_t head = pair / half;
         const int32_t i = pair % half;
-        float* x = heads + int64_t{head} * layout.head_dim + i;
+        float* x = heads + int64_t{head} * args.head_dim + i;
         float* y = x + half;
         const float turned_x = *x * cosine[i] - *y * sine[i];
         const float turned_y = *y * cosine[i] + *x * sine[i];
@@ -131,8 +131,8 @@ ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
         Store(turned_x, keys + layout.KeyAt(input.kv_slot, i));
         Store(turned_y, keys + layout.KeyAt(input.kv_slot, i + half));
       }
-      for (int32_t i = thread; i < layout.kv_heads * layout.head_dim; i += kThreads) {
-        Store(values[i], block_of(i / layout.head_dim) + layout.ValueAt(input.kv_slot, i % layout.head_dim));
+      for (int32_t i = thread; i < layout.kv_heads * args.head_dim; i += kThreads) {
+        Store(values[i], block_of(i / args.head_dim) + layout.ValueAt(input.kv_slot, i % args.head_dim));
       }
     });
   });
@@ -167,9 +167,9 @@ ESPALIER_DEVICE void Run(Block& block, const CopyBlocksArgs& args) {
     const T* from = ListedBlock<T>(args.kv, layout, block.index(), args.count, copy.source);
     T* to = ListedBlock<T>(args.kv, layout, block.index(), args.count, copy.destination);
     block.ForThreads([&](int32_t thread) {
-      for (int32_t i = thread; i < copy.tokens * layout.head_dim; i += kThreads) {
-        const int32_t slot = i / layout.head_dim;
-        const int32_t dim = i % layout.head_dim;
+      for (int32_t i = thread; i < copy.tokens * layout.stored_dim; i += kThreads) {
+        const int32_t slot = i / layout.stored_dim;
+        const int32_t dim = i % layout.stored_dim;
         to[layout.KeyAt(slot, dim)] = from[layout.KeyAt(slot, dim)];
         to[layout.ValueAt(slot, dim)] = from[layout.ValueAt(slot, dim)];
       }
