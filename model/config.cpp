@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
+#include "model/folder_hints.h"
 #include "model/json_text.h"
 
 namespace espalier {
@@ -38,8 +40,9 @@ void CheckArchitecture(const json& config, JsonReader& reader) {
     reader.Fail("architectures", "must be [\"LlamaForCausalLM\"]");
     return;
   }
+  // LlamaModel: saved without the head, which transformers adds (tied) and asks for again when it loads.
   const auto& name = config["architectures"].front().get_ref<const std::string&>();
-  if (name != "LlamaForCausalLM") {
+  if (name != "LlamaForCausalLM" && name != "LlamaModel") {
     reader.Fail("architectures", Printable(name) + " is not supported; LlamaForCausalLM is");
   }
 }
@@ -66,10 +69,10 @@ void RefuseFeatures(JsonReader& reader) {
   }
 }
 
-void ReadDType(const json& config, JsonReader& reader, LlamaConfig& out) {
-  const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
+void ReadDType(JsonReader& reader, LlamaConfig& out) {
+  const char* key = reader.Has("dtype") ? "dtype" : "torch_dtype";
   const std::string name = reader.String(key, "float32");
-  if (name == "float32") {
+  if (name == "float32" || name == "auto") {  // auto: as the tensors are, which is what is looked at anyway
     out.dtype = DType::kFloat32;
   } else if (name == "bfloat16") {
     out.dtype = DType::kBFloat16;
@@ -80,24 +83,28 @@ void ReadDType(const json& config, JsonReader& reader, LlamaConfig& out) {
   }
 }
 
-// An id below the vocabulary, or nothing when it is not one.
-bool ReadTokenId(const json& value, int32_t vocab_size, int32_t& out) {
-  if (!value.is_number_integer()) return false;
-  if (value.is_number_unsigned() && value.get<uint64_t>() >= static_cast<uint64_t>(vocab_size)) return false;
-  const int64_t id = value.get<int64_t>();
-  if (id < 0 || id >= vocab_size) return false;
-  out = static_cast<int32_t>(id);
-  return true;
+// An id below the vocabulary; -1 for a negative one, which by custom means "none", and for one beyond the
+// vocabulary, which no text holds. Nothing for what is no integer.
+std::optional<int32_t> ReadTokenId(const json& value, const LlamaConfig& config) {
+  if (!value.is_number_integer()) return std::nullopt;
+  const bool fits = !value.is_number_unsigned() || value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX);
+  const int64_t id = fits ? value.get<int64_t>() : -1;
+  return id >= 0 && id < config.vocab_size ? static_cast<int32_t>(id) : -1;
+}
+
+void NoteTokenId(const std::string& file, const char* key, const json& value, LlamaConfig& out) {
+  if (value.is_number_unsigned()) {
+    out.notes.push_back(file + ": " + key + " " + value.dump() + " lies beyond the vocabulary of " +
+                        std::to_string(out.vocab_size) + " tokens and ends no text");
+  }
 }
 
 // A key that is present but null says "none"; a key that is absent leaves what is there.
-void ReadTokenIds(const json& object, JsonReader& reader, LlamaConfig& out) {
-  const std::string limit = " from 0 to " + std::to_string(out.vocab_size - 1);
+void ReadTokenIds(const json& object, const std::string& file, JsonReader& reader, LlamaConfig& out) {
   if (const auto bos = object.find("bos_token_id"); bos != object.end()) {
-    out.bos_token_id = -1;
-    if (!bos->is_null() && !ReadTokenId(*bos, out.vocab_size, out.bos_token_id)) {
-      reader.Fail("bos_token_id", "must be a token id" + limit);
-    }
+    const auto id = bos->is_null() ? std::optional<int32_t>(-1) : ReadTokenId(*bos, out);
+    if (!id) reader.Fail("bos_token_id", "must be a token id");
+    out.bos_token_id = id.value_or(-1);
   }
   const auto eos = object.find("eos_token_id");
   if (eos == object.end()) return;
@@ -105,13 +112,16 @@ void ReadTokenIds(const json& object, JsonReader& reader, LlamaConfig& out) {
   if (eos->is_null()) return;
   const json list = eos->is_array() ? *eos : json::array({*eos});
   for (const json& entry : list) {
-    int32_t id = 0;
-    if (!ReadTokenId(entry, out.vocab_size, id)) {
-      reader.Fail("eos_token_id", "must be a token id or a list of token ids" + limit);
+    const auto id = ReadTokenId(entry, out);
+    if (!id) {
+      reader.Fail("eos_token_id", "must be a token id or a list of token ids");
       return;
     }
-    if (std::find(out.eos_token_ids.begin(), out.eos_token_ids.end(), id) == out.eos_token_ids.end()) {
-      out.eos_token_ids.push_back(id);
+    if (*id < 0) {
+      NoteTokenId(file, "eos_token_id", entry, out);
+    } else if (std::find(out.eos_token_ids.begin(), out.eos_token_ids.end(), *id) ==
+               out.eos_token_ids.end()) {
+      out.eos_token_ids.push_back(*id);
     }
   }
 }
@@ -136,8 +146,10 @@ Status ReadRopeScaling(const json& scaling, const std::string& file, const std::
     out.type = RopeType::kLinear;
   } else if (type == "llama3") {
     out.type = RopeType::kLlama3;
+  } else if (type == "dynamic") {
+    out.type = RopeType::kDynamic;
   } else {
-    reader.Fail(type_key, Printable(type) + " is not supported; default, linear and llama3 are");
+    reader.Fail(type_key, Printable(type) + " is not supported; default, linear, llama3 and dynamic are");
   }
   if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
     reader.Fail("partial_rotary_factor", "values other than 1 are not supported");
@@ -146,6 +158,10 @@ Status ReadRopeScaling(const json& scaling, const std::string& file, const std::
 
   if (!reader.Has("factor")) reader.Fail("factor", "is missing");
   out.factor = reader.Positive("factor", 1.0);
+  if (out.type == RopeType::kDynamic) {
+    out.original_max_positions = std::min(
+        max_positions, reader.Int("original_max_position_embeddings", max_positions, 1, kMaxPositions));
+  }
   if (out.type == RopeType::kLlama3) {
     for (const char* needed : {"low_freq_factor", "high_freq_factor"}) {
       if (!reader.Has(needed)) reader.Fail(needed, "is missing");
@@ -226,13 +242,13 @@ Result<LlamaConfig> ParseLlamaConfig(std::string_view text, const std::string& f
   out.tie_word_embeddings = reader.Bool("tie_word_embeddings", out.tie_word_embeddings);
   out.attention_bias = reader.Bool("attention_bias", out.attention_bias);
   out.mlp_bias = reader.Bool("mlp_bias", out.mlp_bias);
-  ReadDType(config, reader, out);
+  ReadDType(reader, out);
   if (auto status = ReadRope(config, file, reader, out); !status.ok()) return status.error();
 
   // Defaults that a small vocabulary does not have mean "none".
   if (out.bos_token_id >= out.vocab_size) out.bos_token_id = -1;
   std::erase_if(out.eos_token_ids, [&](int32_t id) { return id >= out.vocab_size; });
-  ReadTokenIds(config, reader, out);
+  ReadTokenIds(config, file, reader, out);
   if (!reader.status().ok()) return reader.status().error();
   return out;
 }
@@ -241,22 +257,19 @@ Status ApplyGenerationConfig(std::string_view text, const std::string& file, Lla
   auto parsed = ParseJsonObject(text, file);
   if (!parsed) return parsed.error();
   JsonReader reader(*parsed, file);
-  ReadTokenIds(*parsed, reader, config);
+  ReadTokenIds(*parsed, file, reader, config);
   return reader.status();
 }
 
 Result<LlamaConfig> LoadLlamaConfig(const std::string& folder) {
-  std::error_code error;
-  if (!std::filesystem::is_directory(folder, error)) {
-    return InvalidArgument(folder, "is not a folder");
-  }
-  const std::string file = (std::filesystem::path(folder) / "config.json").string();
+  const std::string file = (std::filesystem::path(folder) / kConfigFile).string();
   const auto text = ReadTextFile(file, kMaxConfigBytes);
   if (!text) return text.error();
   auto config = ParseLlamaConfig(*text, file);
   if (!config) return config;
 
   const std::string generation_file = (std::filesystem::path(folder) / "generation_config.json").string();
+  std::error_code error;
   if (!std::filesystem::exists(generation_file, error)) return config;
   const auto generation_text = ReadTextFile(generation_file, kMaxConfigBytes);
   if (!generation_text) return generation_text.error();

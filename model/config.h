@@ -10,17 +10,18 @@
 
 namespace espalier {
 
-enum class RopeType : uint8_t { kDefault, kLinear, kLlama3 };
+enum class RopeType : uint8_t { kDefault, kLinear, kLlama3, kDynamic };
 
-// Rotary position embedding. The types whose rotation depends on the length of the text (dynamic, longrope)
-// or that scale attention (yarn) are refused: keys in a shared prefix cache must not change later.
+// Rotary position embedding. Types whose rotation depends on the length of the text (longrope) or that scale
+// attention (yarn) are refused: keys in a shared prefix cache must not change later. kDynamic (NTK scaling by
+// length) is kDefault up to original_max_positions and is served only for paths that stay within.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;
-  double factor = 1.0;                 // kLinear, kLlama3
+  double factor = 1.0;                 // kLinear, kLlama3, kDynamic
   double low_freq_factor = 1.0;        // kLlama3
   double high_freq_factor = 4.0;       // kLlama3
-  int32_t original_max_positions = 0;  // kLlama3: length the model was first trained for
+  int32_t original_max_positions = 0;  // kLlama3, kDynamic: length the model was first trained for
 };
 
 // Hyper-parameters of a LlamaForCausalLM (Llama 1 to 3.2), as in Hugging Face's config.json. Defaults are
@@ -42,6 +43,7 @@ struct LlamaConfig {
   RopeConfig rope;
   int32_t bos_token_id = 1;                  // -1: none
   std::vector<int32_t> eos_token_ids = {2};  // any of them ends a text; may be empty
+  std::vector<std::string> notes;            // what was passed over in the files, a line each, for a log
 
   int64_t q_size() const { return int64_t{query_heads} * head_dim; }
   int64_t kv_size() const { return int64_t{kv_heads} * head_dim; }
@@ -53,7 +55,8 @@ struct LlamaConfig {
 // (rope_parameters, dtype). Errors: kInvalidArgument with `field` == file, the message begins with the key.
 Result<LlamaConfig> ParseLlamaConfig(std::string_view text, const std::string& file = "config.json");
 
-// Takes bos_token_id and eos_token_id of a generation_config.json, where it has them, into `config`.
+// Takes bos_token_id and eos_token_id of a generation_config.json, where it has them, into `config`. As in
+// config.json a negative id means none, and one beyond the vocabulary is passed over.
 Status ApplyGenerationConfig(std::string_view text, const std::string& file, LlamaConfig& config);
 
 // folder/config.json, and folder/generation_config.json where there is one.

@@ -47,7 +47,7 @@ class HashedWeights : public TensorSource {
  public:
   HashedWeights(uint64_t seed, DType dtype) : seed_(seed), dtype_(dtype) {}
 
-  Result<SourceTensor> Get(const std::string& name, std::span<const int64_t> shape) override {
+  Result<SourceTensor> Get(const std::string& name, std::span<const int64_t> shape, DType) override {
     const int64_t rows = shape.size() == 1 ? 1 : shape.front();
     const int64_t cols = shape.back();
     const auto count = static_cast<size_t>(rows * cols);
@@ -70,6 +70,8 @@ class HashedWeights : public TensorSource {
 
   std::vector<std::string> Names() const override { return {}; }
   std::string Where(const std::string&) const override { return "hashed weights"; }
+  Result<bool> IsZero(const std::string&) override { return false; }
+  Result<bool> AreEqual(const std::string& a, const std::string& b) override { return a == b; }
 
  private:
   uint64_t seed_;

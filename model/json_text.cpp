@@ -1,9 +1,10 @@
 #include "model/json_text.h"
 
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <set>
+
+#include "model/folder_hints.h"
+#include "model/input_file.h"
 
 namespace espalier {
 
@@ -65,6 +66,10 @@ std::string Printable(std::string_view text) {
 
 Result<json> ParseJsonObject(std::string_view text, const std::string& file) {
   if (text.size() > kMaxJsonBytes) return InvalidArgument(file, "JSON of more than 16 MiB");
+  // The parser takes a NUL byte for the end of the text, and would not look at what follows. JSON has none.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    return InvalidArgument(file, "is not valid JSON: a NUL byte at byte " + std::to_string(nul + 1));
+  }
   try {
     ShapeChecker checker;
     auto callback = [&checker](int, json::parse_event_t event, json& parsed) {
@@ -85,22 +90,18 @@ Result<json> ParseJsonObject(std::string_view text, const std::string& file) {
 }
 
 Result<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
-  std::error_code error;
-  const auto type = std::filesystem::status(path, error).type();
-  if (type == std::filesystem::file_type::not_found) return InvalidArgument(path, "does not exist");
-  if (type != std::filesystem::file_type::regular) return InvalidArgument(path, "is not a readable file");
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) return InvalidArgument(path, "cannot be read");
+  const auto file = InputFile::Open(path);
+  if (!file) return file.error();
+  const uint64_t size = (*file)->bytes();
   if (size > max_bytes) {
     return InvalidArgument(
         path, "has " + std::to_string(size) + " bytes, at most " + std::to_string(max_bytes) + " are read");
   }
-  std::ifstream stream(path, std::ios::binary);
   std::string text(static_cast<size_t>(size), '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!stream || stream.gcount() != static_cast<std::streamsize>(text.size())) {
-    return InvalidArgument(path, "cannot be read");
+  if (auto status = (*file)->Read(0, std::as_writable_bytes(std::span(text))); !status.ok()) {
+    return status.error();
   }
+  if (auto status = CheckNotLfsPointer(text, path); !status.ok()) return status.error();
   return text;
 }
 

@@ -14,10 +14,11 @@ inline constexpr size_t kMaxJsonBytes = size_t{16} << 20;
 inline constexpr int kMaxJsonDepth = 16;
 
 // Parses the JSON object in `text`. Refused, with `field` == file: more than kMaxJsonBytes, nesting deeper
-// than kMaxJsonDepth, a key twice in one object, what is not JSON or not an object. Throws nothing.
+// than kMaxJsonDepth, a key twice in one object, what is not JSON or not an object, anything but white space
+// behind it. Throws nothing.
 Result<nlohmann::json> ParseJsonObject(std::string_view text, const std::string& file);
 
-// The whole of a regular file of at most `max_bytes`. Errors have `field` == path.
+// The whole of a regular file of at most `max_bytes`. Errors have `field` == path; a Git LFS pointer is one.
 Result<std::string> ReadTextFile(const std::string& path, size_t max_bytes);
 
 // `text` fit for one line of an error message: control characters escaped, cut after 120 bytes.

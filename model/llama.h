@@ -28,6 +28,7 @@ class Llama {
 
   const AttentionShape& attention() const { return attention_; }
   const KvPoolSize& kv_size() const { return kv_size_; }
+  const std::vector<std::string>& notes() const { return weights_.notes; }
 
  private:
   // [max_rows, ...]

@@ -7,6 +7,7 @@
 
 #include "kernels/base/exhaustion.h"
 #include "kernels/plan/attention_plan.h"
+#include "model/folder_hints.h"
 #include "model/hashed_weights.h"
 #include "model/llama.h"
 
@@ -65,6 +66,17 @@ int64_t ReadBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
   return read + (config.layers * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
 }
 
+// Keys in the cache would have to turn once a text grows beyond the length that the model was trained for.
+Status CheckDynamicRope(const LlamaConfig& config, const std::string& folder, const RunnerOptions& options) {
+  const int32_t limit = config.rope.original_max_positions;
+  if (config.rope.type != RopeType::kDynamic) return {};
+  if (options.max_positions > 0 && options.max_positions <= limit) return {};
+  return InvalidArgument((std::filesystem::path(folder) / kConfigFile).string(),
+                         "rope type dynamic is served only within the " + std::to_string(limit) +
+                             " positions in which it equals default: set max_positions to " +
+                             std::to_string(limit) + " or less");
+}
+
 }  // namespace
 
 int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
@@ -101,6 +113,8 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   info.weight_bytes = ReadBytes(config, device.dtype, device.weights);
   info.attention = attention;
   info.backend = device;
+  info.notes = config.notes;
+  info.notes.insert(info.notes.end(), llama->notes().begin(), llama->notes().end());
   return std::unique_ptr<ModelRunner>(
       std::make_unique<LlamaRunner>(std::move(info), std::move(*backend), std::move(*llama)));
 }
@@ -108,8 +122,10 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options) {
   using Loaded = Result<std::unique_ptr<ModelRunner>>;
   return OrExhausted("model", "loading the model", [&]() -> Loaded {
+    if (auto status = CheckModelFolder(folder); !status.ok()) return status.error();
     const auto config = LoadLlamaConfig(folder);
     if (!config) return config.error();
+    if (auto status = CheckDynamicRope(*config, folder, options); !status.ok()) return status.error();
     auto source = OpenCheckpoint(folder);
     if (!source) return source.error();
     std::error_code error;

@@ -29,7 +29,8 @@ struct RunnerOptions {
 int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights);
 
 // A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.
-// Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...).
+// Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...). A config with
+// rope type dynamic needs max_positions.
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);
 
 // A model from a config and tensors from anywhere.

@@ -23,6 +23,7 @@ struct ModelInfo {
   int64_t weight_bytes = 0;  // read once a step
   AttentionShape attention;
   BackendInfo backend;
+  std::vector<std::string> notes;  // what was passed over in the model's files, a line each, for a log
 };
 
 // Runs steps of a model on a backend, in the order of issue. Used by one thread, the engine's.

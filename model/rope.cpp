@@ -31,6 +31,7 @@ std::vector<float> RotaryInverseFrequencies(const RopeConfig& rope, int32_t head
     const float frequency = 1.0F / std::pow(theta, exponent);
     switch (rope.type) {
       case RopeType::kDefault:
+      case RopeType::kDynamic:
         frequencies[i] = frequency;
         break;
       case RopeType::kLinear:

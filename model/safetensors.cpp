@@ -1,16 +1,10 @@
 #include "model/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
-#include <system_error>
 #include <utility>
 
+#include "model/folder_hints.h"
 #include "model/json_text.h"
 
 namespace espalier {
@@ -56,9 +50,9 @@ std::optional<std::vector<int64_t>> ReadIntegers(const json& list) {
   return out;
 }
 
-// One member of the header. Returns why it is refused, or an empty string.
-std::string ReadEntry(const json& member, std::span<const std::byte> data, SafetensorsEntry& entry,
-                      ByteRange& range) {
+// One member of the header of a file with so many bytes of data. Returns why it is refused, or an empty
+// string.
+std::string ReadEntry(const json& member, uint64_t data_bytes, SafetensorsEntry& entry, ByteRange& range) {
   if (!member.is_object()) return "must be an object";
   for (const auto& [key, unused] : member.items()) {
     if (key != "dtype" && key != "shape" && key != "data_offsets")
@@ -87,15 +81,15 @@ std::string ReadEntry(const json& member, std::span<const std::byte> data, Safet
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return "shape overflows";
   }
   if (range.begin > range.end) return "data_offsets end before they begin";
-  if (range.end > data.size()) {
-    return "data_offsets end at byte " + std::to_string(range.end) + " of " + std::to_string(data.size()) +
+  if (range.end > data_bytes) {
+    return "data_offsets end at byte " + std::to_string(range.end) + " of " + std::to_string(data_bytes) +
            " bytes of data: the file is truncated or its header is wrong";
   }
   if (range.end - range.begin != bytes) {
     return "has " + std::to_string(range.end - range.begin) + " bytes of data where dtype and shape need " +
            std::to_string(bytes);
   }
-  entry.data = data.subspan(range.begin, bytes);
+  entry.bytes = bytes;
   return {};
 }
 
@@ -121,68 +115,56 @@ Status CheckCoverage(std::vector<ByteRange> ranges, uint64_t data_bytes, const s
 
 }  // namespace
 
-Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
-    return InvalidArgument(path, errno == ENOENT
-                                     ? "does not exist"
-                                     : "cannot be opened: " + std::generic_category().message(errno));
-  }
-  struct stat info = {};
-  if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
-    ::close(descriptor);
-    return InvalidArgument(path, "is not a file");
-  }
-  const auto size = static_cast<size_t>(info.st_size);
-  void* address = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  const int map_error = errno;
-  ::close(descriptor);
-  if (address == MAP_FAILED) {
-    return InvalidArgument(path, "cannot be mapped: " + std::generic_category().message(map_error));
-  }
-  if (size > 0) ::madvise(address, size, MADV_WILLNEED);  // A hint: failure only costs time.
-  return std::shared_ptr<const MappedFile>(new MappedFile({static_cast<const std::byte*>(address), size}));
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
-
 Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  auto mapping = MappedFile::Open(path);
-  if (!mapping) return mapping.error();
-  auto file = Parse((*mapping)->bytes(), path);
-  if (file) file->mapping_ = std::move(*mapping);
-  return file;
+  auto file = InputFile::Open(path);
+  if (!file) return file.error();
+  const uint64_t file_bytes = (*file)->bytes();
+  std::vector<std::byte> beginning(static_cast<size_t>(std::min(kLengthBytes, file_bytes)));
+  if (auto status = (*file)->Read(0, beginning); !status.ok()) return status.error();
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, beginning.data(), beginning.size());
+  // Longer ones are refused below, whatever they hold.
+  header_bytes = std::min({header_bytes, file_bytes - beginning.size(), uint64_t{kMaxJsonBytes} + 1});
+  beginning.resize(beginning.size() + static_cast<size_t>(header_bytes));
+  if (auto status = (*file)->Read(0, beginning); !status.ok()) return status.error();
+  auto parsed = Parse(beginning, file_bytes, path);
+  if (parsed) parsed->file_ = std::move(*file);
+  return parsed;
 }
 
-Result<SafetensorsFile> SafetensorsFile::Parse(std::span<const std::byte> bytes, const std::string& name) {
-  if (bytes.size() < kLengthBytes) return InvalidArgument(name, "is too short for a safetensors file");
+Result<SafetensorsFile> SafetensorsFile::Parse(std::span<const std::byte> beginning, uint64_t file_bytes,
+                                               const std::string& name) {
+  const std::string_view text(reinterpret_cast<const char*>(beginning.data()), beginning.size());
+  if (auto status = CheckNotLfsPointer(text, name); !status.ok()) return status.error();
+  if (text.size() < kLengthBytes) return InvalidArgument(name, "is too short for a safetensors file");
   uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, bytes.data(), kLengthBytes);
-  if (header_bytes > bytes.size() - kLengthBytes) {
+  std::memcpy(&header_bytes, text.data(), kLengthBytes);
+  if (header_bytes > file_bytes - kLengthBytes) {
     return InvalidArgument(name, "header of " + std::to_string(header_bytes) + " bytes in a file of " +
-                                     std::to_string(bytes.size()) + ": truncated or not a safetensors file");
+                                     std::to_string(file_bytes) + ": truncated or not a safetensors file");
   }
-  const std::string_view header_text(reinterpret_cast<const char*>(bytes.data()) + kLengthBytes,
-                                     static_cast<size_t>(header_bytes));
+  const std::string_view header_text = text.substr(kLengthBytes, static_cast<size_t>(header_bytes));
+  // A byte-order mark is let pass in other files, which people edit.
+  if (header_text.starts_with("\xef\xbb\xbf")) return InvalidArgument(name, "header: is not valid JSON");
   const auto header = ParseJsonObject(header_text, name);
   if (!header) return InvalidArgument(name, "header: " + header.error().message);
 
   SafetensorsFile file;
   std::vector<ByteRange> ranges;
-  const auto data = bytes.subspan(kLengthBytes + static_cast<size_t>(header_bytes));
+  const uint64_t data_begin = kLengthBytes + header_bytes;
+  const uint64_t data_bytes = file_bytes - data_begin;
   for (const auto& [tensor, member] : header->items()) {
     if (tensor == "__metadata__") continue;
     SafetensorsEntry entry;
     ByteRange range;
-    if (const std::string why = ReadEntry(member, data, entry, range); !why.empty()) {
+    if (const std::string why = ReadEntry(member, data_bytes, entry, range); !why.empty()) {
       return InvalidArgument(name, "tensor " + Printable(tensor) + ": " + why);
     }
+    entry.offset = data_begin + range.begin;
     range.tensor = &file.tensors_.emplace(tensor, std::move(entry)).first->first;
     ranges.push_back(range);
   }
-  if (auto status = CheckCoverage(std::move(ranges), data.size(), name); !status.ok()) return status.error();
+  if (auto status = CheckCoverage(std::move(ranges), data_bytes, name); !status.ok()) return status.error();
   return file;
 }
 

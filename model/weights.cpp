@@ -1,175 +1,185 @@
 #include "model/weights.h"
 
-#include <cstring>
-#include <set>
+#include <algorithm>
+#include <charconv>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "model/json_text.h"
+#include "model/tensor_loader.h"
 
 namespace espalier {
 
 namespace {
 
-struct Part {
-  std::string name;
-  int64_t rows = 0;
+using Parts = std::vector<TensorPart>;
+
+constexpr const char* kHead = "lm_head.weight";
+
+// Projections of layer `i`, by the stack in which they are multiplied.
+struct LayerNames {
+  std::string prefix;
+  Parts qkv, output, gate_up, down;
+
+  LayerNames(const LlamaConfig& config, const std::string& model, int32_t i)
+      : prefix(model + "layers." + std::to_string(i) + ".") {
+    const std::string attention = prefix + "self_attn.";
+    const std::string mlp = prefix + "mlp.";
+    qkv = {{attention + "q_proj", config.q_size()},
+           {attention + "k_proj", config.kv_size()},
+           {attention + "v_proj", config.kv_size()}};
+    output = {{attention + "o_proj", config.hidden_size}};
+    gate_up = {{mlp + "gate_proj", config.intermediate_size}, {mlp + "up_proj", config.intermediate_size}};
+    down = {{mlp + "down_proj", config.hidden_size}};
+  }
 };
 
-// Reads tensors and adds them; remembers the first error and the names asked for.
-class Loader {
- public:
-  Loader(TensorSource& source, Backend& backend) : source_(source), backend_(backend) {
-    for (const std::string& name : source.Names()) listed_.insert(name);
+// "model.", or nothing where the folder holds a LlamaModel, saved without what stands around it.
+std::string ModelPrefix(TensorLoader& loader) {
+  const std::string embedding = "embed_tokens.weight";
+  if (!loader.Holds(embedding)) return "model.";
+  if (loader.Holds("model." + embedding)) {
+    loader.Fail(embedding, "stands beside model." + embedding + ": which of them is meant is not clear");
   }
+  return "";
+}
 
-  MatrixId Matrix(const std::vector<Part>& parts, int64_t cols) {
-    std::vector<SourceTensor> tensors;
-    for (const Part& part : parts)
-      Read(part.name + ".weight", std::vector<int64_t>{part.rows, cols}, tensors);
-    return Add(tensors, MatrixId::kNone, [&](auto views) {
-      Result<MatrixId> id = backend_.AddMatrix(views);
-      if (id || id.error().field != "weights") return id;
-      // A value that the type of weights cannot hold: say where.
-      std::string names;
-      for (const Part& part : parts) names += (names.empty() ? "" : ", ") + part.name + ".weight";
-      return Result<MatrixId>(InvalidArgument("weights", "tensor " + names + ": " + id.error().message));
-    });
+// The name of the matrix of a tied model. A file may hold it under either name (safetensors stores shared
+// memory once), or twice: then transformers 5 ties only equal ones and transformers 4 takes the embedding,
+// so others are refused.
+std::string TiedName(const std::string& model, TensorLoader& loader) {
+  const std::string embedding = model + "embed_tokens.weight";
+  if (!loader.Holds(kHead)) return model + "embed_tokens";
+  if (!loader.Holds(embedding)) return "lm_head";
+  loader.Ask(kHead);
+  const auto equal = loader.source().AreEqual(embedding, kHead);
+  if (!equal) {
+    loader.Fail(equal.error());
+  } else if (!*equal) {
+    loader.Fail(kHead, "differs from " + embedding + ", though config.json says tie_word_embeddings");
   }
+  return model + "embed_tokens";
+}
 
-  MatrixId Table(const std::string& name, const LlamaConfig& config) {
-    std::vector<SourceTensor> tensors;
-    Read(name + ".weight", std::vector<int64_t>{config.vocab_size, config.hidden_size}, tensors);
-    return Add(tensors, MatrixId::kNone, [&](auto views) { return backend_.AddTable(views); });
-  }
-
-  VectorId Bias(bool present, const std::vector<Part>& parts) {
-    if (!present) return VectorId::kNone;
-    std::vector<SourceTensor> tensors;
-    for (const Part& part : parts) Read(part.name + ".bias", std::vector<int64_t>{part.rows}, tensors);
-    return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
-  }
-
-  VectorId Norm(const std::string& name, int64_t size) {
-    std::vector<SourceTensor> tensors;
-    Read(name + ".weight", std::vector<int64_t>{size}, tensors);
-    return Add(tensors, VectorId::kNone, [&](auto views) { return backend_.AddVector(views); });
-  }
-
-  // The name of the matrix of a tied model. A file may hold it under either name (safetensors stores shared
-  // memory once), or twice: then transformers 5 ties only equal ones and transformers 4 takes the embedding,
-  // so others are refused.
-  std::string TiedName(const LlamaConfig& config) {
-    const std::string names[] = {"model.embed_tokens", "lm_head"};
-    const bool has_head = listed_.contains(names[1] + ".weight");
-    const bool only_head = has_head && !listed_.contains(names[0] + ".weight");
-    if (has_head && !only_head) {
-      std::vector<SourceTensor> both;
-      for (const std::string& name : names)
-        Read(name + ".weight", {config.vocab_size, config.hidden_size}, both);
-      if (status_.ok() && !SameBytes(both[0].tensor, both[1].tensor)) {
-        status_ = InvalidArgument(
-            source_.Where(names[1] + ".weight"),
-            "tensor lm_head.weight: differs from model.embed_tokens.weight, though config.json "
-            "says tie_word_embeddings");
-      }
+// transformers takes zeros for a bias that the files lack. Where all layers lack it, it was never there
+// (attention_bias with no bias on o_proj, as in Qwen's made into a Llama); where some have it, the files are
+// damaged, which Get reports.
+void FindLackingBiases(const LlamaConfig& config, const std::string& model, TensorLoader& loader,
+                       std::vector<std::string>* notes) {
+  if (!loader.HasNames()) return;
+  const auto check = [&](Parts LayerNames::*stack, size_t part) {
+    std::vector<std::string> names;
+    for (int32_t i = 0; i < config.layers; ++i) {
+      names.push_back((LayerNames(config, model, i).*stack)[part].name + ".bias");
+      if (loader.Holds(names.back())) return;
     }
-    return names[only_head ? 1 : 0];
+    for (const std::string& name : names) loader.LackBias(name);
+    notes->push_back("no layer has " + names.front().substr(names.front().find("layers.0.") + 9) +
+                     ", which config.json describes: zeros stand for it, as in transformers");
+  };
+  for (size_t part = 0; config.attention_bias && part < 3; ++part) check(&LayerNames::qkv, part);
+  if (config.attention_bias) check(&LayerNames::output, 0);
+  for (size_t part = 0; config.mlp_bias && part < 2; ++part) check(&LayerNames::gate_up, part);
+  if (config.mlp_bias) check(&LayerNames::down, 0);
+}
+
+// The index in "layers.INDEX.rest"; -1 for other names.
+int32_t LayerOf(std::string_view name) {
+  if (!name.starts_with("layers.")) return -1;
+  name.remove_prefix(7);
+  int32_t index = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), index);
+  return error == std::errc() && end < name.data() + name.size() && *end == '.' ? index : -1;
+}
+
+// Buffers that older versions of transformers saved; the model makes its own.
+bool IsOldBuffer(std::string_view name) {
+  return name.find(".rotary_emb.") != std::string_view::npos || name.ends_with(".masked_bias") ||
+         name.ends_with(".self_attn.bias");
+}
+
+// transformers passes over every tensor that its model does not ask for. So do we where that changes nothing
+// or concerns another part: old buffers, heads of training, layers that config.json does not count, biases of
+// zeros. A tensor of a part that is computed here would belong to another kind of model (a bias where
+// config.json describes none, a norm of queries): with such a folder transformers computes something else
+// than what was trained, without a word, and we refuse.
+Result<bool> MayPassOver(const std::string& name, const LlamaConfig& config, const std::string& model,
+                         TensorSource& source) {
+  const bool head = name.starts_with("lm_head.");
+  const std::string_view inner =
+      name.starts_with(model) ? std::string_view(name).substr(model.size()) : std::string_view();
+  const int32_t layer = LayerOf(inner);
+  const bool computed = head || (layer >= 0 && layer < config.layers) || inner.starts_with("embed_tokens.") ||
+                        inner.starts_with("norm.");
+  if (!computed || IsOldBuffer(name)) return true;
+  if (!name.ends_with(".bias")) return false;
+  return source.IsZero(name);
+}
+
+void PassOverTheRest(const LlamaConfig& config, const std::string& model, TensorLoader& loader,
+                     std::vector<std::string>* notes) {
+  if (!loader.status().ok()) return;
+  const std::vector<std::string> left = loader.Left();
+  for (const std::string& name : left) {
+    const auto may = MayPassOver(name, config, model, loader.source());
+    if (!may) return loader.Fail(may.error());
+    if (*may) continue;
+    const bool bias = name.find("_proj.bias") != std::string::npos;
+    return loader.Fail(name,
+                       std::string("is no part of the model that config.json describes") +
+                           (bias ? " (attention_bias and mlp_bias there say which biases it has)" : ""));
   }
+  if (left.empty()) return;
+  constexpr size_t kNamed = 3;
+  std::string list;
+  for (size_t i = 0; i < std::min(kNamed, left.size()); ++i) list += (i > 0 ? ", " : "") + Printable(left[i]);
+  notes->push_back(
+      "passed over " + std::to_string(left.size()) + (left.size() == 1 ? " tensor" : " tensors") +
+      " that the model does not use, as transformers does: " + list + (left.size() > kNamed ? ", ..." : ""));
+}
 
-  // Refuses tensors that the model would have to use but does not know.
-  void CheckNothingLeft() {
-    if (!status_.ok()) return;
-    for (const std::string& name : listed_) {
-      if (!name.ends_with(".rotary_emb.inv_freq") && !asked_.contains(name)) {
-        status_ =
-            InvalidArgument(source_.Where(name), "tensor " + Printable(name) +
-                                                     ": is no part of the model that config.json describes");
-        return;
-      }
-    }
-  }
-
-  const Status& status() const { return status_; }
-
- private:
-  static bool SameBytes(const HostTensor& a, const HostTensor& b) {
-    return a.dtype == b.dtype &&
-           std::memcmp(a.data, b.data, static_cast<size_t>(a.rows * a.cols) * SizeOf(a.dtype)) == 0;
-  }
-
-  void Read(const std::string& name, const std::vector<int64_t>& shape, std::vector<SourceTensor>& out) {
-    if (!status_.ok()) return;
-    asked_.insert(name);
-    auto tensor = source_.Get(name, shape);
-    if (tensor) {
-      out.push_back(std::move(*tensor));
-    } else {
-      status_ = tensor.error();
-    }
-  }
-
-  template <typename Id, typename AddFunction>
-  Id Add(const std::vector<SourceTensor>& tensors, Id none, AddFunction add) {
-    if (!status_.ok()) return none;
-    std::vector<HostTensor> views;
-    for (const SourceTensor& tensor : tensors) views.push_back(tensor.tensor);
-    auto id = add(std::span<const HostTensor>(views));
-    if (id) return *id;
-    status_ = id.error();
-    return none;
-  }
-
-  TensorSource& source_;
-  Backend& backend_;
-  std::set<std::string> listed_;  // names that the source holds; empty where it makes any
-  std::set<std::string> asked_;
-  Status status_;
-};
-
-LlamaLayer AddLayer(const LlamaConfig& config, const std::string& prefix, Loader& loader) {
-  const std::string attention = prefix + "self_attn.";
-  const std::string mlp = prefix + "mlp.";
-  const std::vector<Part> qkv = {{attention + "q_proj", config.q_size()},
-                                 {attention + "k_proj", config.kv_size()},
-                                 {attention + "v_proj", config.kv_size()}};
-  const std::vector<Part> output = {{attention + "o_proj", config.hidden_size}};
-  const std::vector<Part> gate_up = {{mlp + "gate_proj", config.intermediate_size},
-                                     {mlp + "up_proj", config.intermediate_size}};
-  const std::vector<Part> down = {{mlp + "down_proj", config.hidden_size}};
+LlamaLayer AddLayer(const LlamaConfig& config, const LayerNames& names, TensorLoader& loader) {
   LlamaLayer layer;
-  layer.attention_norm = loader.Norm(prefix + "input_layernorm", config.hidden_size);
-  layer.qkv = loader.Matrix(qkv, config.hidden_size);
-  layer.qkv_bias = loader.Bias(config.attention_bias, qkv);
-  layer.output = loader.Matrix(output, config.q_size());
-  layer.output_bias = loader.Bias(config.attention_bias, output);
-  layer.ffn_norm = loader.Norm(prefix + "post_attention_layernorm", config.hidden_size);
-  layer.gate_up = loader.Matrix(gate_up, config.hidden_size);
-  layer.gate_up_bias = loader.Bias(config.mlp_bias, gate_up);
-  layer.down = loader.Matrix(down, config.intermediate_size);
-  layer.down_bias = loader.Bias(config.mlp_bias, down);
+  layer.attention_norm = loader.Norm(names.prefix + "input_layernorm", config.hidden_size);
+  layer.qkv = loader.Matrix(names.qkv, config.hidden_size);
+  layer.output = loader.Matrix(names.output, config.q_size());
+  layer.ffn_norm = loader.Norm(names.prefix + "post_attention_layernorm", config.hidden_size);
+  layer.gate_up = loader.Matrix(names.gate_up, config.hidden_size);
+  layer.down = loader.Matrix(names.down, config.intermediate_size);
+  if (config.attention_bias) {
+    layer.qkv_bias = loader.Bias(names.qkv);
+    layer.output_bias = loader.Bias(names.output);
+  }
+  if (config.mlp_bias) {
+    layer.gate_up_bias = loader.Bias(names.gate_up);
+    layer.down_bias = loader.Bias(names.down);
+  }
   return layer;
 }
 
 }  // namespace
 
 Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend) {
-  Loader loader(source, backend);
+  TensorLoader loader(source, backend);
   LlamaWeights weights;
+  const std::string model = ModelPrefix(loader);
   const bool tied = config.tie_word_embeddings;
-  const std::string embedding = tied ? loader.TiedName(config) : "model.embed_tokens";
-  weights.embedding = loader.Table(embedding, config);
+  const std::string embedding = tied ? TiedName(model, loader) : model + "embed_tokens";
+  FindLackingBiases(config, model, loader, &weights.notes);
+  weights.embedding = loader.Table(embedding, config.vocab_size, config.hidden_size);
   for (int32_t i = 0; i < config.layers && loader.status().ok(); ++i) {
-    weights.layers.push_back(AddLayer(config, "model.layers." + std::to_string(i) + ".", loader));
+    weights.layers.push_back(AddLayer(config, LayerNames(config, model, i), loader));
   }
-  weights.norm = loader.Norm("model.norm", config.hidden_size);
+  weights.norm = loader.Norm(model + "norm", config.hidden_size);
   if (tied && backend.info().weights == WeightType::kDType) {
     weights.head = weights.embedding;
   } else {
     weights.head = loader.Matrix({{tied ? embedding : "lm_head", config.vocab_size}}, config.hidden_size);
   }
-  loader.CheckNothingLeft();
+  PassOverTheRest(config, model, loader, &weights.notes);
   if (!loader.status().ok()) return loader.status().error();
+  if (auto status = source.CheckUnchanged(); !status.ok()) return status.error();
   return weights;
 }
 

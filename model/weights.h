@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -30,11 +31,14 @@ struct LlamaWeights {
   // [vocab, hidden]; where tied the embedding itself, unless the backend's matrices have another type: rows
   // are looked up exactly as the file has them.
   MatrixId head = MatrixId::kNone;
+  std::vector<std::string> notes;  // what was passed over or stood in for, a line each, for a log
 };
 
-// Hands the tensors of a LlamaForCausalLM, by their Hugging Face names, to the backend. Errors: a tensor that
-// is missing, has another shape, or is no part of the model (buffers of old rotary embeddings are ignored); a
-// tied model with two different vocabulary matrices; those of the backend.
+// Hands the tensors of a LlamaForCausalLM, or of a LlamaModel (names without "model."), by their Hugging Face
+// names, to the backend. Biases that no layer has are zeros, and tensors that change nothing are passed over,
+// as in transformers. Errors: a tensor that is missing, has another shape or values that are not finite, or
+// belongs to a part of the model that config.json describes otherwise; a tied model with two different
+// vocabulary matrices; files that changed meanwhile; those of the backend.
 Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend);
 
 }  // namespace espalier

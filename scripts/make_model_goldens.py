@@ -5,6 +5,9 @@
                  weights from an integer hash, so that only expectations are stored
   folders/       tiny models as save_pretrained writes them: float32, bfloat16, float16, sharded, and with a
                  config.json in the form of transformers 4; folders.json holds what they answer
+  odd_heads.json the same as configs.json for heads of widths that no vector divides
+  found_folders/ the same as folders/ for folders as they are found: a LlamaModel without its wrapper, biases that
+                 config.json describes and the files lack, tensors that belong to no part, rope type dynamic
   NAME.json      --folder NAME=PATH: the same for any model folder that is not stored here
 
 Every case holds: prompt, greedy continuation with the margin of each choice (logit of the best token less that of the
@@ -22,6 +25,7 @@ import random
 
 import numpy as np
 import sentencepiece
+from safetensors.torch import load_file, save_file
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import transformers
@@ -203,10 +207,16 @@ def config_json(case, rng, transformers_5):
     return config
 
 
-def make_configs(seed, count):
+def odd_head_cases(rng):
+    """OpenLLaMA-3B has heads of 100, stories260K of 8."""
+    for heads, head_dim in (("mha", 100), ("gqa4", 8), ("gqa3", 100), ("mqa", 36), ("gqa4", 2), ("mha", 10)):
+        yield {"heads": heads, "head_dim": head_dim, **{key: rng.choice(FACTORS[key]) for key in ("tied", "rope", "bias")}}
+
+
+def make_configs(file, seed, list_cases):
     rng = random.Random(seed)
     cases = []
-    for index, case in enumerate(pairwise_cases(rng, count)):
+    for index, case in enumerate(list_cases(rng)):
         config = config_json(case, rng, transformers_5=index % 2 == 0)
         hf_config = LlamaConfig.from_dict(json.loads(json.dumps(config)), attn_implementation="eager")
         assert hf_config.rope_parameters["rope_type"] == case["rope"]
@@ -216,7 +226,7 @@ def make_configs(seed, count):
         cases.append({"name": name, "seed": index, "config": config, **expected})
         print(f"{index:2d} {name}: least margin {min(expected['margins']):.4f}, "
               f"bf16 error {expected['transformers_bfloat16']}", flush=True)
-    write(DATA / "configs.json", cases)
+    write(DATA / file, cases)
 
 
 # --- Folders ---
@@ -254,6 +264,47 @@ def make_folders(seed):
     write(DATA / "folders.json", results)
 
 
+def make_found_folders(seed):
+    rng = random.Random(seed)
+    root = DATA / "found_folders"
+    config = {
+        "vocab_size": 64, "hidden_size": 40, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "bos_token_id": 1, "eos_token_id": [2, 3], "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    forms = {
+        "llama_model": {"tie_word_embeddings": True},
+        "qkv_bias": {"attention_bias": True},
+        "dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}},
+    }
+    results = []
+    for index, (form, changes) in enumerate(forms.items()):
+        torch.manual_seed(seed + index)
+        model = LlamaForCausalLM(LlamaConfig(**{**config, **changes}, initializer_range=0.3)).to(torch.bfloat16)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(0.0, 0.3)
+        folder = root / form
+        (model.model if form == "llama_model" else model).save_pretrained(folder)
+        if form == "qkv_bias":
+            as_made_from_qwen(folder / "model.safetensors")
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        prompt = [rng.randrange(64) for _ in range(21)]
+        results.append({"name": form, **expectations(fp32_model(folder), prompt, GREEDY_TOKENS, [0, 20, -1])})
+    write(DATA / "found_folders.json", results)
+
+
+def as_made_from_qwen(path):
+    """Without biases of o_proj, and with tensors that transformers passes over."""
+    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("o_proj.bias")}
+    tensors["model.layers.2.input_layernorm.weight"] = torch.ones(40, dtype=torch.bfloat16)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(5)
+    tensors["model.layers.1.mlp.up_proj.bias"] = torch.zeros(48)
+    tensors["v_head.summary.weight"] = torch.ones(1, 40)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 def as_transformers_4(path):
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
@@ -289,6 +340,8 @@ def write(path, cases):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", action="store_true", help="make configs.json")
+    parser.add_argument("--odd-heads", action="store_true", help="make odd_heads.json")
+    parser.add_argument("--found-folders", action="store_true", help="make found_folders/ and found_folders.json")
     parser.add_argument("--folders", action="store_true", help="make folders/ and folders.json")
     parser.add_argument("--folder", metavar="NAME=PATH", action="append", default=[], help="make NAME.json")
     parser.add_argument("--text", default=STORY, help="text of --folder; its first 12 tokens are the prompt")
@@ -298,7 +351,11 @@ def main():
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     if args.configs:
-        make_configs(args.seed, args.count)
+        make_configs("configs.json", args.seed, lambda rng: pairwise_cases(rng, args.count))
+    if args.odd_heads:
+        make_configs("odd_heads.json", args.seed, odd_head_cases)
+    if args.found_folders:
+        make_found_folders(args.seed)
     if args.folders:
         make_folders(args.seed)
     for folder in args.folder:

@@ -60,6 +60,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
       [&c] { return std::to_string(c.block_tokens); }));
   settings.back().kind = Setting::Kind::kInteger;
   settings.back().get = [&c] { return Json(c.block_tokens); };
+  settings.push_back(IntegerSetting("max_positions", c.max_positions, 0, 1 << 26,
+                                    "Longest path of a tree in tokens; 0: as the model allows"));
   settings.push_back(
       IntegerSetting("max_branches", c.max_branches, 1, 65536, "Branches alive at one time in one request"));
   settings.push_back(IntegerSetting("max_batch_rows", c.max_batch_rows, 1, 65536, "Rows of one step"));

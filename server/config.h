@@ -26,6 +26,7 @@ struct ServerConfig {
   int32_t threads = 0;                           // 0: every core that the process may use
   int64_t kv_cache_bytes = int64_t{1} << 30;     // size of the KV pool
   int32_t block_tokens = 16;                     // tokens of a KV block: 16 or 32
+  int32_t max_positions = 0;                     // longest path in tokens; 0: as the model allows
   int32_t max_branches = 1024;                   // leaves alive at one time in one request
   int32_t max_batch_rows = 512;                  // rows of a step
   int32_t prefill_chunk_tokens = 256;            // prefill rows of a step while branches decode

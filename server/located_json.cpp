@@ -210,6 +210,11 @@ class LocatedJson::Builder {
 };
 
 LocatedJson::LocatedJson(std::string text) : text_(std::move(text)) {
+  // The parser takes a NUL byte for the end of the text, and would not look at what follows.
+  if (const size_t nul = text_.find('\0'); nul != std::string::npos) {
+    faults_.push_back({PlaceAt(nul), "not valid JSON: a NUL byte"});
+    return;
+  }
   size_t read = 0;
   Builder builder(this, &read);
   const char* const begin = text_.data();

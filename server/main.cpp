@@ -38,6 +38,7 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
                shape.query_heads, shape.kv_heads, shape.head_dim, model.vocab_size);
   spdlog::info("weights   {}, {} read a step", Name(model.backend.weights, model.backend.dtype),
                Mebibytes(model.weight_bytes));
+  for (const std::string& note : model.notes) spdlog::warn("model     {}", note);
   const int64_t block_bytes = shape.KvBytesPerTokenLayer() * shape.layers * model.block_tokens;
   spdlog::info("KV cache  {} blocks of {} tokens, {}, paths of up to {} tokens, attention mode {}",
                model.kv_blocks, model.block_tokens, Mebibytes(block_bytes * model.kv_blocks),

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "model/folder_hints.h"
 #include "model/llama_runner.h"
 #include "server/address.h"
 #include "server/admin_service.h"
@@ -130,8 +131,8 @@ Error InTermsOfSettings(Error error) {
   std::string flag = error.field;
   for (char& c : flag) c = c == '_' ? '-' : c;
   if (flag == "max-rows") flag = "max-batch-rows";
-  for (const char* known : {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "dtype", "weights",
-                            "model", "max-batch-rows"}) {
+  for (const char* known : {"backend", "isa", "threads", "kv-cache-bytes", "block-tokens", "max-positions",
+                            "dtype", "weights", "model", "max-batch-rows"}) {
     if (flag == known) error.field = "--" + flag;
   }
   return error;
@@ -141,6 +142,7 @@ Error InTermsOfSettings(Error error) {
 
 Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                                               const std::function<void()>& loaded) {
+  if (auto status = CheckModelFolder(config.model); !status.ok()) return status.error();
   auto tokenizer = LoadTokenizer(config.model);
   if (!tokenizer) return tokenizer.error();
   RunnerOptions options;
@@ -152,6 +154,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                      .max_rows = config.max_batch_rows};
   options.block_tokens = config.block_tokens;
   options.kv_cache_bytes = config.kv_cache_bytes;
+  options.max_positions = config.max_positions;
   auto runner = LoadModel(config.model, options);
   if (!runner) return InTermsOfSettings(runner.error());
   const ModelInfo& model = (*runner)->info();

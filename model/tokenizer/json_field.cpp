@@ -3,6 +3,8 @@
 #include <fstream>
 #include <limits>
 
+#include "model/folder_hints.h"
+
 namespace espalier {
 
 JsonField JsonField::Child(const nlohmann::json& value, const std::string& step) const {
@@ -82,12 +84,17 @@ Result<std::string> ReadWholeFile(const std::filesystem::path& file) {
   if (!stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()))) {
     return InvalidArgument(file.string(), "cannot be read");
   }
+  if (Status status = CheckNotLfsPointer(bytes, file.string()); !status) return status.error();
   return bytes;
 }
 
 Result<nlohmann::json> ReadJsonFile(const std::filesystem::path& file) {
   auto bytes = ReadWholeFile(file);
   if (!bytes) return bytes.error();
+  // The parser takes a NUL byte for the end of the text, and would not look at what follows.
+  if (bytes->find('\0') != std::string::npos) {
+    return InvalidArgument(file.string(), "is no valid JSON: it holds a NUL byte");
+  }
   try {
     return nlohmann::json::parse(*bytes);
   } catch (const nlohmann::json::exception& error) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/exhaustion.h"
+#include "model/folder_hints.h"
 #include "model/tokenizer/json_tokenizer.h"
 #include "model/tokenizer/sentencepiece_tokenizer.h"
 #include "model/tokenizer/stream_decoder.h"
@@ -62,9 +63,13 @@ Result<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder_or_f
     file = folder / "tokenizer.model";
     if (!std::filesystem::exists(file, failed)) file = folder / "tokenizer.json";
     if (!std::filesystem::exists(file, failed)) {
-      return InvalidArgument(folder.string(), "holds neither tokenizer.model nor tokenizer.json");
+      return InvalidArgument(
+          folder.string(), "holds neither tokenizer.model nor tokenizer.json" + HeldInstead(folder.string()));
     }
   } else {
+    if (!std::filesystem::exists(file, failed) && !failed) {
+      return InvalidArgument(file.string(), MissingMessage(file.string()));
+    }
     folder = file.parent_path();
   }
   const bool is_json = file.extension() == ".json";

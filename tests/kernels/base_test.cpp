@@ -1,5 +1,8 @@
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -7,6 +10,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/fast_exp.h"
 #include "kernels/base/philox.h"
+#include "kernels/base/unfit.h"
 #include "tests/support/catch.h"
 
 namespace espalier::test {
@@ -105,6 +109,65 @@ TEST_CASE("Unknown and missing backends are refused by the name of the flag") {
   backend = CreateBackend(options);
   REQUIRE(!backend.ok());
   REQUIRE(backend.error().field == "max_rows");
+}
+
+namespace {
+
+// One element at a time, by converting it.
+UnfitValues FindUnfitSlowly(const std::vector<unsigned char>& bytes, size_t begin, DType type, int64_t count,
+                            DType kept) {
+  UnfitValues found;
+  for (int64_t i = 0; i < count; ++i) {
+    float value = 0.0F;
+    ConvertToFloat(bytes.data() + begin + static_cast<size_t>(i) * SizeOf(type), type, 1, &value);
+    float held = value;
+    if (kept == DType::kBFloat16) held = ToFloat(ToBFloat16(value));
+    if (kept == DType::kFloat16) held = HalfToFloat(ToHalf(value));
+    if (std::isfinite(held)) continue;
+    ++(std::isfinite(value) ? found.too_large : found.not_finite);
+    if (found.first < 0) found.first = i;
+  }
+  return found;
+}
+
+void CheckUnfit(const std::vector<unsigned char>& bytes, size_t begin, DType type, int64_t count) {
+  for (const DType kept : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    INFO(Name(type) << " kept as " << Name(kept) << ", " << count << " from byte " << begin);
+    const UnfitValues expected = FindUnfitSlowly(bytes, begin, type, count, kept);
+    const UnfitValues found = FindUnfit(bytes.data() + begin, type, count, kept);
+    REQUIRE(found.not_finite == expected.not_finite);
+    REQUIRE(found.too_large == expected.too_large);
+    REQUIRE(found.first == expected.first);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Values that no weight may have are found, wherever they lie and whatever the bytes' alignment") {
+  // Every half and every bfloat16.
+  std::vector<unsigned char> halves;
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    halves.push_back(static_cast<unsigned char>(bits & 0xff));
+    halves.push_back(static_cast<unsigned char>(bits >> 8));
+  }
+  for (const DType type : {DType::kBFloat16, DType::kFloat16}) CheckUnfit(halves, 0, type, 65536);
+
+  // Sound numbers with an edge of the range among them here and there.
+  constexpr uint32_t kEdges[] = {0x7f800000, 0x7f7fffff, 0x7f7f8000, 0x7f7f7fff, 0x477ff000, 0x477fefff,
+                                 0x7fc00000, 0xff800000, 0xffffffff, 0xff7f8000, 0x00000001, 0x80000000};
+  std::mt19937 random(5);
+  for (int round = 0; round < 200; ++round) {
+    const size_t begin = random() % 5;
+    const auto count = static_cast<int64_t>(random() % 1200);
+    std::vector<unsigned char> bytes(begin + static_cast<size_t>(count) * 4);
+    for (int64_t i = 0; i < count; ++i) {
+      const bool edge = random() % 200 == 0;
+      const uint32_t bits = edge ? kEdges[random() % std::size(kEdges)] : random() % 0x45000000;
+      std::memcpy(bytes.data() + begin + static_cast<size_t>(i) * 4, &bits, 4);
+    }
+    CheckUnfit(bytes, begin, DType::kFloat32, count);
+    CheckUnfit(bytes, begin, DType::kBFloat16, 2 * count);
+  }
 }
 
 }  // namespace espalier::test

@@ -118,10 +118,57 @@ TEST_CASE("end tokens are a number, a list or none, and generation_config.json h
   CHECK(parsed.bos_token_id == 1);
   REQUIRE(ApplyGenerationConfig("{}", "generation_config.json", parsed).ok());
   CHECK(parsed.eos_token_ids == std::vector<int32_t>{3, 4});
-  const auto refused = ApplyGenerationConfig(R"({"eos_token_id": 40})", "generation_config.json", parsed);
+  const auto refused = ApplyGenerationConfig(R"({"eos_token_id": "4"})", "generation_config.json", parsed);
   REQUIRE(!refused.ok());
   CHECK(refused.error().ToString() ==
-        "generation_config.json: eos_token_id: must be a token id or a list of token ids from 0 to 39");
+        "generation_config.json: eos_token_id: must be a token id or a list of token ids");
+}
+
+TEST_CASE("token ids below zero mean none, and those beyond the vocabulary are passed over with a note") {
+  json config = TinyConfig();
+  config["eos_token_id"] = -1;
+  config["bos_token_id"] = -1;
+  LlamaConfig parsed = Parsed(config);
+  CHECK(parsed.eos_token_ids.empty());
+  CHECK(parsed.bos_token_id == -1);
+  CHECK(parsed.notes.empty());
+  config["eos_token_id"] = {2, 40, 39, 18446744073709551615U, -7};
+  config["bos_token_id"] = 40;
+  parsed = Parsed(config);
+  CHECK(parsed.eos_token_ids == std::vector<int32_t>{2, 39});
+  CHECK(parsed.bos_token_id == -1);
+  REQUIRE(parsed.notes.size() == 2);
+  CHECK(parsed.notes.front() ==
+        "config.json: eos_token_id 40 lies beyond the vocabulary of 40 tokens and ends no text");
+}
+
+TEST_CASE("a type left to the tensors, and a LlamaModel without its wrapper, are read") {
+  json config = TinyConfig();
+  config["torch_dtype"] = "auto";
+  config["architectures"] = {"LlamaModel"};
+  CHECK(Parsed(config).hidden_size == 32);
+  config["torch_dtype"] = "bfloat16";
+  config["dtype"] = nullptr;
+  CHECK(Parsed(config).dtype == DType::kBFloat16);
+}
+
+TEST_CASE("rope type dynamic is that of the length the model was trained for, in both forms") {
+  json config = TinyConfig();
+  config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  CHECK(Parsed(config).rope.type == RopeType::kDynamic);
+  CHECK(Parsed(config).rope.original_max_positions == 128);
+  CHECK(RotaryInverseFrequencies(Parsed(config).rope, 32) ==
+        RotaryInverseFrequencies(Parsed(TinyConfig()).rope, 32));
+  config.erase("rope_scaling");
+  config.erase("rope_theta");
+  config["rope_parameters"] = {{"rope_type", "dynamic"},
+                               {"factor", 2.0},
+                               {"rope_theta", 500.0},
+                               {"original_max_position_embeddings", 64}};
+  CHECK(Parsed(config).rope.original_max_positions == 64);
+  CHECK(Parsed(config).rope.theta == 500.0);
+  config["rope_parameters"].erase("factor");
+  CHECK(Refusal(config) == "rope_parameters.factor: is missing");
 }
 
 TEST_CASE("what cannot be served exactly is refused by name") {
@@ -137,8 +184,6 @@ TEST_CASE("what cannot be served exactly is refused by name") {
       {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: quantised weights are not supported"},
       {{{"sliding_window", 4096}}, "sliding_window: is not supported"},
       {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor: values other than 1"},
-      {{{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}},
-       "rope_scaling.type: dynamic is not supported"},
       {{{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}}},
        "rope_scaling.rope_type: yarn is not supported"},
       {{{"rope_parameters", {{"rope_type", "longrope"}}}},
@@ -169,7 +214,7 @@ TEST_CASE("wrong values are refused and the key is named") {
     CHECK(Refusal(json{{key, 1}}) == std::string(key) + ": must be true or false");
   }
   for (const char* key : {"bos_token_id", "eos_token_id"}) {
-    for (const json& value : {json(-1), json(40), json("2"), json(18446744073709551615U), json(2.0)}) {
+    for (const json& value : {json("2"), json(2.0), json(true), json(json::object())}) {
       CHECK(Refusal(json{{key, value}}).find(std::string(key) + ": must be a token id") == 0);
     }
   }
@@ -192,6 +237,15 @@ TEST_CASE("what is not one JSON object is refused in one line") {
   CHECK(RefusalOfText("{\"a\\n\": 1, \"a\\n\": 2}") == "key a\\x0a appears twice");
   CHECK(RefusalOfText(std::string(100000, '[')) == "JSON is nested too deeply");
   CHECK(RefusalOfText("{\"vocab_size\": \"\xff\"}").find("is not valid JSON") == 0);
+  const std::string valid = TinyConfig().dump();
+  for (const char* behind : {"x", "{}", ",", "\v"}) {
+    CHECK(RefusalOfText(valid + behind).find("is not valid JSON") == 0);
+  }
+  // The parser takes a NUL byte for the end.
+  for (const std::string& behind : {std::string("\0", 1), std::string("\0, \"x\": 1}", 10)}) {
+    CHECK(RefusalOfText(valid + behind).find("is not valid JSON: a NUL byte at byte") == 0);
+  }
+  CHECK(ParseLlamaConfig(valid + " \t\r\n").ok());
 }
 
 TEST_CASE("rotary frequencies follow their formulas") {

@@ -118,7 +118,7 @@ std::map<std::string, TensorBytes> HashedTensors(const nlohmann::json& config, u
   const auto source = MakeHashedWeights(seed, dtype);
   std::map<std::string, TensorBytes> tensors;
   for (const auto& [name, shape] : TensorShapes(*parsed)) {
-    const auto tensor = source->Get(name, shape);
+    const auto tensor = source->Get(name, shape, dtype);
     REQUIRE(tensor.ok());
     const HostTensor& host = tensor->tensor;
     const auto bytes = static_cast<size_t>(host.rows * host.cols) * SizeOf(dtype);

@@ -206,7 +206,7 @@ TEST_CASE("hashed weights are exact in every type, and the same in a folder of a
 TEST_CASE("hashed weights follow their rule") {
   const auto source = MakeHashedWeights(0, DType::kFloat32);
   const auto get = [&](const std::string& name, std::vector<int64_t> shape) {
-    const auto tensor = source->Get(name, shape);
+    const auto tensor = source->Get(name, shape, DType::kFloat32);
     REQUIRE(tensor.ok());
     const auto* data = static_cast<const float*>(tensor->tensor.data);
     return std::vector<float>(data, data + tensor->tensor.rows * tensor->tensor.cols);

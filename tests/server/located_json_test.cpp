@@ -38,6 +38,15 @@ TEST_CASE("what is not there has the place of what is around it") {
   CHECK(At(json.PlaceOf("seed")) == "1:1");
 }
 
+TEST_CASE("what stands behind a NUL byte is not passed over") {
+  for (const std::string behind : {"", "{", "x"}) {
+    const LocatedJson json("{\"a\": 1}\n " + std::string(1, '\0') + behind);
+    REQUIRE(json.faults().size() == 1);
+    CHECK(json.faults()[0].message == "not valid JSON: a NUL byte");
+    CHECK(At(json.faults()[0].place) == "2:2");
+  }
+}
+
 TEST_CASE("a number may end the document") {
   const LocatedJson json(" 12");
   REQUIRE(json.faults().empty());

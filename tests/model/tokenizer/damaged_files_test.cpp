@@ -41,7 +41,7 @@ TEST_CASE("a tokenizer that is not there is an error", "[tokenizer]") {
   for (const std::string name : {"tokenizer.model", "tokenizer.json", "none/tokenizer.json"}) {
     const auto missing = LoadTokenizer(folder.path() / name);
     REQUIRE(!missing.ok());
-    CHECK(missing.error().message == "there is no such file");
+    CHECK(missing.error().message == "does not exist");
   }
 }
 
@@ -51,6 +51,13 @@ TEST_CASE("empty and foreign files are errors", "[tokenizer]") {
   CHECK(Has(ErrorOf("tokenizer.json", "{\"model\": "), "is no valid JSON"));
   CHECK(Has(ErrorOf("tokenizer.json", "\"\xFF\""), "is no valid JSON"));
   CHECK(ErrorOf("tokenizer.json", "[]") == "must be an object");
+  // The parser takes a NUL byte for the end of the text.
+  CHECK(ErrorOf("tokenizer.json", Document().dump() + std::string(1, '\0')) ==
+        "is no valid JSON: it holds a NUL byte");
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    CHECK(Has(ErrorOf(name, "version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 9\n"),
+              "is a Git LFS pointer"));
+  }
   CHECK(Has(ErrorOf("tokenizer.json", "{}"), "model: is missing"));
   CHECK(Has(ErrorOf("tokenizer.model", "hello, this is no model"), "SentencePiece model"));
   CHECK(Has(ErrorOf("tokenizer.model", R"({"model": {}})"), "SentencePiece model"));
