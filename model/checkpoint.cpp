@@ -1,14 +1,12 @@
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <utility>
 
-#include "kernels/base/convert.h"
-#include "kernels/base/unfit.h"
 #include "kernels/cpu/memory.h"
 #include "model/folder_hints.h"
 #include "model/json_text.h"
+#include "model/read_elements.h"
 #include "model/safetensors.h"
 #include "model/tensor_source.h"
 
@@ -16,7 +14,6 @@ namespace espalier {
 
 namespace {
 
-// Read and looked through at a time: what has been read is still in the cache when its values are checked.
 constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
 
 std::string ShapeText(std::span<const int64_t> shape) {
@@ -187,17 +184,10 @@ class Checkpoint : public TensorSource {
   // Reads a tensor's bytes to `to` and checks its values.
   Status ReadSound(const SafetensorsFile& file, const std::string& name, DType kept, std::byte* to) const {
     const SafetensorsEntry& entry = *file.Find(name);
-    const uint64_t element_bytes = SizeOf(*entry.dtype);
-    UnfitValues unfit;
-    for (uint64_t at = 0; at < entry.bytes; at += kPieceBytes) {
-      const uint64_t length = std::min(kPieceBytes, entry.bytes - at);
-      const std::span<std::byte> piece(to + at, static_cast<size_t>(length));
-      if (auto status = file.file().Read(entry.offset + at, piece); !status.ok()) return status;
-      unfit.Add(FindUnfit(piece.data(), *entry.dtype, static_cast<int64_t>(length / element_bytes), kept),
-                static_cast<int64_t>(at / element_bytes));
-    }
-    if (!unfit.any()) return {};
-    return InvalidArgument(Where(name), "tensor " + name + ": " + UnfitMessage(unfit, entry, kept));
+    const auto unfit = ReadElements(file.file(), entry.offset, entry.bytes, *entry.dtype, kept, to);
+    if (!unfit) return unfit.error();
+    if (!unfit->any()) return {};
+    return InvalidArgument(Where(name), "tensor " + name + ": " + UnfitMessage(*unfit, entry, kept));
   }
 
   std::string folder_;

@@ -162,9 +162,11 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
   if ((*tokenizer)->vocab_size() > model.vocab_size)
     tokenizer = LoadTokenizer(config.model, model.vocab_size);
   if (!tokenizer) return tokenizer.error();
+  // As some models are (CodeLlama 34B): the engine refuses such tokens by the field of the text that has
+  // them.
   if ((*tokenizer)->vocab_size() > model.vocab_size) {
-    return InvalidArgument(config.model, "the tokenizer has " + std::to_string((*tokenizer)->vocab_size()) +
-                                             " tokens, the model only " + std::to_string(model.vocab_size));
+    spdlog::warn("the tokenizer has {} tokens, the model only {}: texts with the others are refused",
+                 (*tokenizer)->vocab_size(), model.vocab_size);
   }
   const EngineOptions engine_options{.block_tokens = model.block_tokens,
                                      .total_blocks = model.kv_blocks,

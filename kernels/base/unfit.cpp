@@ -64,10 +64,10 @@ UnfitValues Find(const unsigned char* source, int64_t count, const Limits& limit
 
 }  // namespace
 
-void UnfitValues::Add(const UnfitValues& later, int64_t offset) {
-  not_finite += later.not_finite;
-  too_large += later.too_large;
-  if (first < 0 && later.first >= 0) first = offset + later.first;
+void UnfitValues::Add(const UnfitValues& piece, int64_t offset) {
+  not_finite += piece.not_finite;
+  too_large += piece.too_large;
+  if (piece.first >= 0 && (first < 0 || offset + piece.first < first)) first = offset + piece.first;
 }
 
 UnfitValues FindUnfit(const void* source, DType type, int64_t count, DType kept) {

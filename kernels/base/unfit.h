@@ -13,8 +13,8 @@ struct UnfitValues {
   int64_t first = -1;      // index of the first of them
 
   bool any() const { return not_finite + too_large > 0; }
-  // Takes in those of a later piece that begins at element `offset`.
-  void Add(const UnfitValues& later, int64_t offset);
+  // Takes in those of a piece that begins at element `offset`; pieces may come in any order.
+  void Add(const UnfitValues& piece, int64_t offset);
 };
 
 // Looks through `count` little-endian elements of type `type`, to be kept as `kept`. `source` need not be

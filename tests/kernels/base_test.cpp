@@ -162,7 +162,8 @@ TEST_CASE("Values that no weight may have are found, wherever they lie and whate
     std::vector<unsigned char> bytes(begin + static_cast<size_t>(count) * 4);
     for (int64_t i = 0; i < count; ++i) {
       const bool edge = random() % 200 == 0;
-      const uint32_t bits = edge ? kEdges[random() % std::size(kEdges)] : random() % 0x45000000;
+      const uint32_t bits =
+          edge ? kEdges[random() % std::size(kEdges)] : static_cast<uint32_t>(random() % 0x45000000);
       std::memcpy(bytes.data() + begin + static_cast<size_t>(i) * 4, &bits, 4);
     }
     CheckUnfit(bytes, begin, DType::kFloat32, count);

@@ -249,6 +249,31 @@ TEST_CASE("weights that are not finite are refused by tensor, whatever their typ
           "1 of 1280 values is NaN or infinite");
 }
 
+TEST_CASE("the first of many values that are not finite is found in a tensor that several threads read") {
+  const std::string name = "model.embed_tokens.weight";
+  constexpr int64_t kRows = 1 << 17;
+  const TempFolder folder;
+  TensorBytes large = {"F32", {kRows, 64}, std::string(size_t{kRows} * 64 * 4, '\1')};
+  Tensors tensors = {{name, large}};
+  const auto get = [&] {
+    WriteModel(folder, TinyConfig(), tensors);
+    auto source = OpenCheckpoint(folder.path());
+    REQUIRE(source.ok());
+    const std::vector<int64_t> shape = {kRows, 64};
+    return (*source)->Get(name, shape, DType::kFloat32);
+  };
+  const auto read = get();
+  REQUIRE(read.ok());
+  CHECK(std::memcmp(read->tensor.data, large.bytes.data(), large.bytes.size()) == 0);
+  for (const size_t index : {size_t{8000000}, size_t{300001}, size_t{5000000}}) {
+    SetElement(tensors.at(name), index, 0x7fc00000U);
+  }
+  const auto refused = get();
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().message ==
+        "tensor " + name + ": 3 of 8388608 values are NaN or infinite; the first at element 300001");
+}
+
 TEST_CASE("weights that are too large for the type in which they are kept are refused") {
   const std::string name = "model.layers.0.mlp.down_proj.weight";
   const TempFolder folder;
