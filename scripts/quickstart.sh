@@ -63,5 +63,5 @@ cat <<'NEXT'
 Try next:
   build/release/bin/espalier-server --model model/demo                     # serves at 127.0.0.1:50051
   build/release/bin/espalier generate --tree configs/trees/tree_of_thoughts.json  # in another terminal; edit the file
-  build/release/bin/espalier generate --prompt $'list 5 8 18 37 gives' --branches 8 --max-new-tokens 12
+  build/release/bin/espalier generate --prompt $'numbers 5 8 12 12 target 24\n' --branches 8 --stop $'\n\n'
 NEXT

@@ -392,8 +392,8 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
                "path, ×3 stands for three equal pruned branches, ▌ is where a branch grows; 'error' is where "
                "the model's numbers overflowed. Ctrl-C cancels on the server and prints what was received.",
        .examples =
-           {{"Eight answers to one prompt:",
-             "espalier generate --prompt 'list 5 8 18 37 gives' --branches 8 \\\n--max-new-tokens 12"},
+           {{"Eight answers to one prompt; a blank line ends an answer:",
+             "espalier generate --prompt $'numbers 5 8 12 12 target 24\\n' --branches 8 \\\n--stop $'\\n\\n'"},
             {"A search that checks itself:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
             {"The same search on another problem, for a script:",
              "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"

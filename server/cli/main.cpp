@@ -60,12 +60,13 @@ void DescribeProgram(CLI::App& app) {
       app,
       {.usage = "COMMAND [options]",
        .more = "`espalier COMMAND --help` tells more of a command. Options may stand before or behind it.",
-       .examples =
-           {{"A server with the demo model, in another terminal:", "espalier-server --model model/demo"},
-            {"Eight answers to one prompt:",
-             "espalier generate --prompt 'list 5 8 18 37 gives' --branches 8 \\\n--max-new-tokens 12"},
-            {"A tree file:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
-            {"What the server does:", "espalier stats --watch"}},
+       .examples = {{"A server with the demo model, in another terminal:",
+                     "espalier-server --model model/demo"},
+                    {"Eight answers to one prompt; a blank line ends an answer:",
+                     "espalier generate --prompt $'numbers 5 8 12 12 target 24\\n' --branches 8 \\\n--stop "
+                     "$'\\n\\n'"},
+                    {"A tree file:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
+                    {"What the server does:", "espalier stats --watch"}},
        .exit_codes = {},
        .see = "Environment: ESPALIER_SERVER stands for --server; NO_COLOR, CLICOLOR_FORCE and COLUMNS "
               "are heeded as usual. The interface: proto/espalier/v1. Tree files: configs/trees."});

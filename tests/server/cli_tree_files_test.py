@@ -60,7 +60,7 @@ class TreeFiles(unittest.TestCase):
 
     def test_tree_tree_of_thoughts(self):
         events = grow("tree_of_thoughts.json")
-        self.assertEqual([len(event["kept"]) for event in selections(events)], [5, 5, 1])
+        self.assertEqual([len(event["kept"]) for event in selections(events)], [4, 4, 1])
         self.assertIn(" left 31 ok", path_text(events, selections(events)[-1]["kept"][0]))
 
     def test_tree_best_of_n(self):
