@@ -3,6 +3,9 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
+#include <cfloat>
+#include <charconv>
 #include <cmath>
 #include <utility>
 
@@ -55,6 +58,22 @@ std::string FaultOfInteger(const Json& value, double least, double most) {
   return "must be an integer" + std::string(least == 0 ? " and not negative" : "") + ", got " + Shown(value);
 }
 
+// Numbers beyond 2^53 may be given as strings, as protobuf writes them.
+std::string FaultOfUnsigned(const Json& value) {
+  if (value.is_number_unsigned()) return "";
+  if (!value.is_string()) return FaultOfInteger(value, 0.0, 18446744073709549568.0);
+  const auto text = value.get<std::string>();
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error == std::errc() && end == text.data() + text.size()) return "";
+  return "must be an integer in [0, 2^64), got " + value.dump();
+}
+
+std::string FaultOfReal(const Json& value) {
+  if (!value.is_number()) return "must be a number, got " + Shown(value);
+  return std::abs(value.get<double>()) <= FLT_MAX ? "" : "is too large for a float, got " + value.dump();
+}
+
 // What is wrong with a single value that is no message, or nothing.
 std::string FaultOfScalar(const FieldDescriptor& field, const Json& value) {
   switch (field.cpp_type()) {
@@ -65,30 +84,45 @@ std::string FaultOfScalar(const FieldDescriptor& field, const Json& value) {
     case FieldDescriptor::CPPTYPE_INT32:
       return FaultOfInteger(value, INT32_MIN, INT32_MAX);
     case FieldDescriptor::CPPTYPE_UINT64:
-      // Numbers beyond 2^53 may be given as strings, as protobuf writes them.
-      return value.is_number_unsigned() || value.is_string()
-                 ? ""
-                 : FaultOfInteger(value, 0.0, 18446744073709549568.0);
+      return FaultOfUnsigned(value);
     case FieldDescriptor::CPPTYPE_ENUM:
       return FaultOfEnum(*field.enum_type(), value);
     default:
-      return value.is_number() ? "" : "must be a number, got " + Shown(value);
+      return FaultOfReal(value);
   }
 }
 
-// Walks a document beside the message that it stands for.
+// Two members of an object that exclude each other.
+std::string OnlyOne(const FieldDescriptor& field, const std::string& earlier, const std::string& key) {
+  const auto* choice = field.real_containing_oneof();
+  if (choice == nullptr) return "has the field " + field.name() + " twice, as " + earlier + " and as " + key;
+  std::string all;
+  for (int i = 0; i < choice->field_count(); ++i) {
+    all += (i == 0 ? "" : i + 1 < choice->field_count() ? ", " : " or ") + choice->field(i)->name();
+  }
+  return "has " + earlier + " and " + key + "; only one of " + all + " can stand here";
+}
+
+// Walks a document next to the message that it stands for.
 class Checker {
  public:
   Checker(const LocatedJson& json, const std::string& file) : json_(json), file_(file) {}
 
   void CheckMessage(const Descriptor& type, const Json& value, const std::string& path) {
     if (!value.is_object()) return Fail(json_.PlaceOf(path), path, "must be an object, got " + Shown(value));
+    std::map<const void*, std::string> taken;  // by field, or by the choice that it is one of
     for (const auto& [key, member] : value.items()) {
       const std::string member_path = LocatedJson::Member(path, key);
       const FieldDescriptor* field = FindField(type, key);
       if (field == nullptr) {
         Fail(json_.KeyPlaceOf(member_path), path, UnknownField(type, key));
       } else if (!member.is_null()) {  // stands for a field that is not set
+        const auto* choice = field->real_containing_oneof();
+        const void* const place = choice != nullptr ? static_cast<const void*>(choice) : field;
+        const auto [earlier, is_first] = taken.emplace(place, key);
+        if (!is_first) {
+          Fail(json_.KeyPlaceOf(member_path), path, OnlyOne(*field, earlier->second, key));
+        }
         CheckField(*field, member, member_path);
       }
     }
@@ -136,6 +170,16 @@ Json* FindNode(Json& root, const std::string& target, std::vector<std::string>& 
   return found;
 }
 
+// A field that people set most often, of the kind of content that the node with this id has.
+std::string ExampleField(const Json& root, const std::string& id) {
+  for (const Json& node : root["nodes"]) {
+    if (!node.is_object() || !node.contains("id") || node["id"] != Json(id)) continue;
+    if (node.contains("generate")) return "branches";
+    if (node.contains("select")) return "keep";
+  }
+  return "text";
+}
+
 }  // namespace
 
 TreeFile::TreeFile(std::string name, std::string text)
@@ -151,6 +195,10 @@ std::string TreeFile::Set(const std::string& assignment) {
   const std::string text = assignment.substr(equals + 1);
   std::vector<std::string> ids;
   Json* node = FindNode(value_, target, ids);
+  if (node == nullptr && std::find(ids.begin(), ids.end(), target) != ids.end()) {
+    return "'" + target + "' is a node: name one of its fields too, such as " + target + "." +
+           ExampleField(value_, target) + "=" + text;
+  }
   if (node == nullptr) {
     return "no node '" + target.substr(0, target.find('.')) + "' in " + name_ +
            DidYouMean(target.substr(0, target.find('.')), ids);
@@ -187,7 +235,10 @@ std::string TreeFile::Set(const std::string& assignment) {
           return target + ": " + fault;
       }
       if (const auto* choice = field->containing_oneof(); choice != nullptr) {
-        for (int i = 0; i < choice->field_count(); ++i) holder->erase(choice->field(i)->name());
+        for (int i = 0; i < choice->field_count(); ++i) {
+          holder->erase(choice->field(i)->name());
+          holder->erase(choice->field(i)->json_name());
+        }
       }
       holder->erase(field->json_name());
       (*holder)[field->name()] = std::move(value);

@@ -229,11 +229,11 @@ class Painter {
   std::vector<Pending> pending_;  // the next one last
 };
 
-// Which lines are shown: the first `growing` of those that grow, with all that they hang from.
+// Which lines are shown: the last `growing` of those that grow, with all that they hang from.
 std::vector<bool> ShowGrowing(const std::vector<DrawnLine>& lines, int growing) {
   std::vector<bool> shown(lines.size(), false);
   if (!lines.empty()) shown[0] = true;
-  for (size_t i = 0; i < lines.size() && growing > 0; ++i) {
+  for (size_t i = lines.size(); i-- > 0 && growing > 0;) {
     if (!lines[i].growing) continue;
     --growing;
     for (int at = static_cast<int>(i); at >= 0 && !shown[static_cast<size_t>(at)];

@@ -25,8 +25,9 @@ struct DrawnLine {
 // what they weigh.
 std::vector<DrawnLine> DrawTree(const TreeModel& tree, const ViewOptions& options);
 
-// The lines that tell most within `rows` (at least 3) rows: those that grow and what they hang from; the rest
-// is folded to "⋯ 12 lines". What is known of the width holds for the folds too.
+// The lines that say most within `rows` (at least 3) rows: those that grow and what they hang from, the last
+// of them where not all fit; the rest is folded to "⋯ 12 lines". What is known of the width holds for the
+// folds too.
 std::vector<std::string> FitRows(const std::vector<DrawnLine>& lines, int rows, const ViewOptions& options);
 
 // What the request cost, in lines within the width: tokens, cache, speed; KV bytes.

@@ -49,6 +49,29 @@ TEST_CASE("all mistakes are listed, with their places and what was probably mean
   CHECK(Problems("{\n \"nodes\": [}").rfind("f:2:12: not valid JSON", 0) == 0);
 }
 
+TEST_CASE("members that exclude each other are refused by name") {
+  CHECK(Problems("{\"nodes\": [{\"id\": \"a\", \"given\": {\"text\": \"x\"},\n \"generate\": {}}]}") ==
+        "f:2:2: nodes[0]: has given and generate; only one of given, generate or select can stand here\n");
+  CHECK(Problems(
+            "{\"nodes\": [{\"id\": \"a\", \"given\": {\"text\": \"x\", \"tokenIds\": {\"ids\": [1]}}}]}") ==
+        "f:1:47: nodes[0].given: has text and tokenIds; only one of text or token_ids can stand here\n");
+  CHECK(Problems("{\"cacheBypass\": true, \"cache_bypass\": false}") ==
+        "f:1:23: has the field cache_bypass twice, as cacheBypass and as cache_bypass\n");
+}
+
+TEST_CASE("numbers that a field cannot hold are refused by name") {
+  CHECK(Problems("{\"seed\": \"many\"}") == "f:1:10: seed: must be an integer in [0, 2^64), got \"many\"\n");
+  CHECK(Problems("{\"nodes\": [{\"id\": \"a\", \"generate\": {\"sampling\": {\"temperature\": 1e39}}}]}") ==
+        "f:1:65: nodes[0].generate.sampling.temperature: is too large for a float, got 1e+39\n");
+}
+
+TEST_CASE("a node named without a field is told from a node that is not there") {
+  TreeFile file("f", kTree);
+  CHECK(file.Set("step=4") == "'step' is a node: name one of its fields too, such as step.branches=4");
+  CHECK(file.Set("a.b=y") == "'a.b' is a node: name one of its fields too, such as a.b.text=y");
+  CHECK(file.Set("best=1") == "'best' is a node: name one of its fields too, such as best.keep=1");
+}
+
 TEST_CASE("fields of nodes can be set from outside") {
   TreeFile file("f", kTree);
   CHECK(file.Set("a.b.text=y = {z}\n").empty());
@@ -75,6 +98,10 @@ TEST_CASE("setting token ids takes the place of the text") {
   v1::GenerateRequest request;
   REQUIRE(file.Read(request).empty());
   CHECK(request.nodes(0).given().token_ids().ids_size() == 2);
+  TreeFile other("f", "{\"nodes\": [{\"id\": \"a\", \"given\": {\"tokenIds\": {\"ids\": [1]}}}]}");
+  REQUIRE(other.Set("a.text=x").empty());
+  REQUIRE(other.Read(request).empty());
+  CHECK(request.nodes(0).given().text() == "x");
 }
 
 TEST_CASE("what cannot be set is told") {

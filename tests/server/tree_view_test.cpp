@@ -218,6 +218,16 @@ TEST_CASE("a tree taller than the screen is folded around what grows") {
                                                                "⋯ 8 lines", "├─ branch 49", "└─ branch 50"});
 }
 
+TEST_CASE("of more growing branches than rows the last are shown") {
+  Grower grower(Request());
+  for (int i = 1; i <= 50; ++i)
+    grower.Grow(i, 0, "step", "branch " + std::to_string(i), v1::FINISH_REASON_UNSPECIFIED);
+  const ViewOptions options{.width = 60};
+  CHECK(
+      FitRows(DrawTree(grower.tree, options), 5, options) ==
+      std::vector<std::string>{"● prompt", "⋯ 49 lines", "├─ branch 48▌", "├─ branch 49▌", "└─ branch 50▌"});
+}
+
 TEST_CASE("the best path is below the winner, and else the most likely one") {
   Grower grower(Request());
   const auto score = [&](int branch, float logprob) {
