@@ -118,13 +118,15 @@ bool GenerateQueue::HasUnread() const {
   return writing_ || (final_ && !broken_ && (!waiting_.empty() || last_));
 }
 
-// Too much of this peer's answers waits. Called again: even the writes under way do.
+// Too much of this peer's answers waits. Where nothing of this one does but the write under way, or when
+// called again, that is cut.
 void GenerateQueue::EndEarly(const std::string& why) {
   int64_t uncounted = 0;
   {
     const std::lock_guard lock(mutex_);
-    cut_ = ends_early_;
-    if (!ends_early_) final_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, why);
+    const bool all_written = final_ && waiting_.empty() && !last_;  // but for the write under way
+    cut_ = ends_early_ || all_written;
+    if (!cut_) final_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, why);
     ends_early_ = true;
     Break();
     uncounted = TakeUncounted();
