@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
 #include <span>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -70,10 +70,11 @@ Result<UnfitValues> ReadElements(const InputFile& file, uint64_t offset, uint64_
   Reading reading(file, offset, bytes, type, kept, to);
   const uint64_t most = std::min<uint64_t>(kMostThreads, std::max(1U, std::thread::hardware_concurrency()));
   std::vector<std::thread> helpers;
+  helpers.reserve(kMostThreads);  // nothing may be thrown while threads run
   try {
     while (helpers.size() + 1 < std::min(most, bytes / kThreadBytes))
       helpers.emplace_back([&] { reading.Run(); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // No more threads to be had: those that there are do it.
   }
   reading.Run();

@@ -79,7 +79,7 @@ std::string SafetensorsWithHeader(const std::string& header, const std::string& 
   return bytes + header + data;
 }
 
-std::string Safetensors(const std::map<std::string, TensorBytes>& tensors) {
+std::string Safetensors(const Tensors& tensors) {
   nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
   std::string data;
   for (const auto& [name, tensor] : tensors) {
@@ -112,11 +112,11 @@ nlohmann::json TinyConfig() {
           {"torch_dtype", "float32"}};
 }
 
-std::map<std::string, TensorBytes> HashedTensors(const nlohmann::json& config, uint64_t seed, DType dtype) {
+Tensors HashedTensors(const nlohmann::json& config, uint64_t seed, DType dtype) {
   const auto parsed = ParseLlamaConfig(config.dump());
   REQUIRE(parsed.ok());
   const auto source = MakeHashedWeights(seed, dtype);
-  std::map<std::string, TensorBytes> tensors;
+  Tensors tensors;
   for (const auto& [name, shape] : TensorShapes(*parsed)) {
     const auto tensor = source->Get(name, shape, dtype);
     REQUIRE(tensor.ok());
@@ -127,14 +127,14 @@ std::map<std::string, TensorBytes> HashedTensors(const nlohmann::json& config, u
   return tensors;
 }
 
-void WriteModel(const TempFolder& folder, const nlohmann::json& config,
-                const std::map<std::string, TensorBytes>& tensors, size_t shards) {
+void WriteModel(const TempFolder& folder, const nlohmann::json& config, const Tensors& tensors,
+                size_t shards) {
   WriteFile(folder.File("config.json"), config.dump(2));
   if (shards == 1) {
     WriteFile(folder.File("model.safetensors"), Safetensors(tensors));
     return;
   }
-  std::vector<std::map<std::string, TensorBytes>> parts(shards);
+  std::vector<Tensors> parts(shards);
   nlohmann::json weight_map = nlohmann::json::object();
   size_t next = 0;
   for (const auto& [name, tensor] : tensors) {
@@ -147,6 +147,33 @@ void WriteModel(const TempFolder& folder, const nlohmann::json& config,
   }
   const nlohmann::json index = {{"metadata", nlohmann::json::object()}, {"weight_map", weight_map}};
   WriteFile(folder.File("model.safetensors.index.json"), index.dump());
+}
+
+Tensors TinyTensors() { return HashedTensors(TinyConfig(), 1, DType::kFloat32); }
+
+RunnerOptions RefOptions() {
+  RunnerOptions options;
+  options.backend.name = "ref";
+  options.backend.dtype = DType::kFloat32;
+  options.backend.max_rows = 16;
+  options.kv_blocks = 4;
+  return options;
+}
+
+void RequireLoads(const TempFolder& folder) {
+  const auto runner = LoadModel(folder.path(), RefOptions());
+  if (!runner) FAIL(runner.error().ToString());
+}
+
+void CheckRefused(const TempFolder& folder, const std::string& file, const std::string& message) {
+  const auto runner = LoadModel(folder.path(), RefOptions());
+  REQUIRE(!runner.ok());
+  const Error& error = runner.error();
+  INFO(error.ToString());
+  CHECK(error.code == ErrorCode::kInvalidArgument);
+  CHECK(error.field == (file.empty() ? folder.path() : folder.File(file).string()));
+  CHECK(error.message.find(message) == 0);
+  CHECK(error.ToString().find('\n') == std::string::npos);
 }
 
 }  // namespace espalier::test
