@@ -175,6 +175,6 @@ int Main(int argc, char** argv) {
 }  // namespace espalier
 
 int main(int argc, char** argv) {
-  espalier::PrepareProcess();
+  espalier::PrepareProcess(argv);
   return espalier::Main(argc, argv);
 }

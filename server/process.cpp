@@ -1,6 +1,5 @@
 #include "server/process.h"
 
-#include <fcntl.h>
 #include <grpc/support/cpu.h>
 #include <malloc.h>
 #include <poll.h>
@@ -21,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/cli/standard_files.h"
 #include "server/log.h"
 
 namespace espalier {
@@ -92,10 +92,8 @@ void WriteToStandardError(std::string_view text) {
   }
 }
 
-void PrepareProcess() {
-  for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (fcntl(file, F_GETFD) < 0) open("/dev/null", O_RDWR);  // gets the lowest free number: this one
-  }
+void PrepareProcess(char** argv) {
+  cli::HoldStandardFiles(argv, cli::ClosedFile::kIgnored);
   std::signal(SIGPIPE, SIG_IGN);
   std::set_terminate(OnTerminate);
   struct sigaction action = {};

@@ -10,7 +10,7 @@ namespace espalier {
 // closed are opened to /dev/null, or a socket would take their number and get what is printed; a reader that
 // has gone makes a write fail, not the process (SIGPIPE); and what ends the process in spite of everything,
 // an exception that nothing caught or abort(), is named on standard error. Call first in main.
-void PrepareProcess();
+void PrepareProcess(char** argv);
 
 // For the last words of a process: gives up where nothing reads them. Safe in a signal handler.
 void WriteToStandardError(std::string_view text);

@@ -1,7 +1,5 @@
-#include <fcntl.h>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
-#include <unistd.h>
 
 #include <clocale>
 #include <cstdio>
@@ -14,6 +12,7 @@
 #include "server/cli/completion.h"
 #include "server/cli/connection.h"
 #include "server/cli/manual.h"
+#include "server/cli/standard_files.h"
 #include "server/cli/text.h"
 #include "server/located_json.h"
 #include "server/version.h"
@@ -72,14 +71,6 @@ void DescribeProgram(CLI::App& app) {
               "are heeded as usual. The interface: proto/espalier/v1. Tree files: configs/trees."});
 }
 
-// A descriptor that the caller has closed would be given to the next connection, which then got what is
-// printed. What takes its place refuses to be used.
-void HoldStandardFiles() {
-  for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (fcntl(file, F_GETFD) < 0) open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY);
-  }
-}
-
 // What could not be written, to a full disk for instance, must not look like success.
 int AfterPrinting(int code) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
@@ -88,7 +79,7 @@ int AfterPrinting(int code) {
 }
 
 int Main(int argc, char** argv) {
-  HoldStandardFiles();
+  HoldStandardFiles(argv, ClosedFile::kRefused);
   WatchSignals();
   // Column widths of characters: any UTF-8 locale knows them.
   if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
@@ -155,7 +146,8 @@ int Main(int argc, char** argv) {
         Given{"--admin", "ESPALIER_ADMIN", common.admin.empty() ? common.server : common.admin}}) {
     if (IsServerAddress(given.address)) continue;
     return Complain(std::string(app.count(given.flag) > 0 ? given.flag : given.variable) +
-                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + given.address + "'",
+                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + given.address +
+                        "'",
                     app);
   }
   return AfterPrinting(run());
