@@ -99,6 +99,7 @@ class GrpcEndpoint final : public Endpoint {
     std::vector<std::string> names{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
                                    "grpc.reflection.v1alpha.ServerReflection"};
     for (const NamedService& each : services) {
+      if (each.service == nullptr) continue;
       builder.RegisterService(each.service);
       names.emplace_back(each.name);
     }

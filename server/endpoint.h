@@ -25,8 +25,8 @@ struct EndpointOptions {
 
 // A service and the name under which health knows it.
 struct NamedService {
-  const char* name;  // "espalier.v1.TreeService"
-  grpc::Service* service;
+  const char* name;        // "espalier.v1.TreeService"
+  grpc::Service* service;  // null: it is served at another address, only its health is known here
 };
 
 // One listening address with its own gRPC server: some services, health and reflection. Its connections are

@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "model/folder_hints.h"
 #include "model/llama_runner.h"
@@ -39,14 +40,16 @@ class GrpcServer final : public Server {
     if (Status status = ListenForAdmin(); !status) return status;
     models_.SetAdminAddress(admin_address_);
     elsewhere_.SetAdminAddress(admin_address_);
-    auto endpoint = Endpoint::Start(
-        {.flag = "--listen",
-         .address = config_.listen,
-         .port_flag = "--port-file",
-         .port_file = config_.port_file,
-         .limits = config_.transport,
-         .otherwise = &elsewhere_},
-        {{v1::TreeService::service_full_name(), &trees_}, {v1::ModelService::service_full_name(), &models_}});
+    std::vector<NamedService> services = {{v1::TreeService::service_full_name(), &trees_},
+                                          {v1::ModelService::service_full_name(), &models_}};
+    if (admin_endpoint_ != nullptr) services.push_back({v1::AdminService::service_full_name(), nullptr});
+    auto endpoint = Endpoint::Start({.flag = "--listen",
+                                     .address = config_.listen,
+                                     .port_flag = "--port-file",
+                                     .port_file = config_.port_file,
+                                     .limits = config_.transport,
+                                     .otherwise = &elsewhere_},
+                                    services);
     if (!endpoint) return endpoint.error();
     endpoint_ = std::move(*endpoint);
     engine_->OnFailure([this](const Error& error) {
