@@ -205,7 +205,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
     ScoreReactor* reactor_;
     v1::ScoreResponse message_;
     std::weak_ptr<UnreadMessage> unread_;  // of an answer that is complete
-    std::optional<Error> failure_;  // of the first continuation that has no score
+    std::optional<Error> failure_;         // of the first continuation that has no score
   };
 
   Status Begin(const grpc::ByteBuffer& bytes) {

@@ -391,13 +391,14 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
                "behind what they weigh, as natural logarithms; ✗ was pruned by a selection, ★ is the best "
                "path, ×3 stands for three equal pruned branches, ▌ is where a branch grows; 'error' is where "
                "the model's numbers overflowed. Ctrl-C cancels on the server and prints what was received.",
-       .examples =
-           {{"Eight answers to one prompt; a blank line ends an answer:",
-             "espalier generate --prompt $'numbers 5 8 12 12 target 24\\n' --branches 8 \\\n--stop $'\\n\\n'"},
-            {"A search that checks itself:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
-            {"The same search on another problem, for a script:",
-             "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"
-             "--timeout 30 --set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
+       .examples = {{"Eight answers to one prompt; a blank line ends an answer:",
+                     "espalier generate --prompt $'numbers 5 8 12 12 target 24\\n' --branches 8 \\\n--stop "
+                     "$'\\n\\n'"},
+                    {"A search that checks itself:",
+                     "espalier generate --tree configs/trees/tree_of_thoughts.json"},
+                    {"The same search on another problem, for a script:",
+                     "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"
+                     "--timeout 30 --set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
        .exit_codes =
            "0 done; 1 failed, or not finished within --timeout; 2 wrong usage or file; 3 the server "
            "cannot be reached; 130 interrupted by Ctrl-C.",

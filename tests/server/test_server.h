@@ -28,7 +28,7 @@ struct TestServerOptions {
   std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
   std::string listen = "127.0.0.1:0";
   TransportLimits transport = {};
-  int32_t overflow_token = -1;           // >= 0: logits after this token are not finite
+  int32_t overflow_token = -1;  // >= 0: logits after this token are not finite
 };
 
 // A whole server in this process: a tiny Llama with hashed weights on the reference backend in fp32, a real

@@ -20,8 +20,8 @@ class OverflowWeights : public TensorSource {
   OverflowWeights(int32_t token, At at, uint64_t seed)
       : token_(token), at_(at), inner_(MakeHashedWeights(seed, DType::kFloat32)) {}
 
-  Result<SourceTensor> Get(const std::string& name, std::span<const int64_t> shape) override {
-    Result<SourceTensor> made = inner_->Get(name, shape);
+  Result<SourceTensor> Get(const std::string& name, std::span<const int64_t> shape, DType kept) override {
+    Result<SourceTensor> made = inner_->Get(name, shape, kept);
     const HostTensor& tensor = made->tensor;
     const auto* first = static_cast<const float*>(tensor.data);
     auto values = std::make_shared<std::vector<float>>(first, first + tensor.rows * tensor.cols);
@@ -41,6 +41,10 @@ class OverflowWeights : public TensorSource {
   }
   std::vector<std::string> Names() const override { return {}; }
   std::string Where(const std::string&) const override { return "weights that overflow"; }
+  Result<bool> IsZero(const std::string& name) override { return inner_->IsZero(name); }
+  Result<bool> AreEqual(const std::string& a, const std::string& b) override {
+    return inner_->AreEqual(a, b);
+  }
 
  private:
   int32_t token_;

@@ -297,8 +297,8 @@ void FoldPartial(const float* in, float in_max, float in_sum, int32_t stored_dim
   *out_max = maximum;
 }
 
-// The head's own dims: the next head's begin right behind them. A sum that is NaN makes NaN of all: a row that saw
-// K or Q beyond fp32 has no answer.
+// The head's own dims: the next head's begin right behind them. A sum that is NaN makes NaN of all: a row
+// that saw K or Q beyond fp32 has no answer.
 void WriteOutput(const float* out, float sum, int32_t head_dim, void* to, int64_t index, bool bf16) {
   const Vec scale = Set1(sum == 0.0F ? 0.0F : 1.0F / sum);
   int32_t i = 0;
