@@ -50,8 +50,9 @@ def character_model(rng, byte_fallback):
 
 
 def corpus(rng):
-    lines = SENTENCES * 6 + ["".join(rng.choice(ATOMS) for _ in range(12)) for _ in range(600)]
-    return lines + ["".join(rng.choice(list("the is 12.x\n e\u0301é"))for _ in range(40)) for _ in range(300)]
+    atoms = [atom for atom in ATOMS if not atom.startswith("<")]  # Those are added tokens.
+    lines = SENTENCES * 6 + ["".join(rng.choice(atoms) for _ in range(12)) for _ in range(600)]
+    return lines + ["".join(rng.choice(list("the is 12.x\n e\u0301é")) for _ in range(40)) for _ in range(300)]
 
 
 def make_models(seed):

@@ -252,10 +252,10 @@ TEST_CASE("damaged configuration files are named", "[tokenizer]") {
   }
   const test::TempFolder folder;
   folder.Write("tokenizer.model", test::ReadBytes(test::Data() / "sp_bpe/tokenizer.model"));
-  folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {"900000": {"content": "y"}}})");
+  folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {"900000": {"content": "<|y|>"}}})");
   const auto tokenizer = LoadTokenizer(folder.path());
   REQUIRE(!tokenizer.ok());
-  CHECK(Has(tokenizer.error().message, "\"y\" has the id 900000, which leaves a gap"));
+  CHECK(Has(tokenizer.error().message, "\"<|y|>\" has the id 900000, which leaves a gap"));
 }
 
 // How often each fuzz test below runs; ESPALIER_FUZZ_RUNS sets another number for a longer search.
