@@ -8,6 +8,7 @@
 #include <sstream>
 #include <tuple>
 
+#include "model/folder_hints.h"
 #include "server/address.h"
 #include "server/cli/completion.h"
 #include "server/cli/manual.h"
@@ -163,8 +164,8 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   std::error_code failure;
   if (config.model.empty()) {
     complain("model", "required: the folder of a model");
-  } else if (!std::filesystem::is_directory(config.model, failure)) {
-    complain("model", "there is no folder " + config.model);
+  } else if (const Status folder = CheckFolder(config.model); !folder) {
+    complain("model", config.model + " " + folder.error().message);
   }
   if (!ParseAddress(config.listen)) {
     complain("listen",

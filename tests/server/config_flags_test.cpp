@@ -177,7 +177,11 @@ TEST_CASE("AdminService has an address of its own, or none") {
 TEST_CASE("a model is required, and its folder must be there") {
   CHECK(Parse({}).problems == std::vector<std::string>{"--model: required: the folder of a model"});
   CHECK(Parse({"--model", "/no/such/folder"}).problems ==
-        std::vector<std::string>{"--model: there is no folder /no/such/folder"});
+        std::vector<std::string>{"--model: /no/such/folder does not exist"});
+  CHECK(Mentions(
+      Parse({"--model", "some-org/Model-1B"}).problems,
+      "--model: some-org/Model-1B does not exist; if it is a model on the Hugging Face hub, download it "
+      "first: hf download some-org/Model-1B"));
 }
 
 TEST_CASE("a missing or broken file is told, what came before the fault too") {
@@ -287,7 +291,7 @@ TEST_CASE("--check-config lists every mistake and exits 2") {
                       ":2:38: max_branches: must be in [1, 65536], got 0\n"
                       "error: --isa: must be one of auto, amx, avx512, avx2, portable, got 'mmx'\n"
                       "error: " +
-                      file.path() + ":2:10: model: there is no folder /no/such\n");
+                      file.path() + ":2:10: model: /no/such does not exist\n");
 }
 
 TEST_CASE("a mistake that only the model shows is told with its place in the file") {
