@@ -66,7 +66,7 @@ TEST_CASE(
   CHECK(peers.table.size() == 2);
 }
 
-TEST_CASE("nobody gives way to a peer that has as many, nor one with a call under way") {
+TEST_CASE("no one gives way to a peer that has as many, nor with a call under way") {
   Peers peers;
   const uint64_t first = peers.Serve("a", 1);
   peers.Serve("b", 2);

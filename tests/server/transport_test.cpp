@@ -191,7 +191,7 @@ TEST_CASE("a client that is dead without a word is noticed, and its request canc
   const auto stream = stub->Generate(&context, FewShot("will be dead", 1, 400));
   v1::GenerateResponse response;
   REQUIRE(stream->Read(&response));
-  pace->SetStepUs(200'000);  // nobody waits for its end: 80 s
+  pace->SetStepUs(200'000);  // its end is far away: 80 s
   relay.Freeze();
   server.WaitUntil([](const auto& stats) { return stats.cancelled() == 1; });
   pace->SetStepUs(0);
