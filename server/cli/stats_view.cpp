@@ -89,6 +89,8 @@ std::vector<std::string> DrawStats(const StatsSpan& span, const std::vector<doub
   rows.emplace_back("requests", number(now.requests_active() - now.requests_queued()) + " running, " +
                                     number(now.requests_queued()) + " queued; " + number(now.finished()) +
                                     " finished, " + number(now.cancelled()) + " cancelled");
+  rows.emplace_back("clients", number(now.peers_active()) + " with requests, " +
+                                   Bytes(static_cast<double>(now.unread_bytes())) + " of answers unread");
   rows.emplace_back("branches", number(now.branches_active()) + " in memory");
   rows.emplace_back("KV blocks", Bar(used, now.blocks_total(), bar) + "  " + number(now.blocks_live()) +
                                      " live, " + number(now.blocks_indexed()) + " cached, " +

@@ -25,6 +25,8 @@ StatsSpan Span() {
   span.now.set_blocks_free(50);
   span.now.set_requests_active(7);
   span.now.set_requests_queued(3);
+  span.now.set_peers_active(2);
+  span.now.set_unread_bytes(3'000'000);
   span.now.set_branches_active(64);
   span.now.set_steps(10);
   span.now.set_step_us(20000);
@@ -47,7 +49,8 @@ TEST_CASE("a screen of statistics fits any width") {
   std::string all;
   for (const std::string& line : DrawStats(Span(), {}, 120)) all += line + "\n";
   for (const char* part : {"1.50k/s tokens", "25 % of the tokens", "75 % saved: read", "4 running, 3 queued",
-                           "20 live, 30 cached, 50 free of 100", "5/s, 2.00 ms each: 75 % forward"}) {
+                           "2 with requests, 3.0 MB of answers unread", "20 live, 30 cached, 50 free of 100",
+                           "5/s, 2.00 ms each: 75 % forward"}) {
     CAPTURE(part, all);
     CHECK(all.find(part) != std::string::npos);
   }
