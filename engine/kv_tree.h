@@ -110,6 +110,11 @@ class KvTree {
   int32_t ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory);
   int32_t ForkBlocks(int32_t leaf, int32_t keep_end) const;
 
+  // Enters whole blocks of a held leaf into the index before they are computed, as OpenPath does: all but the
+  // last token and what lies from `private_from` on. False: nothing changed, there are none or they are found
+  // elsewhere. Precondition: all tokens are known.
+  bool PromiseLeaf(int32_t leaf, int32_t private_from);
+
   // Growth and correction of a leaf. Positions are absolute.
   void Append(int32_t leaf, int32_t token_or_unknown);
   void SetToken(int32_t leaf, int32_t position, int32_t token);  // tokens become known in order

@@ -78,6 +78,20 @@ KvTree::OpenedPath KvTree::OpenPath(int32_t space, std::span<const int32_t> toke
   return {leaf, cached};
 }
 
+bool KvTree::PromiseLeaf(int32_t leaf, int32_t private_from) {
+  const KvNode& whole = node(leaf);
+  ESPALIER_CHECK(whole.holders == 1 && whole.known_tokens == whole.size());
+  const int32_t shared = std::min(whole.size() - 1, private_from - whole.begin_position);
+  const int32_t body = shared / block_tokens_ * block_tokens_;
+  if (body <= 0 || whole.indexed_tokens > 0 || !FullyIndexed(whole.parent)) return false;
+  const int64_t origin = whole.parent >= 0 ? whole.parent : PrefixIndex::RootOrigin(whole.space);
+  if (FindEdge(origin, std::span(whole.tokens).first(static_cast<size_t>(block_tokens_))) >= 0) return false;
+  const int32_t promised = Split(leaf, body);
+  at(promised).indexed_tokens = body;
+  index_.Insert(IndexKey(at(promised)), promised);
+  return true;
+}
+
 void KvTree::IndexLeaf(int32_t leaf, bool final) {
   IndexTokens(leaf, final ? node(leaf).size() : node(leaf).size() - 1);
 }

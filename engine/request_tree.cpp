@@ -15,7 +15,10 @@ constexpr double kUnknownVerdict = -std::numeric_limits<double>::infinity();
 }  // namespace
 
 RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
-    : request_(std::move(request)), context_(context), nodes_(request_.nodes.size()) {
+    : request_(std::move(request)),
+      context_(context),
+      nodes_(request_.nodes.size()),
+      plans_(PlanRuns(request_)) {
   const std::vector<int32_t> first_ordinals = FirstOrdinals(request_);
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const TreeNodeSpec& spec = request_.nodes[i];
@@ -43,7 +46,7 @@ std::string RequestTree::TextOf(const GivenSpec& spec) const {
 
 void RequestTree::Start(std::vector<int32_t>* created) {
   nodes_[0].closed = true;
-  created->push_back(CreateBranch(-1, 0, 0));
+  created->push_back(CreateBranch(-1, 0, 0, OpenGroup(-1, 0)));
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
   Grow(std::numeric_limits<int64_t>::max(), created, &selected, &candidates);
@@ -56,52 +59,37 @@ int32_t RequestTree::DrawLimit(const Branch& of) const {
 
 // Creation.
 
-int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int32_t ordinal) {
+int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int32_t ordinal, int32_t group) {
   const int32_t number = size();
   Branch& created = branches_.emplace_back();
   created.number = number;
   created.parent = parent_number;
   created.node = node_index;
-  created.barriers = static_cast<int32_t>(node(node_index).selects.size());
   node(node_index).branches.push_back(number);
   ++unfinished_;
   const GivenSpec* given_spec = given(created);
   const GenerateSpec* generate_spec = generate(created);
   if (parent_number < 0) {
     created.stream = RootStream(request_.seed);
-    created.given_path = true;
   } else {
     Branch& parent = branch(parent_number);
     ++parent.children;
     created.stream = ChildStream(parent.stream, ordinal);
-    created.group = generate_spec != nullptr && generate_spec->branches > 1 ? parent_number : parent.group;
+    created.siblings =
+        generate_spec != nullptr && generate_spec->branches > 1 ? parent_number : parent.siblings;
     created.start_position = parent.end_position();
     created.sum_logprob = parent.sum_logprob;
     created.generated_tokens = parent.generated_tokens;
     created.dead = parent.dead;
-    created.given_path = parent.given_path && given_spec != nullptr && !given_spec->score;
-    if (generate_spec != nullptr) {
-      created.source = parent_number;
-    } else if (!parent.given_path) {
-      created.source = PassedOver(parent) ? parent.source : parent_number;
-    }
   }
+  if (group >= 0) JoinGroup(&created, group);
+  ChangeBarriers(&created, static_cast<int32_t>(node(node_index).selects.size()));
   if (given_spec != nullptr) {
     InitGiven(&created, *given_spec);
   } else {
     InitGenerated(&created);
   }
-  if (created.source >= 0 && !created.dead && !PassedOver(created)) {
-    created.claims_source = true;
-    ++branch(created.source).continuations;
-  }
   return number;
-}
-
-// A given branch that is never run: whoever continues it carries its tokens.
-bool RequestTree::PassedOver(const Branch& of) const {
-  return given(of) != nullptr && of.work == BranchWork::kNone &&
-         !nodes_[static_cast<size_t>(of.node)].generates_below;
 }
 
 void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
@@ -116,21 +104,26 @@ void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
   created->tokens = spec.token_ids;
   created->text = at.given_text;
   const bool tip = at.children.empty() && at.selects.empty();
-  if (spec.score || tip) {
-    created->work = BranchWork::kRead;
-  } else {
-    Finish(created, FinishReason::kNone);
-  }
+  if (!spec.score && !tip) Finish(created, FinishReason::kNone);
 }
 
+// Its first token is drawn with a row of its group's runs, or with the row of its parent's last token.
 void RequestTree::InitGenerated(Branch* created) {
   if (created->dead || DrawLimit(*created) <= 0) return FinishDead(created);
   created->work = BranchWork::kAwait;
   if (context_->tokenizer != nullptr)
     created->decoder = BranchText(*context_->tokenizer, false, node(created->node).stop_strings);
+  const bool by_run = created->source >= 0;
   Branch& parent = branch(created->parent);
-  parent.tail_pending = true;
-  parent.awaiting.push_back(created->number);
+  const bool after_group = by_run && branch(created->source).parent == created->parent;
+  if (!by_run) {
+    created->source = created->parent;
+    parent.tail_pending = true;
+    CountTail(&parent, 1);
+  }
+  (after_group ? branch(created->source) : parent).awaiting.push_back(created->number);
+  created->claims_source = true;
+  ++branch(created->source).continuations;
 }
 
 // No room, or below an error.
@@ -140,17 +133,19 @@ void RequestTree::FinishDead(Branch* created) {
   Finish(created, error ? FinishReason::kError : FinishReason::kMaxTokens);
 }
 
-void RequestTree::CreateBranches(int32_t parent, int32_t node_index, std::vector<int32_t>* created) {
+void RequestTree::CreateBranches(int32_t parent, int32_t node_index, int32_t group,
+                                 std::vector<int32_t>* created) {
   const auto* generate_spec =
       std::get_if<GenerateSpec>(&request_.nodes[static_cast<size_t>(node_index)].content);
   const int32_t count = generate_spec != nullptr ? generate_spec->branches : 1;
   for (int32_t i = 0; i < count; ++i)
-    created->push_back(CreateBranch(parent, node_index, node(node_index).first_ordinal + i));
+    created->push_back(CreateBranch(parent, node_index, node(node_index).first_ordinal + i, group));
 }
 
 void RequestTree::Spawn(int32_t number, std::vector<int32_t>* created) {
   const int32_t index = branch(number).node;
-  for (const int32_t child : node(index).children) CreateBranches(number, child, created);
+  const int32_t group = given(branch(number)) != nullptr ? branch(number).group : OpenGroup(number, index);
+  for (const int32_t child : node(index).children) CreateBranches(number, child, group, created);
   Node& spawned = node(index);
   ++spawned.spawned;
   if (spawned.closed && spawned.spawned == static_cast<int32_t>(spawned.branches.size())) {
@@ -170,6 +165,7 @@ void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* t
     return Finish(of, FinishReason::kError);
   }
   of->tokens.push_back(token.token_id);
+  if (request_.return_logprobs) of->logprobs.push_back(token.logprob);
   of->sum_logprob += static_cast<double>(token.logprob);
   ++of->generated_tokens;
   const auto contains = [&](const std::vector<int32_t>& ids) {
@@ -211,7 +207,11 @@ void RequestTree::Finish(Branch* of, FinishReason reason) {
   of->reason = reason;
   --unfinished_;
   ++node(of->node).finished;
-  if (generate(*of) != nullptr) to_spawn_.push_back(of->number);
+  if (generate(*of) != nullptr) {
+    to_spawn_.push_back(of->number);
+    // The last token's row was run where its logits were not finite.
+    distinct_tokens_ += reason == FinishReason::kError ? of->size() : std::max(of->size() - 1, 0);
+  }
   CheckBarrier(of->node);
   // Barriers below wait for the scores of all branches here.
   const Node& at = node(of->node);
@@ -286,7 +286,7 @@ void RequestTree::CheckBarriersBelow(int32_t first) {
 
 SelectCandidate RequestTree::CandidateOf(const Branch& of) const {
   SelectCandidate candidate{.branch = of.number,
-                            .group = of.group,
+                            .group = of.siblings,
                             .sum_logprob = of.sum_logprob,
                             .generated_tokens = of.generated_tokens};
   bool latest = true;
@@ -306,7 +306,7 @@ void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vec
   std::vector<SelectCandidate> candidates;
   for (const int32_t number : node(spec.parent).branches) {
     Branch& from = branch(number);
-    --from.barriers;
+    ChangeBarriers(&from, -1);
     taking_part->push_back(number);
     candidates.push_back(CandidateOf(from));
   }
@@ -316,25 +316,29 @@ void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vec
   std::sort(resolved.branches.begin(), resolved.branches.end());
   for (const int32_t number : outcome.pruned) branch(number).pruned = true;
   for (const int32_t number : resolved.branches)
-    branch(number).barriers += static_cast<int32_t>(resolved.selects.size());
+    ChangeBarriers(&branch(number), static_cast<int32_t>(resolved.selects.size()));
   if (!candidates.empty())
     selected->push_back(
         {index, std::move(outcome.kept), std::move(outcome.pruned), std::move(outcome.scores)});
   for (const int32_t select : resolved.selects) ready_selects_.push(select);
   for (const int32_t number : resolved.branches) {
-    for (const int32_t child : resolved.children) CreateBranches(number, child, created);
+    const int32_t group = OpenGroup(number, index);
+    for (const int32_t child : resolved.children) CreateBranches(number, child, group, created);
   }
   for (const int32_t child : resolved.children) Close(child);
 }
 
 // Reports.
 
-std::vector<int32_t> RequestTree::PathTokens(const Branch& of) const {
-  std::vector<int32_t> path(static_cast<size_t>(of.end_position()));
-  for (const Branch* at = &of;; at = &branch(at->parent)) {
-    std::copy(at->tokens.begin(), at->tokens.end(), path.begin() + at->start_position);
-    if (at->parent < 0) return path;
+std::vector<int32_t> RequestTree::PathTokens(const Branch& of, int32_t begin) const {
+  std::vector<int32_t> path(static_cast<size_t>(std::max(of.end_position() - begin, 0)));
+  for (const Branch* at = &of; at->end_position() > begin; at = &branch(at->parent)) {
+    const int32_t first = std::max(begin - at->start_position, 0);
+    std::copy(at->tokens.begin() + first, at->tokens.end(),
+              path.begin() + at->start_position + first - begin);
+    if (at->parent < 0) break;
   }
+  return path;
 }
 
 void RequestTree::PathHistory(const Branch& of, SlotHistory* history) const {
@@ -351,14 +355,20 @@ std::vector<BranchSummary> RequestTree::Summaries() const {
   for (const Branch& from : branches_) {
     if (from.parent < 0) continue;
     const bool cut = from.pruned && from.children == 0 && from.reason != FinishReason::kError;
-    summaries.push_back({.branch = from.number,
-                         .parent = from.parent,
-                         .node = from.node,
-                         .tip = from.children == 0,
-                         .token_ids = from.tokens,
-                         .text = from.text,
-                         .sum_logprob = from.sum_logprob,
-                         .finish_reason = cut ? FinishReason::kPruned : from.reason});
+    BranchSummary& summary =
+        summaries.emplace_back(BranchSummary{.branch = from.number,
+                                             .parent = from.parent,
+                                             .node = from.node,
+                                             .tip = from.children == 0,
+                                             .token_ids = from.tokens,
+                                             .text = from.text,
+                                             .sum_logprob = from.sum_logprob,
+                                             .finish_reason = cut ? FinishReason::kPruned : from.reason});
+    if (from.scored) summary.verdict = from.verdict;
+    if (!request_.return_logprobs) continue;
+    summary.logprobs = from.logprobs;
+    if (from.reason == FinishReason::kError) continue;
+    for (const TokenResult& score : from.scores) summary.logprobs.push_back(score.logprob);
   }
   return summaries;
 }

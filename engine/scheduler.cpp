@@ -86,18 +86,15 @@ void Scheduler::Impl::FailAll(const Error& error) {
 // request, and its blocks retire after them.
 void Scheduler::Impl::End(Requests::iterator it) {
   Request& ending = *it->second;
-  for (int32_t number = 0; number < ending.tree.size(); ++number) {
-    Branch& branch = ending.tree.branch(number);
-    if (branch.leaf >= 0) DropLeaf(&ending, &branch);
-    EndSlot(&branch);
-  }
+  while (!ending.in_memory.empty()) DropLeaf(&ending, &ending.tree.branch(*ending.in_memory.begin()));
+  for (int32_t number = 0; number < ending.tree.size(); ++number) EndSlot(&ending.tree.branch(number));
   peers_.End(ending.peer, ending.id, ending.wanted_blocks, ending.admitted);
   tree_.ReleaseSpace(ending.space);
   if (found_ == &ending) found_ = nullptr;
   requests_.erase(it);
 }
 
-// New branches: those with rows to run go to the work list, given ones are reported.
+// New branches and runs: those with rows to run go to the work list, given branches are reported.
 void Scheduler::Impl::NoteCreated(Request* request, const std::vector<int32_t>& created) {
   for (const int32_t number : created) {
     Branch& branch = request->tree.branch(number);
@@ -109,6 +106,7 @@ void Scheduler::Impl::NoteCreated(Request* request, const std::vector<int32_t>& 
     }
     Reconsider(request, &branch);
   }
+  for (const int32_t number : request->tree.TakeNewRuns()) Reconsider(request, &request->tree.branch(number));
 }
 
 // Reports.

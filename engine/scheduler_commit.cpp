@@ -75,13 +75,17 @@ void Scheduler::Impl::CommitScores(const StepRecord& record, const StepResult& r
     if (static_cast<int32_t>(branch.scores.size()) < branch.size()) continue;
     request->tree.TakeScores(&branch);
     ReportGiven(request, branch);
-    request->reconsider.push_back(branch.number);
   }
   for (const StepRecord::Target& target : record.reads) {
     Request* request = Find(target.request);
     if (request == nullptr) continue;
-    request->tree.FinishGiven(&request->tree.branch(target.branch));
-    request->reconsider.push_back(target.branch);
+    Branch& branch = request->tree.branch(target.branch);
+    if (branch.run != nullptr) {
+      branch.finished = true;
+      request->reconsider.push_back(target.branch);
+    } else {
+      request->tree.FinishGiven(&branch);
+    }
     Touch(request);
   }
 }
@@ -196,6 +200,7 @@ void Scheduler::Impl::FlushDeltas(Request* request, uint64_t step_id) {
 
 TreeFinished Scheduler::Impl::Finished(const Request& request) const {
   TreeFinished finished{request.tree.Summaries(), request.usage};
+  finished.usage.distinct_tokens = request.tree.distinct_tokens();
   finished.usage.kv_read_bytes = std::llround(request.kv_read_bytes);
   finished.usage.kv_read_bytes_sequence = std::llround(request.kv_read_bytes_sequence);
   return finished;

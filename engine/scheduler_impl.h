@@ -64,7 +64,7 @@ struct StepRecord {
   uint64_t step_id = 0;
   std::vector<Target> samples;
   std::vector<Target> scores;
-  std::vector<Target> reads;  // unscored given tips, complete with this step
+  std::vector<Target> reads;  // runs that are complete with this step, and unscored given tips
   struct Prefill {
     uint64_t request = 0;
     TreeProgress progress;
@@ -153,11 +153,14 @@ class Scheduler::Impl {
   int32_t AvailableBlocks() const;
   bool HasRoomFor(const Request& request, bool ahead) const;
   bool StartBranch(Request* request, Branch* branch, StepDraft* draft);
+  Branch* SourceOf(Request* request, const Branch& branch) const;
+  bool IsLastOf(const Request& request, const Branch& branch, const Branch& source) const;
   bool NoRoom(Request* request);
-  int32_t KeptEnd(const Branch& branch, const Branch& source) const;
+  int32_t KeptEnd(const Request& request, const Branch& branch, const Branch& source) const;
   bool ContinueSource(Request* request, Branch* branch, Branch* source, StepDraft* draft);
   bool OpenByTokens(Request* request, Branch* branch, bool forced);
-  void CountCached(Request* request, Branch* branch, int32_t cached_tokens);
+  bool CachedBeyond(const Request& request, const Branch& run, const Branch& source) const;
+  void CountCached(Request* request, Branch* run, int32_t cached_tokens);
   bool MakeRoom(Request* request, const Branch& branch, int32_t blocks);
   bool TakeRoom(const Request& request, const Branch& branch, int32_t blocks);
   void ListIdleLeaves();
@@ -207,13 +210,15 @@ class Scheduler::Impl {
     bool complete = false;  // nothing is missing on the branch's path any more
   };
   bool Wants(const RequestTree& tree, const Branch& branch) const;
-  int32_t TargetEnd(const Branch& branch, const KvNode& leaf) const;
   std::shared_ptr<const StepInput> PlanStep();
   IssuedRows IssueBranch(const Candidate& candidate, int32_t budget, StepDraft* draft);
   void NotePrefill(const Candidate& candidate, StepDraft* draft) const;
   bool MakeLastRowRunAgain(Branch* branch);
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows, StepDraft* draft);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position, StepDraft* draft);
+  void AttachRunUses(Request* request, Branch* run, int32_t end_position, StepDraft* draft);
+  void DrawFirstTokens(Request* request, const std::vector<int32_t>& awaiting, int32_t leaf, int32_t position,
+                       StepDraft* draft);
   void DrawToken(Request* request, Branch* drawing, int32_t leaf, int32_t position, StepDraft* draft);
   void AssembleStep(StepDraft* draft);
   void CheckStep(const StepInput& input) const;

@@ -49,10 +49,12 @@ void Scheduler::Impl::StartRequest(Request* request) {
   request->started = true;
   const TreeRequest& content = request->tree.request();
   const auto& root = std::get<GivenSpec>(content.nodes[0].content);
-  Emit(request->id, TreeStarted{.request_id = request->id,
-                                .seed = content.seed,
-                                .prompt_tokens = static_cast<int32_t>(root.token_ids.size()),
-                                .cached_tokens = tree_.Match(request->space, root.token_ids).tokens});
+  Emit(request->id,
+       TreeStarted{.request_id = request->id,
+                   .seed = content.seed,
+                   .prompt_tokens = static_cast<int32_t>(root.token_ids.size()),
+                   .cached_tokens = tree_.Match(request->space, root.token_ids).tokens,
+                   .prompt_token_ids = content.return_prompt_ids ? root.token_ids : std::vector<int32_t>{}});
   std::vector<int32_t> created;
   request->tree.Start(&created);
   NoteCreated(request, created);
@@ -67,20 +69,43 @@ int32_t Scheduler::Impl::AvailableBlocks() const {
 // waits until there is room for it beside all that runs. False: not in this step.
 bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* draft) {
   const bool forced = request->running == 0;
-  Branch* source = branch->source >= 0 ? &request->tree.branch(branch->source) : nullptr;
+  Branch* source = SourceOf(request, *branch);
   if (source != nullptr && Wants(request->tree, *source)) return false;  // its own rows come first
-  if (!forced && AvailableBlocks() < 1 + running_ && !MayClaim(*request, 1)) return NoRoom(request);
+  // Blocks beyond the copy of the source's last one. What is generated takes them as it grows.
+  const int32_t blocks = 1 + (branch->run == nullptr ? 0 : branch->size() / options_.engine.block_tokens);
+  if (!forced && AvailableBlocks() < blocks + running_ && !MayClaim(*request, blocks)) return NoRoom(request);
   bool started = false;
   if (source != nullptr && source->leaf >= 0 && source->last_step == tree_.current_step())
     return false;  // copies read what earlier steps wrote
-  if (source != nullptr && source->leaf >= 0 && KeptEnd(*branch, *source) >= 0) {
+  if (source != nullptr && source->leaf >= 0 && KeptEnd(*request, *branch, *source) >= 0 &&
+      (branch->run == nullptr || !CachedBeyond(*request, *branch, *source))) {
     started = ContinueSource(request, branch, source, draft);
     if (!started && source->leaf >= 0) return NoRoom(request);  // for the copy
   }
   if (!started && !OpenByTokens(request, branch, forced)) return false;
-  branch->path_issued = started;
+  branch->cached_counted = true;
   ++request->running;
   DropClaim(request, branch);
+  return true;
+}
+
+// What the branch continues: its source, or what that continues where it never had a leaf, because it ended
+// with its first token. Null: it is opened by its tokens.
+Branch* Scheduler::Impl::SourceOf(Request* request, const Branch& branch) const {
+  Branch* source = branch.source >= 0 ? &request->tree.branch(branch.source) : nullptr;
+  while (source != nullptr && source->leaf < 0 && source->claims_source && !Wants(request->tree, *source))
+    source = &request->tree.branch(source->source);
+  return source;
+}
+
+// Nothing else will continue the source.
+bool Scheduler::Impl::IsLastOf(const Request& request, const Branch& branch, const Branch& source) const {
+  const Branch* at = &branch;
+  while (at != &source) {
+    const Branch& next = request.tree.branch(at->source);
+    if (!at->claims_source || next.continuations != 1 || next.barriers > 0) return false;
+    at = &next;
+  }
   return true;
 }
 
@@ -89,22 +114,31 @@ bool Scheduler::Impl::NoRoom(Request* request) {
   return false;
 }
 
-// Up to which position the rows of the source's leaf serve the branch: to the source's end, but a scored
-// branch needs the logits of the source's last token. -1: the leaf cannot be continued from there.
-int32_t Scheduler::Impl::KeptEnd(const Branch& branch, const Branch& source) const {
+// Up to which position the rows of the source's leaf serve the branch: to the source's end, but a run may
+// need the logits of the source's last token. -1: the leaf cannot be continued from there.
+int32_t Scheduler::Impl::KeptEnd(const Request& request, const Branch& branch, const Branch& source) const {
   const KvNode& leaf = tree_.node(source.leaf);
-  const int32_t wanted = source.end_position() - (branch.scored ? 1 : 0);
+  int32_t wanted = source.end_position();
+  if (branch.run != nullptr)
+    wanted = std::min({wanted, request.tree.NextUsePosition(branch), branch.end_position() - 1});
   const int32_t kept = std::min(leaf.issued_end(), wanted);
   return kept < leaf.begin_position + leaf.indexed_tokens ? -1 : kept;
 }
 
-// Takes the source's leaf over, or forks it, and adds the tokens from its end to the branch's. False: there
-// is no block for the copy, or the leaf had to be dropped for it.
+// Whether the index holds more of the run's path, in whole blocks, than the source's leaf does.
+bool Scheduler::Impl::CachedBeyond(const Request& request, const Branch& run, const Branch& source) const {
+  const int32_t block = tree_.block_tokens();
+  const int32_t usable = std::min(request.tree.NextUsePosition(run), run.end_position() - 1);
+  if (usable / block <= source.end_position() / block) return false;
+  return tree_.Match(request.space, request.tree.PathTokens(run)).tokens > source.end_position();
+}
+
+// Takes the source's leaf over, or forks it, and adds the branch's tokens beyond it. False: there is no block
+// for the copy, or the leaf had to be dropped for it.
 bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* source, StepDraft* draft) {
-  const int32_t keep_end = KeptEnd(*branch, *source);
-  const bool last = branch->claims_source && source->continuations == 1 && source->barriers == 0;
+  const int32_t keep_end = KeptEnd(*request, *branch, *source);
   int32_t leaf = source->leaf;
-  if (last) {
+  if (IsLastOf(*request, *branch, *source)) {
     if (keep_end < tree_.node(leaf).issued_end()) tree_.Reissue(leaf, keep_end);
     TakeLeaf(request, source);
   } else {
@@ -114,12 +148,14 @@ bool Scheduler::Impl::ContinueSource(Request* request, Branch* branch, Branch* s
     leaf = tree_.ForkLeaf(leaf, keep_end, &draft->memory);
     NoteHeld(*request, live_before);
   }
-  std::vector<const Branch*> above;  // given branches between, that are passed over
-  for (const Branch* at = branch; at != source; at = &request->tree.branch(at->parent)) above.push_back(at);
-  for (auto it = above.rbegin(); it != above.rend(); ++it) {
-    for (const int32_t token : (*it)->tokens) tree_.Append(leaf, token);
-  }
+  for (const int32_t token : request->tree.PathTokens(*branch, tree_.node(leaf).end_position()))
+    tree_.Append(leaf, token);
   for (int32_t i = branch->size(); i < branch->drawn; ++i) tree_.Append(leaf, kUnknownToken);
+  branch->path_issued = true;
+  // Others find a long run while it is computed; short ones are not worth a node more.
+  constexpr int32_t kPromisedBlocks = 4;
+  if (branch->run != nullptr && branch->size() >= kPromisedBlocks * tree_.block_tokens())
+    branch->path_issued = !tree_.PromiseLeaf(leaf, request->tree.NextUsePosition(*branch));
   GiveLeaf(request, branch, leaf);
   return true;
 }
@@ -134,26 +170,21 @@ bool Scheduler::Impl::OpenByTokens(Request* request, Branch* branch, bool forced
     if (AvailableBlocks() < needed + running_ && !MayClaim(*request, needed)) return NoRoom(request);
   }
   int32_t private_from = std::numeric_limits<int32_t>::max();
-  if (branch->scored && !branch->finished) private_from = branch->start_position - 1 + branch->scores_issued;
+  if (branch->run != nullptr) private_from = request->tree.NextUsePosition(*branch);
   const int32_t live_before = tree_.live_blocks();
   const KvTree::OpenedPath opened = tree_.OpenPath(request->space, path, private_from);
   NoteHeld(*request, live_before);
   GiveLeaf(request, branch, opened.leaf);
-  CountCached(request, branch, opened.cached_tokens);
+  branch->path_issued = false;
+  if (branch->run != nullptr && !branch->cached_counted) CountCached(request, branch, opened.cached_tokens);
   return true;
 }
 
-// Of the given nodes on the path, each instance once.
-void Scheduler::Impl::CountCached(Request* request, Branch* branch, int32_t cached_tokens) {
-  for (Branch* at = branch;; at = &request->tree.branch(at->parent)) {
-    if (request->tree.given(*at) != nullptr && !at->cached_counted) {
-      at->cached_counted = true;
-      const int32_t cached = std::clamp(cached_tokens - at->start_position, 0, at->size());
-      request->usage.cached_tokens += cached;
-      counters_.cached_tokens += cached;
-    }
-    if (at->parent < 0) return;
-  }
+// Of the given branches' tokens in the run, once.
+void Scheduler::Impl::CountCached(Request* request, Branch* run, int32_t cached_tokens) {
+  const int32_t cached = request->tree.GivenTokensBefore(*run, cached_tokens);
+  request->usage.cached_tokens += cached;
+  counters_.cached_tokens += cached;
 }
 
 // Sees to it that `blocks` blocks are free. In this order: evict cold prefixes; wait for blocks that steps in
@@ -282,11 +313,16 @@ void Scheduler::Impl::DropClaim(Request* request, Branch* branch) {
   branch->claims_source = false;
   Branch& source = request->tree.branch(branch->source);
   --source.continuations;
-  if (source.leaf >= 0) Reconsider(request, &source);
+  if (source.leaf >= 0 || source.claims_source) Reconsider(request, &source);
 }
 
-// After a change: lists the branch if it wants rows, releases its leaf if nobody needs it any more.
+// After a change: lists the branch if it wants rows, releases its leaf if nothing needs it any more. A given
+// branch has no leaf: what holds its tokens may have become needless.
 void Scheduler::Impl::Reconsider(Request* request, Branch* branch) {
+  if (branch->run == nullptr && request->tree.given(*branch) != nullptr) {
+    if (branch->source < 0) return;
+    branch = &request->tree.branch(branch->source);
+  }
   if (Wants(request->tree, *branch)) {
     if (branch->listed) return;
     branch->listed = true;
@@ -295,11 +331,11 @@ void Scheduler::Impl::Reconsider(Request* request, Branch* branch) {
     request->work.push_back(branch->number);
     return;
   }
-  const bool complete = branch->finished || request->tree.given(*branch) != nullptr;
+  const bool complete = branch->finished || branch->run != nullptr;
   if (!complete || branch->barriers > 0) return;
   const bool in_draft = planning_ && branch->last_step == tree_.current_step();
   if (branch->leaf >= 0 && branch->continuations == 0 && !in_draft) DropLeaf(request, branch);
-  if (branch->leaf < 0 && branch->finished) DropClaim(request, branch);
+  if (branch->leaf < 0 && branch->continuations == 0 && branch->finished) DropClaim(request, branch);
 }
 
 void Scheduler::Impl::EndSlot(Branch* branch) {

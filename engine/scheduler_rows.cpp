@@ -98,7 +98,7 @@ bool Scheduler::Impl::IsDecode(const Request& request, const Branch& branch) con
     return branch.drawn == 1 && source.leaf >= 0;
   }
   const KvNode& leaf = tree_.node(branch.leaf);
-  return branch.path_issued && TargetEnd(branch, leaf) - leaf.issued_end() <= 1;
+  return branch.path_issued && leaf.end_position() - leaf.issued_end() <= 1;
 }
 
 // Cuts the candidates down to `rows`, shared among peers and then among the requests of each as ShareRows

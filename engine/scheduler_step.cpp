@@ -9,16 +9,9 @@ namespace espalier {
 
 // Whether the branch has rows to issue that it can issue without waiting for results.
 bool Scheduler::Impl::Wants(const RequestTree& tree, const Branch& branch) const {
-  if (branch.tail_pending) return !branch.dead && (branch.finished || tree.given(branch) != nullptr);
+  if (branch.tail_pending) return !branch.dead && branch.finished;
   if (branch.work == BranchWork::kDecode) return !branch.finished && branch.drawn < tree.DrawLimit(branch);
   return branch.work == BranchWork::kRead && !branch.read_done;
-}
-
-// Rows are wanted up to here. The last token's row is left out where only scores of given tokens are asked
-// for: they come from the rows before them.
-int32_t Scheduler::Impl::TargetEnd(const Branch& branch, const KvNode& leaf) const {
-  const bool scores_only = branch.work == BranchWork::kRead && !branch.tail_pending && branch.scored;
-  return scores_only ? leaf.end_position() - 1 : leaf.end_position();
 }
 
 std::shared_ptr<const StepInput> Scheduler::Impl::Next() {
@@ -114,7 +107,7 @@ Scheduler::Impl::IssuedRows Scheduler::Impl::IssueBranch(const Candidate& candid
     branch.path_issued = true;
   }
   const int32_t first = tree_.node(branch.leaf).issued_end();
-  const int32_t missing = TargetEnd(branch, tree_.node(branch.leaf)) - first;
+  const int32_t missing = tree_.node(branch.leaf).end_position() - first;
   ESPALIER_CHECK(missing > 0);
   const int32_t rows = IssueNode(candidate, branch.leaf, std::min(missing, budget - issued), draft);
   issued += rows;
@@ -122,7 +115,8 @@ Scheduler::Impl::IssuedRows Scheduler::Impl::IssueBranch(const Candidate& candid
   return {issued, rows == missing};
 }
 
-// What the step has got of a path that is still incomplete after it.
+// What the step has got of a path that is still incomplete after it. Of a run, one of the branches that need
+// it is named.
 void Scheduler::Impl::NotePrefill(const Candidate& candidate, StepDraft* draft) const {
   const Branch& branch = *candidate.branch;
   const KvNode& leaf = tree_.node(branch.leaf);
@@ -130,8 +124,8 @@ void Scheduler::Impl::NotePrefill(const Candidate& candidate, StepDraft* draft) 
   for (int32_t id = leaf.parent; id >= 0; id = tree_.node(id).parent) {
     if (tree_.node(id).issued_tokens < tree_.node(id).size()) computed_tokens = tree_.node(id).issued_end();
   }
-  draft->record.prefills.push_back(
-      {candidate.request->id, {branch.number, computed_tokens, TargetEnd(branch, leaf)}});
+  const int32_t number = branch.run == nullptr ? branch.number : candidate.request->tree.BranchOfRun(branch);
+  draft->record.prefills.push_back({candidate.request->id, {number, computed_tokens, leaf.end_position()}});
 }
 
 // Where the row of the last token has been run, but its logits were not asked for: it is run again. False: it
@@ -184,23 +178,11 @@ void Scheduler::Impl::AttachUses(const Candidate& candidate, int32_t first_posit
     if (tree_.node(leaf).tokens[index] == kUnknownToken)
       draft->slot_uses.push_back({leaf, position, branch.slot});
   }
-  if (branch.work == BranchWork::kRead && branch.scored) {
-    const GivenSpec& spec = *request.tree.given(branch);
-    for (int32_t position = first_position; position < end_position; ++position) {
-      const int32_t index = position + 1 - branch.start_position;
-      if (index != branch.scores_issued || index >= branch.size()) continue;
-      ++branch.scores_issued;
-      draft->input->scores.push_back({.logit_index = 0,
-                                      .token_id = branch.tokens[static_cast<size_t>(index)],
-                                      .top_logprobs = spec.top_logprobs});
-      draft->score_uses.push_back({leaf, position});
-      draft->record.scores.push_back({request.id, branch.number});
-    }
-  }
-  if (end_position < TargetEnd(branch, tree_.node(leaf))) return;
-  if (branch.work == BranchWork::kRead && !branch.read_done) {
+  if (branch.run != nullptr) AttachRunUses(&request, &branch, end_position, draft);
+  if (end_position < tree_.node(leaf).end_position()) return;
+  if (branch.run != nullptr) {
     branch.read_done = true;
-    if (!branch.scored) draft->record.reads.push_back({request.id, branch.number});
+    draft->record.reads.push_back({request.id, branch.number});
   }
   if (branch.work == BranchWork::kDecode && !branch.finished) {
     DrawToken(&request, &branch, leaf, end_position - 1, draft);
@@ -208,11 +190,40 @@ void Scheduler::Impl::AttachUses(const Candidate& candidate, int32_t first_posit
   }
   if (!branch.tail_pending) return;
   branch.tail_pending = false;
-  for (const int32_t number : std::exchange(branch.awaiting, {})) {
-    Branch& child = request.tree.branch(number);
+  DrawFirstTokens(&request, std::exchange(branch.awaiting, {}), leaf, end_position - 1, draft);
+}
+
+// What the run's rows before `end_position` are needed for, as far as it has not been asked for.
+void Scheduler::Impl::AttachRunUses(Request* request, Branch* run, int32_t end_position, StepDraft* draft) {
+  RequestTree& tree = request->tree;
+  for (int32_t position = 0; (position = tree.NextUsePosition(*run)) < end_position;) {
+    const RunUse& use = run->run->uses[static_cast<size_t>(run->uses_issued++)];
+    if (use.kind == RunUse::Kind::kDraw) {
+      DrawFirstTokens(request, tree.TakeAwaiting(run, use), run->leaf, position, draft);
+      continue;
+    }
+    const Branch& branch = tree.branch(tree.UseBranch(*run, use));
+    if (branch.dead) continue;
+    if (use.kind == RunUse::Kind::kRead) {
+      draft->record.reads.push_back({request->id, branch.number});
+      continue;
+    }
+    draft->input->scores.push_back({.logit_index = 0,
+                                    .token_id = branch.tokens[static_cast<size_t>(use.token)],
+                                    .top_logprobs = tree.given(branch)->top_logprobs});
+    draft->score_uses.push_back({run->leaf, position});
+    draft->record.scores.push_back({request->id, branch.number});
+  }
+}
+
+// Of branches that wait for the logits at `position` of the path to `leaf`.
+void Scheduler::Impl::DrawFirstTokens(Request* request, const std::vector<int32_t>& awaiting, int32_t leaf,
+                                      int32_t position, StepDraft* draft) {
+  for (const int32_t number : awaiting) {
+    Branch& child = request->tree.branch(number);
     child.work = BranchWork::kDecode;
-    DrawToken(&request, &child, leaf, end_position - 1, draft);
-    Reconsider(&request, &child);
+    DrawToken(request, &child, leaf, position, draft);
+    Reconsider(request, &child);
   }
 }
 

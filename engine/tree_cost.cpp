@@ -25,7 +25,7 @@ struct NodeState {
 // Bytes of the messages of espalier.v1, at most: numbers of branches, lengths, tags, reasons.
 constexpr int64_t kListedBytes = 3;      // tag and length of a node id, of a token's list
 constexpr int64_t kDeltaBytes = 32;      // a BranchDelta without id, tokens and text
-constexpr int64_t kBranchBytes = 40;     // a Branch, likewise
+constexpr int64_t kBranchBytes = 50;     // a Branch, likewise
 constexpr int64_t kCandidateBytes = 13;  // of a Selected: a number and a score
 constexpr int64_t kLogprobBytes = 4;
 constexpr int64_t kTopLogprobBytes = 8;  // without the token's id
@@ -67,6 +67,7 @@ class Coster {
       const auto tokens = static_cast<int64_t>(given->token_ids.size());
       AddTokens(i, tokens);
       if (i > 0) AddAnswer(i, 1, tokens, given->score, given->top_logprobs);
+      if (i == 0 && request_.return_prompt_ids) AddAnswerBytes(i, Product(tokens, token_bytes_));
     } else if (const auto* generate = std::get_if<GenerateSpec>(&spec.content)) {
       if (generate->branches > 1) state.groups = node.branches;
       node.branches = Product(node.branches, generate->branches);
@@ -91,8 +92,10 @@ class Coster {
   // Of each branch at the node: its deltas, and its part of what is repeated at the end.
   void AddAnswer(size_t i, int64_t deltas, int64_t tokens, bool logprobs, int64_t top_logprobs) {
     const auto id_bytes = static_cast<int64_t>(request_.nodes[i].id.size());
-    const int64_t repeated = token_bytes_ + kTextBytesPerToken;
-    int64_t once = repeated + (logprobs ? kLogprobBytes : 0);
+    const int64_t logprob_bytes = logprobs ? kLogprobBytes : 0;
+    const int64_t repeated =
+        token_bytes_ + kTextBytesPerToken + (request_.return_logprobs ? logprob_bytes : 0);
+    int64_t once = token_bytes_ + kTextBytesPerToken + logprob_bytes;
     if (top_logprobs > 0) once += kListedBytes + top_logprobs * (kTopLogprobBytes + token_bytes_);
     int64_t branch = Product(deltas, kDeltaBytes + id_bytes);
     branch = Sum(branch, Product(tokens, once + repeated));

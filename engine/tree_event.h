@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -18,8 +19,9 @@ enum class FinishReason : uint8_t { kNone, kStopToken, kStopString, kMaxTokens, 
 struct TreeStarted {
   uint64_t request_id = 0;
   uint64_t seed = 0;
-  int32_t prompt_tokens = 0;  // tokens of the root
-  int32_t cached_tokens = 0;  // thereof found in the prefix cache
+  int32_t prompt_tokens = 0;              // tokens of the root
+  int32_t cached_tokens = 0;              // of these, tokens found in the prefix cache
+  std::vector<int32_t> prompt_token_ids;  // of the root, if asked for
 };
 
 // The tokens of a branch's path take more than one step to compute. At most one event a step and request,
@@ -66,12 +68,15 @@ struct BranchSummary {
   std::string text;
   double sum_logprob = 0.0;  // generated tokens from the root to the end of this branch
   FinishReason finish_reason = FinishReason::kNone;
+  std::vector<float> logprobs = {};    // [token_ids] if asked for, of generated and of scored given branches
+  std::optional<double> verdict = {};  // scored given branches: the sum of their log-probabilities
 };
 
 struct TreeUsage {
   int64_t prompt_tokens = 0;    // tokens of all given nodes, each instance counted
   int64_t cached_tokens = 0;    // thereof not computed because their KV was there
   int64_t computed_tokens = 0;  // rows that were run for this request
+  int64_t distinct_tokens = 0;  // rows that it needs if nothing is cached and none is run twice
   int64_t generated_tokens = 0;
   int64_t steps = 0;
   int64_t kv_read_bytes = 0;  // the request's share (by kv_read_bytes_sequence) of the bytes of its steps

@@ -62,10 +62,12 @@ struct TreeNodeSpec {
 
 struct TreeRequest {
   std::vector<TreeNodeSpec> nodes;
-  uint64_t seed = 0;            // of all random streams, together with the path of branch ordinals
-  bool cache_bypass = false;    // neither reads nor fills the prefix cache
-  std::string cache_namespace;  // requests of different namespaces never share KV
-  std::string peer;             // who asks: where something is short, peers get equal shares of it
+  uint64_t seed = 0;               // of all random streams, together with the path of branch ordinals
+  bool cache_bypass = false;       // neither reads nor fills the prefix cache
+  std::string cache_namespace;     // requests of different namespaces never share KV
+  std::string peer;                // who asks: where something is short, peers get equal shares of it
+  bool return_prompt_ids = false;  // TreeStarted::prompt_token_ids
+  bool return_logprobs = false;    // BranchSummary::logprobs
 };
 
 inline constexpr int32_t kMaxTopLogprobs = 20;

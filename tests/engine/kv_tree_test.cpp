@@ -185,6 +185,27 @@ TEST_CASE("a fork shares whole blocks and copies the tail") {
   CheckTree(bench.tree);
 }
 
+TEST_CASE("a promised part of a fork is found by others, who may compute it") {
+  Bench bench(32);
+  const int32_t space = bench.tree.AcquireSpace("");
+  const int32_t leaf = bench.tree.OpenPath(space, Iota(6), 1 << 20).leaf;
+  bench.Run(leaf);
+  bench.Begin();
+  const int32_t fork = bench.tree.ForkLeaf(leaf, 6, &bench.memory);
+  bench.End();
+  for (int32_t token = 6; token < 20; ++token) bench.tree.Append(fork, token);
+  CHECK(bench.tree.PromiseLeaf(fork, 18));
+  CHECK_FALSE(bench.tree.PromiseLeaf(fork, 18));
+  CHECK(bench.tree.node(fork).begin_position == 16);
+  const auto [other, cached] = bench.tree.OpenPath(space, Iota(30), 1 << 20);
+  CHECK(cached == 16);
+  bench.tree.Release(fork);
+  CHECK(bench.Run(other));
+  CHECK(bench.Holds(other, Iota(30)));
+  CHECK(bench.Holds(leaf, Iota(6)));
+  CheckTree(bench.tree);
+}
+
 TEST_CASE("the least recently used prefix is evicted first, block by block from its end") {
   Bench bench(16);
   const int32_t space = bench.tree.AcquireSpace("");
@@ -262,6 +283,7 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
   std::vector<Open> open;
   int64_t cached = 0;
   int64_t forks = 0;
+  int64_t promises = 0;
   for (int operation = 0; operation < 20000; ++operation) {
     const uint64_t kind = random() % 10;
     Open* one = open.empty() ? nullptr : &open[random() % open.size()];
@@ -282,6 +304,8 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
         bench.tree.SetToken(one->leaf, position, token);
       one->tokens.push_back(token);
       bench.tree.IndexLeaf(one->leaf, false);
+      if (random() % 4 == 0)
+        promises += bench.tree.PromiseLeaf(one->leaf, static_cast<int32_t>(random() % 50));
     } else if (kind < 8 && one != nullptr && open.size() < 8) {
       const KvNode& leaf = bench.tree.node(one->leaf);
       const int32_t lowest = leaf.begin_position + leaf.indexed_tokens;
@@ -309,6 +333,7 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
   }
   CHECK(cached > 1000);
   CHECK(forks > 500);
+  CHECK(promises > 100);
   for (const Open& path : open) bench.tree.Release(path.leaf);
   bench.tree.Evict(1000);
   CHECK(bench.allocator.free_blocks() == 40);

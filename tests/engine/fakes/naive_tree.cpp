@@ -201,4 +201,70 @@ NaiveResult RunNaiveTree(const TreeRequest& request, const FakeModel& model, con
   return NaiveTree(request, model, tokenizer, number_of).Run();
 }
 
+namespace {
+
+// The rows of one token are told apart by the branch whose tokens they are; those of given branches by what
+// they continue and the tokens since.
+class NaiveRowCount {
+ public:
+  NaiveRowCount(const TreeRequest& request, const NaiveResult& result) : request_(request), result_(result) {}
+
+  int64_t Run() {
+    for (int32_t index = 0; index < static_cast<int32_t>(result_.branches.size()); ++index) {
+      const NaiveBranch& branch = At(index);
+      const size_t size = branch.token_ids.size();
+      const GivenSpec* given = Given(index);
+      if (given == nullptr || given->score) {
+        Need(branch.parent, SIZE_MAX);
+        Need(index, size - 1);
+      } else if (branch.tip) {
+        Need(index, size);
+      }
+    }
+    return static_cast<int64_t>(needed_.size());
+  }
+
+ private:
+  // A generated branch and a position; or -2 - the branch that is continued (-1: none), and tokens.
+  using Row = std::pair<int32_t, std::vector<int32_t>>;
+
+  const NaiveBranch& At(int32_t index) const { return result_.branches[static_cast<size_t>(index)]; }
+  const GivenSpec* Given(int32_t index) const {
+    return std::get_if<GivenSpec>(&request_.nodes[static_cast<size_t>(At(index).node)].content);
+  }
+
+  void Need(int32_t index, size_t tokens) {
+    for (; index >= 0; index = At(index).parent, tokens = SIZE_MAX) {
+      int32_t continued = index;
+      size_t begin = 0;
+      if (Given(index) != nullptr) {
+        while (continued >= 0 && Given(continued) != nullptr) continued = At(continued).parent;
+        if (continued >= 0) begin = At(continued).path.size();
+      }
+      const std::vector<int32_t>& path = At(index).path;
+      const size_t first = path.size() - At(index).token_ids.size();
+      const size_t end = first + std::min(tokens, At(index).token_ids.size());
+      for (size_t i = first; i < end; ++i) {
+        if (Given(index) == nullptr) {
+          needed_.insert({index, {static_cast<int32_t>(i)}});
+        } else {
+          needed_.insert(
+              {-2 - continued,
+               {path.begin() + static_cast<ptrdiff_t>(begin), path.begin() + static_cast<ptrdiff_t>(i) + 1}});
+        }
+      }
+    }
+  }
+
+  const TreeRequest& request_;
+  const NaiveResult& result_;
+  std::set<Row> needed_;
+};
+
+}  // namespace
+
+int64_t NaiveRows(const TreeRequest& request, const NaiveResult& result) {
+  return NaiveRowCount(request, result).Run();
+}
+
 }  // namespace espalier::test

@@ -18,12 +18,13 @@ class Generator {
     request.cache_bypass = Chance(10);
     if (Chance(15)) request.cache_namespace = "other";
     request.nodes.push_back({"n0", -1, GivenSpec{Prompt()}});
-    const size_t nodes = 1 + Below(7);
+    const bool mostly_given = Chance(30);
+    const size_t nodes = 1 + Below(mostly_given ? 16 : 7);
     while (request.nodes.size() < nodes) {
       const auto parent = static_cast<int32_t>(Below(request.nodes.size()));
       request.nodes.push_back({"n" + std::to_string(request.nodes.size()), parent, GivenSpec{}});
       auto& content = request.nodes.back().content;
-      const uint64_t kind = Below(10);
+      const uint64_t kind = mostly_given && Chance(70) ? 5 : Below(10);
       if (kind < 5) {
         content = Generate();
       } else if (kind < 8) {
