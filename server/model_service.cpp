@@ -53,8 +53,11 @@ grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* co
   v1::TokenizeRequest message;
   if (Status status = ParseMessage(*request, message); !status)
     return Answer(context, ToStatus(status.error()));
+  if (message.continues() && message.add_bos())
+    return Answer(context,
+                  ToStatus(InvalidArgument("add_bos", "a text that continues another has no beginning")));
   const auto ids =
-      tokenizer_.Encode(message.text(), {.at_start = true,
+      tokenizer_.Encode(message.text(), {.at_start = !message.continues(),
                                          .add_bos = message.add_bos() && tokenizer_.bos_id() >= 0,
                                          .parse_special = message.parse_special()});
   if (!ids) return Answer(context, ToStatus(InvalidArgument("text", ids.error().message)));

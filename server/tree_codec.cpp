@@ -1,6 +1,7 @@
 #include "server/tree_codec.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <unordered_map>
 #include <utility>
 
@@ -37,23 +38,28 @@ Status CheckTextLength(const std::string& text, const TextRules& rules, const st
                                     " tokens of a path hold at most " + std::to_string(most));
 }
 
+Result<std::vector<int32_t>> EncodeText(const std::string& text, bool is_root, bool parse_special,
+                                        const TextRules& rules, const std::string& field) {
+  if (Status status = CheckTextLength(text, rules, field); !status) return status.error();
+  const EncodeOptions options{.at_start = is_root,
+                              .add_bos = is_root && rules.tokenizer.add_bos_by_default(),
+                              .parse_special = parse_special};
+  auto ids = rules.tokenizer.Encode(text, options);
+  if (!ids) return InvalidArgument(field, ids.error().message);
+  if (ids->empty()) return InvalidArgument(field, "holds no token");
+  return ids;
+}
+
 Result<GivenSpec> GivenFromProto(const v1::Given& message, bool is_root, const TextRules& rules,
                                  const std::string& path) {
-  const Tokenizer& tokenizer = rules.tokenizer;
   GivenSpec given;
   given.score = message.score();
   given.top_logprobs = message.top_logprobs();
   switch (message.tokens_case()) {
     case v1::Given::kText: {
-      if (Status status = CheckTextLength(message.text(), rules, path + ".text"); !status)
-        return status.error();
-      const EncodeOptions options{.at_start = is_root,
-                                  .add_bos = is_root && tokenizer.add_bos_by_default(),
-                                  .parse_special = message.parse_special()};
-      auto ids = tokenizer.Encode(message.text(), options);
-      if (!ids) return InvalidArgument(path + ".text", ids.error().message);
+      auto ids = EncodeText(message.text(), is_root, message.parse_special(), rules, path + ".text");
+      if (!ids) return ids.error();
       given.token_ids = std::move(*ids);
-      if (given.token_ids.empty()) return InvalidArgument(path + ".text", "holds no token");
       return given;
     }
     case v1::Given::kTokenIds:
@@ -157,6 +163,8 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
   request.seed = message.has_seed() ? message.seed() : seed;
   request.cache_bypass = message.cache_bypass();
   request.cache_namespace = message.cache_namespace();
+  request.return_prompt_ids = message.return_prompt_ids();
+  request.return_logprobs = message.return_logprobs();
 
   std::unordered_map<std::string, int32_t> index_of_id;
   for (int i = 0; i < message.nodes_size(); ++i) {
@@ -207,23 +215,87 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
   return request;
 }
 
-Result<TreeRequest> FromProto(const v1::ScoreRequest& message) {
-  if (message.prompt().ids().empty()) return InvalidArgument("prompt.ids", "the prompt is empty");
-  if (message.continuations().empty()) return InvalidArgument("continuations", "needs at least one");
-  if (message.continuations_size() >= kMaxNodesPerRequest) {
-    return InvalidArgument("continuations", "must be fewer than " + std::to_string(kMaxNodesPerRequest));
+namespace {
+
+Result<std::vector<int32_t>> ScorePrompt(const v1::ScoreRequest& message, const TextRules& rules) {
+  if (!message.prompt_text().empty()) {
+    if (message.has_prompt())
+      return InvalidArgument("prompt_text", "the prompt is in `prompt` too: one of the two");
+    return EncodeText(message.prompt_text(), true, message.parse_special(), rules, "prompt_text");
   }
+  if (message.prompt().ids().empty())
+    return InvalidArgument("prompt.ids", "the prompt is empty; it is given here or in prompt_text");
+  return Ids(message.prompt().ids());
+}
+
+Status CheckContinuationCount(const v1::ScoreRequest& message) {
+  const bool texts = message.continuation_texts_size() > 0;
+  if (texts && message.continuations_size() > 0)
+    return InvalidArgument("continuation_texts", "there are `continuations` too: one of the two");
+  if (!texts && message.continuations().empty())
+    return InvalidArgument("continuations", "needs at least one, here or in continuation_texts");
+  if (std::max(message.continuations_size(), message.continuation_texts_size()) < kMaxNodesPerRequest)
+    return {};
+  return InvalidArgument(texts ? "continuation_texts" : "continuations",
+                         "must be fewer than " + std::to_string(kMaxNodesPerRequest));
+}
+
+std::string ContinuationField(const v1::ScoreRequest& message, int i) {
+  return Indexed(message.continuation_texts_size() > 0 ? "continuation_texts" : "continuations",
+                 static_cast<size_t>(i));
+}
+
+}  // namespace
+
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const Tokenizer& tokenizer,
+                              int32_t max_path_tokens) {
+  const TextRules rules{tokenizer, max_path_tokens};
+  if (Status status = CheckContinuationCount(message); !status) return status.error();
+  auto prompt = ScorePrompt(message, rules);
+  if (!prompt) return prompt.error();
   TreeRequest request;
   request.cache_bypass = message.cache_bypass();
   request.cache_namespace = message.cache_namespace();
-  request.nodes.push_back({"prompt", -1, GivenSpec{Ids(message.prompt().ids()), false, 0}});
+  request.nodes.push_back({"prompt", -1, GivenSpec{std::move(*prompt), false, 0}});
   for (int i = 0; i < message.continuations_size(); ++i) {
     const auto& ids = message.continuations(i).ids();
-    const std::string path = Indexed("continuations", static_cast<size_t>(i));
-    if (ids.empty()) return InvalidArgument(path + ".ids", "the continuation is empty");
-    request.nodes.push_back({path, 0, GivenSpec{Ids(ids), true, message.top_logprobs()}});
+    const std::string field = ContinuationField(message, i);
+    if (ids.empty()) return InvalidArgument(field + ".ids", "the continuation is empty");
+    request.nodes.push_back({field, 0, GivenSpec{Ids(ids), true, message.top_logprobs()}});
+  }
+  for (int i = 0; i < message.continuation_texts_size(); ++i) {
+    const std::string field = ContinuationField(message, i);
+    auto ids = EncodeText(message.continuation_texts(i), false, message.parse_special(), rules, field);
+    if (!ids) return ids.error();
+    request.nodes.push_back({field, 0, GivenSpec{std::move(*ids), true, message.top_logprobs()}});
   }
   return request;
+}
+
+Error WithScoreField(Error error, const v1::ScoreRequest& message) {
+  constexpr std::string_view kNode = "nodes[";
+  const bool texts = message.continuation_texts_size() > 0;
+  if (error.field == "nodes") error.field = texts ? "continuation_texts" : "continuations";
+  if (error.field.rfind(kNode, 0) != 0) return error;
+  const size_t close = error.field.find(']');
+  const int node = std::atoi(error.field.c_str() + kNode.size());
+  std::string rest = error.field.substr(close + 1);
+  if (rest == ".given.top_logprobs") {
+    error.field = "top_logprobs";
+    return error;
+  }
+  const bool as_text = node == 0 ? !message.has_prompt() : texts;
+  constexpr std::string_view kIds = ".given.token_ids";
+  if (as_text) {
+    rest.clear();
+  } else if (rest.rfind(kIds, 0) == 0) {
+    rest.erase(0, kIds.size());
+  } else if (rest == ".given") {
+    rest = ".ids";
+  }
+  const char* prompt = as_text ? "prompt_text" : "prompt";
+  error.field = (node == 0 ? prompt : ContinuationField(message, node - 1)) + rest;
+  return error;
 }
 
 void ToProto(const std::vector<TokenLogprob>& entries, v1::TopLogprobs& message) {
@@ -238,6 +310,7 @@ void ToProto(const TreeUsage& usage, v1::Usage& message) {
   message.set_prompt_tokens(usage.prompt_tokens);
   message.set_cached_tokens(usage.cached_tokens);
   message.set_computed_tokens(usage.computed_tokens);
+  message.set_distinct_tokens(usage.distinct_tokens);
   message.set_generated_tokens(usage.generated_tokens);
   message.set_steps(usage.steps);
   message.set_kv_read_bytes(usage.kv_read_bytes);
@@ -271,6 +344,7 @@ v1::GenerateResponse TreeEncoder::ToProto(const TreeStarted& event) const {
   started.set_seed(event.seed);
   started.set_prompt_tokens(event.prompt_tokens);
   started.set_cached_tokens(event.cached_tokens);
+  started.mutable_prompt_token_ids()->Add(event.prompt_token_ids.begin(), event.prompt_token_ids.end());
   return response;
 }
 
@@ -328,6 +402,8 @@ v1::GenerateResponse TreeEncoder::ToProto(const TreeFinished& event) const {
     branch.set_sum_logprob(summary.sum_logprob);
     branch.set_finish_reason(ReasonToProto(summary.finish_reason));
     branch.set_tip(summary.tip);
+    branch.mutable_logprobs()->Add(summary.logprobs.begin(), summary.logprobs.end());
+    if (summary.verdict) branch.set_verdict(*summary.verdict);
   }
   espalier::ToProto(event.usage, *finished.mutable_usage());
   return response;

@@ -19,8 +19,12 @@ namespace espalier {
 Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer,
                               int32_t max_path_tokens, uint64_t seed);
 
-// The prompt as the root and a scored given node for each continuation.
-Result<TreeRequest> FromProto(const v1::ScoreRequest& message);
+// The prompt as the root and a scored given node for each continuation; texts as above.
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const Tokenizer& tokenizer,
+                              int32_t max_path_tokens);
+
+// The engine's errors name nodes of the tree; the client of Score knows prompt and continuations.
+Error WithScoreField(Error error, const v1::ScoreRequest& message);
 
 // Translates events of one request; keeps the ids of its nodes.
 class TreeEncoder {

@@ -143,9 +143,11 @@ class UnreadMessage {
 // Collects the scores of one Score call.
 class ScoreReactor final : public grpc::ServerUnaryReactor {
  public:
-  ScoreReactor(Engine& engine, UnreadAnswers& unread, grpc::CallbackServerContext& context,
-               const grpc::ByteBuffer& bytes, grpc::ByteBuffer* response)
+  ScoreReactor(Engine& engine, const Tokenizer& tokenizer, UnreadAnswers& unread,
+               grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes,
+               grpc::ByteBuffer* response)
       : engine_(engine),
+        tokenizer_(tokenizer),
         context_(context),
         unread_(std::make_shared<UnreadMessage>(unread, PeerOfCall(context.peer()).share, context)),
         cancel_(engine),
@@ -160,9 +162,11 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
   // The reactor ends only by the sink's last event, so it outlives every event.
   class Sink final : public TreeEventSink {
    public:
-    Sink(ScoreReactor* reactor, const v1::ScoreRequest& message) : reactor_(reactor) {
-      for (const v1::TokenIds& continuation : message.continuations()) {
-        *message_.add_scores()->mutable_token_ids() = continuation.ids();
+    Sink(ScoreReactor* reactor, const TreeRequest& request)
+        : reactor_(reactor), field_(request.nodes[1].id.substr(0, request.nodes[1].id.find('['))) {
+      for (size_t i = 1; i < request.nodes.size(); ++i) {
+        const std::vector<int32_t>& ids = std::get<GivenSpec>(request.nodes[i].content).token_ids;
+        message_.add_scores()->mutable_token_ids()->Add(ids.begin(), ids.end());
       }
     }
 
@@ -185,7 +189,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
    private:
     void Add(const BranchDelta& branch) {
       if (branch.finish_reason == FinishReason::kError && !failure_) {
-        failure_ = Error{ErrorCode::kInternal, "continuations[" + std::to_string(branch.node - 1) + "]",
+        failure_ = Error{ErrorCode::kInternal, field_ + "[" + std::to_string(branch.node - 1) + "]",
                          "the model's logits are infinite or not a number"};
       }
       v1::ContinuationScore& score = *message_.mutable_scores(branch.node - 1);
@@ -203,6 +207,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
     }
 
     ScoreReactor* reactor_;
+    const std::string field_;  // of the continuations
     v1::ScoreResponse message_;
     std::weak_ptr<UnreadMessage> unread_;  // of an answer that is complete
     std::optional<Error> failure_;         // of the first continuation that has no score
@@ -211,37 +216,18 @@ class ScoreReactor final : public grpc::ServerUnaryReactor {
   Status Begin(const grpc::ByteBuffer& bytes) {
     v1::ScoreRequest message;
     if (Status status = ParseMessage(bytes, message); !status) return status;
-    auto request = FromProto(message);
+    auto request = FromProto(message, tokenizer_, engine_.limits().max_path_tokens);
     if (!request) return request.error();
     request->peer = PeerOfCall(context_.peer()).share;
-    const auto id = engine_.Submit(std::move(*request), std::make_shared<Sink>(this, message));
-    if (!id) return WithScoreField(id.error());
+    auto sink = std::make_shared<Sink>(this, *request);
+    const auto id = engine_.Submit(std::move(*request), std::move(sink));
+    if (!id) return WithScoreField(id.error(), message);
     cancel_.Submitted(*id);
     return {};
   }
 
-  // The engine names nodes of the tree; the client of Score knows prompt and continuations.
-  static Error WithScoreField(Error error) {
-    constexpr std::string_view kNode = "nodes[";
-    if (error.field == "nodes") error.field = "continuations";
-    if (error.field.rfind(kNode, 0) != 0) return error;
-    const size_t close = error.field.find(']');
-    const int node = std::atoi(error.field.c_str() + kNode.size());
-    std::string rest = error.field.substr(close + 1);
-    constexpr std::string_view kIds = ".given.token_ids";
-    if (rest.rfind(kIds, 0) == 0) {
-      rest.erase(0, kIds.size());
-    } else if (rest == ".given") {
-      rest = ".ids";
-    } else if (rest == ".given.top_logprobs") {
-      error.field = "top_logprobs";
-      return error;
-    }
-    error.field = (node == 0 ? "prompt" : "continuations[" + std::to_string(node - 1) + "]") + rest;
-    return error;
-  }
-
   Engine& engine_;
+  const Tokenizer& tokenizer_;
   grpc::CallbackServerContext& context_;
   const std::shared_ptr<UnreadMessage> unread_;
   CancelHandle cancel_;
@@ -257,7 +243,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TreeService::Generate(grpc::Callback
 
 grpc::ServerUnaryReactor* TreeService::Score(grpc::CallbackServerContext* context,
                                              const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  return new ScoreReactor(engine_, *unread_, *context, *request, response);
+  return new ScoreReactor(engine_, tokenizer_, *unread_, *context, *request, response);
 }
 
 }  // namespace espalier

@@ -46,6 +46,8 @@ struct GenerateOptions {
   bool ignore_eos = false;
   std::optional<int32_t> top_logprobs;
   bool cache_bypass = false;
+  bool return_prompt_ids = false;
+  bool return_logprobs = false;
   std::optional<float> timeout_s;
   std::string colour = "auto";
   std::optional<int32_t> width;
@@ -214,6 +216,8 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   }
   if (options.seed) request.set_seed(*options.seed);
   if (options.cache_bypass) request.set_cache_bypass(true);
+  if (options.return_prompt_ids) request.set_return_prompt_ids(true);
+  if (options.return_logprobs) request.set_return_logprobs(true);
 
   std::ofstream record;
   if (!options.record.empty()) {
@@ -319,6 +323,14 @@ void AddRun(CLI::App& command, GenerateOptions& options) {
       ->type_name("SECONDS")
       ->group(kGroup);
   command.add_flag("--cache-bypass", options.cache_bypass, "Neither use nor fill the server's prefix cache")
+      ->group(kGroup);
+  command
+      .add_flag("--return-prompt-ids", options.return_prompt_ids,
+                "With --json, have `started` carry the prompt's token ids")
+      ->group(kGroup);
+  command
+      .add_flag("--return-logprobs", options.return_logprobs,
+                "With --json, have `finished` carry the log-probabilities of tokens")
       ->group(kGroup);
   command
       .add_option("--record", options.record,

@@ -53,7 +53,8 @@ Json ToJson(const v1::Started& started) {
           {"request_id", started.request_id()},
           {"seed", started.seed()},
           {"prompt_tokens", started.prompt_tokens()},
-          {"cached_tokens", started.cached_tokens()}};
+          {"cached_tokens", started.cached_tokens()},
+          {"prompt_token_ids", Array(started.prompt_token_ids())}};
 }
 
 Json ToJson(const v1::Progress& progress) {
@@ -90,6 +91,7 @@ Json ToJson(const v1::Usage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens()},
           {"cached_tokens", usage.cached_tokens()},
           {"computed_tokens", usage.computed_tokens()},
+          {"distinct_tokens", usage.distinct_tokens()},
           {"generated_tokens", usage.generated_tokens()},
           {"steps", usage.steps()},
           {"kv_read_bytes", usage.kv_read_bytes()},
@@ -108,7 +110,9 @@ Json ToJson(const v1::Finished& finished) {
                         {"text", branch.text()},
                         {"sum_logprob", branch.sum_logprob()},
                         {"finish_reason", FinishReasonToJson(branch.finish_reason())},
-                        {"tip", branch.tip()}});
+                        {"tip", branch.tip()},
+                        {"logprobs", Array(branch.logprobs())},
+                        {"verdict", branch.has_verdict() ? Json(branch.verdict()) : Json(nullptr)}});
   }
   return {{"event", "finished"}, {"branches", std::move(branches)}, {"usage", ToJson(finished.usage())}};
 }
@@ -140,6 +144,14 @@ Json ToJson(const v1::ContinuationScore& score, int index) {
           {"sum_logprob", score.sum_logprob()},
           {"mean_logprob", score.mean_logprob()},
           {"top_logprobs", TopLogprobsToJson(score.top_logprobs())}};
+}
+
+Json ScoreUsageToJson(const v1::Usage& usage) {
+  return {{"usage",
+           {{"prompt_tokens", usage.prompt_tokens()},
+            {"cached_tokens", usage.cached_tokens()},
+            {"computed_tokens", usage.computed_tokens()},
+            {"distinct_tokens", usage.distinct_tokens()}}}};
 }
 
 Json MessageToJson(const google::protobuf::Message& message) {

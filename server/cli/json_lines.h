@@ -13,6 +13,7 @@ using Json = nlohmann::ordered_json;
 // numbers.
 Json ToJson(const v1::GenerateResponse& response);
 Json ToJson(const v1::ContinuationScore& score, int index);
+Json ScoreUsageToJson(const v1::Usage& usage);
 
 // A message of numbers, texts, truth values and arrays of int32, field by field under the proto's own names,
 // all of them.

@@ -1,13 +1,13 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <iostream>
 
 #include "espalier/v1/model.grpc.pb.h"
 #include "model/tokenizer/tokenizer.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/flags.h"
+#include "server/cli/json_input.h"
 #include "server/cli/json_lines.h"
 #include "server/cli/manual.h"
 #include "server/cli/terminal.h"
@@ -23,6 +23,7 @@ struct TokenizerOptions {
   bool jsonl = false;
   bool add_bos = false;
   bool parse_special = false;
+  bool continues = false;
 };
 
 // One answer of either command.
@@ -52,7 +53,7 @@ class Source {
   int Tokenize(const std::string& text, Tokens& tokens) {
     tokens = {.ids = {}, .pieces = {}, .text = text};
     if (local_) {
-      const auto ids = local_->Encode(text, {.at_start = true,
+      const auto ids = local_->Encode(text, {.at_start = !options_.continues,
                                              .add_bos = options_.add_bos && local_->bos_id() >= 0,
                                              .parse_special = options_.parse_special});
       if (!ids) return Complain(ids.error());
@@ -64,6 +65,7 @@ class Source {
     request.set_text(text);
     request.set_add_bos(options_.add_bos);
     request.set_parse_special(options_.parse_special);
+    request.set_continues(options_.continues);
     grpc::ClientContext context;
     const CancelOnSignal cancel(context);
     v1::TokenizeResponse response;
@@ -120,41 +122,16 @@ void Print(const Tokens& tokens, bool as_json) {
   if (tokens.pieces.empty()) std::printf("%s\n", TextFor(STDOUT_FILENO, tokens.text).c_str());
 }
 
-// A line's value; returns what is wrong with it, or nothing. Token ids are checked here: the library's own
-// conversion cuts numbers to size without a word.
-std::string ReadValue(const Json& json, std::vector<int32_t>& ids) {
-  if (!json.is_array()) return "must be an array of token ids";
-  for (const Json& id : json) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) {
-      return "must be an array of token ids, holds " + (id.is_number() ? id.dump() : id.type_name());
-    }
-    ids.push_back(id.get<int32_t>());
-  }
-  return "";
-}
-std::string ReadValue(const Json& json, std::string& text) {
-  if (!json.is_string()) return "must be a string";
-  text = json.get<std::string>();
-  return "";
-}
-
 // One job from the flags, or one for each line of standard input: a JSON string, or an array of ids.
 template <typename Value, typename Work>
 int ForEach(const TokenizerOptions& options, const Value& single, const Work& work) {
   if (!options.jsonl) return work(single);
-  std::string line;
-  for (int number = 1; std::getline(std::cin, line); ++number) {
-    if (line.empty()) continue;
+  return ForEachJsonLine([&](const Json& json) {
     Value value;
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const std::string wrong = json.is_discarded() ? "not valid JSON" : ReadValue(json, value);
-    if (!wrong.empty()) {
-      std::fprintf(stderr, "error: standard input, line %d: %s\n", number, wrong.c_str());
-      return kExitUsage;
-    }
-    if (const int code = work(value); code != kExitDone) return code;
-  }
-  return kExitDone;
+    LineOutcome outcome{.wrong = ReadValue(json, value)};
+    if (outcome.wrong.empty()) outcome.exit_code = work(value);
+    return outcome;
+  });
 }
 
 CLI::App* AddCommand(CLI::App& app, const char* name, const char* help, TokenizerOptions& options) {
@@ -175,7 +152,12 @@ void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run) {
   CLI::Option* text =
       command->add_option("--text", options->text, "The text; or --jsonl: strings on standard input")
           ->type_name("TEXT");
-  command->add_flag("--bos", options->add_bos, "Put the beginning-of-sequence token first");
+  CLI::Option* bos =
+      command->add_flag("--bos", options->add_bos, "Put the beginning-of-sequence token first");
+  command
+      ->add_flag("--continues", options->continues,
+                 "The text goes on after other text: no mark of a text's beginning is added")
+      ->excludes(bos);
   command->add_flag("--parse-special", options->parse_special,
                     "Recognise special tokens, such as </s>, in the text");
   Describe(*command,

@@ -166,6 +166,27 @@ TEST_CASE("bad Score requests name the prompt or the continuation") {
       {"continuations[1].ids", [](auto& r) { r.add_continuations(); }},
       {"continuations[0].ids", [](auto& r) { r.mutable_continuations(0)->add_ids(1 << 20); }},
       {"top_logprobs", [](auto& r) { r.set_top_logprobs(-1); }},
+      {"prompt_text: ", [](auto& r) { r.set_prompt_text("twice"); }},
+      {"prompt_text: ", [](auto& r) { r.clear_prompt(), r.set_prompt_text(std::string(100000, 'x')); }},
+      {"continuation_texts: ", [](auto& r) { r.add_continuation_texts("of two kinds"); }},
+      {"continuation_texts[2]: holds no token",
+       [](auto& r) {
+         r.clear_continuations();
+         for (const char* text : {"a", "b", "", "c"}) r.add_continuation_texts(text);
+       }},
+      {"continuation_texts[1]: ",
+       [](auto& r) {
+         r.clear_continuations();
+         for (const size_t size : {1, 100000}) r.add_continuation_texts(std::string(size, 'x'));
+       }},
+      {"continuation_texts[1]: ",
+       [](auto& r) {
+         r.clear_continuations();
+         r.add_continuation_texts("a");
+         std::string words;  // a path of more tokens than the model holds
+         for (int i = 0; i < 600; ++i) words += " fox";
+         r.add_continuation_texts(words);
+       }},
   };
   for (const auto& [field, spoil] : cases) {
     v1::ScoreRequest request;

@@ -199,6 +199,54 @@ class Commands(unittest.TestCase):
         self.assertGreater(json.loads(run("flush", "--json").stdout)["blocks_freed"], 0)
         self.assertEqual(json.loads(run("stats", "--json").stdout)["blocks_indexed"], 0)
 
+    def score(self, *arguments, text=None):
+        done = run("score", *arguments, "--json", text=text)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        *scores, usage = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual(
+            list(usage["usage"]), ["prompt_tokens", "cached_tokens", "computed_tokens", "distinct_tokens"]
+        )
+        return scores, usage["usage"]
+
+    def test_score_by_text_says_what_the_tree_says(self):
+        prompt = "numbers 2 3 8 12 target 31\n12 + 3 = 15 left 2 8 15 :"
+        texts = [" ok", "ok", " no"]
+        nodes = [{"id": "prompt", "given": {"text": prompt}}]
+        nodes += [{"id": t, "parent_id": "prompt", "given": {"text": t, "score": True}} for t in texts]
+        tree = run("generate", "--tree", "-", "--json", text=json.dumps({"nodes": nodes}))
+        finished = json.loads(tree.stdout.splitlines()[-1])
+        flags = [word for text in texts for word in ("--continuation", text)]
+        scores, usage = self.score("--prompt", prompt, *flags, "--cache-bypass", "--label-softmax")
+        for score, branch in zip(scores, finished["branches"]):
+            self.assertEqual(score["token_ids"], branch["token_ids"])
+            self.assertAlmostEqual(score["sum_logprob"], branch["verdict"], places=4)
+        self.assertGreater(scores[0]["sum_logprob"], -0.5)
+        self.assertAlmostEqual(sum(score["label_softmax"] for score in scores), 1.0)
+        self.assertEqual(usage["computed_tokens"], usage["distinct_tokens"])
+        lines = "\n".join(json.dumps(text) for text in texts)
+        self.assertEqual([s["token_ids"] for s in self.score("--prompt", prompt, "--jsonl", text=lines)[0]],
+                         [s["token_ids"] for s in scores])
+        ids = "\n".join(json.dumps(score["token_ids"]) for score in scores)
+        by_ids, _ = self.score("--prompt", prompt, "--jsonl", text=ids)
+        self.assertAlmostEqual(by_ids[0]["sum_logprob"], scores[0]["sum_logprob"], places=4)
+
+    def test_score_says_what_is_missing_or_mixed(self):
+        self.refused(2, "needs --prompt or --prompt-ids", "score", "--continuation", "x")
+        self.refused(2, "needs --prompt or --prompt-ids", "score", "--prompt", "x", "--prompt-ids", "1")
+        self.refused(2, "needs --continuation, --continuation-ids or --jsonl", "score", "--prompt", "x")
+        self.refused(2, "line 2: token ids, and those before it are texts", "score", "--prompt", "x", "--jsonl",
+                     text='"a"\n[1]\n')
+        self.refused(2, "line 1: must be a string or an array", "score", "--prompt", "x", "--jsonl", text="{}\n")
+        self.refused(2, "excludes --bos", "tokenize", "--text", "x", "--continues", "--bos")
+
+    def test_a_text_that_continues_has_the_same_tokens_here_and_at_the_server(self):
+        local = ["--tokenizer", os.path.join(SOURCE, "model", "demo")]
+        for flags in ([], ["--continues"]):
+            here = json.loads(run("tokenize", "--text", "ok", *flags, *local, "--json").stdout)
+            there = json.loads(run("tokenize", "--text", "ok", *flags, "--json").stdout)
+            self.assertEqual(here, there)
+        self.assertEqual(there["pieces"][0][0], "o")
+
     def test_detokenize_tells_pieces_too(self):
         tokens = json.loads(run("tokenize", "--text", "numbers 5 8", "--json").stdout)
         back = json.loads(run("detokenize", "--ids", ",".join(map(str, tokens["token_ids"])), "--json").stdout)

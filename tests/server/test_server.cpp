@@ -13,7 +13,7 @@
 namespace espalier::test {
 
 TestServer::TestServer(const TestServerOptions& options) {
-  auto tokenizer = LoadTokenizer(SourceDir() / "tests/model/tokenizer/data/sp_bpe/tokenizer.model");
+  auto tokenizer = LoadTokenizer(SourceDir() / "tests/model/tokenizer/data" / options.tokenizer);
   REQUIRE(tokenizer.ok());
   LlamaConfig model;
   model.vocab_size = (*tokenizer)->vocab_size();

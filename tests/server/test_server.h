@@ -25,7 +25,8 @@ struct TestServerOptions {
   int64_t max_unread_bytes = int64_t{1} << 28;
   std::string admin_listen = "127.0.0.1:0";  // off or not to be had: admin() and Stats() must not be called
   bool admin_listen_given = true;
-  std::shared_ptr<Pace> pace = nullptr;  // where a test decides how fast steps run
+  std::string tokenizer = "sp_bpe/tokenizer.model";  // below tests/model/tokenizer/data
+  std::shared_ptr<Pace> pace = nullptr;              // where a test decides how fast steps run
   std::string listen = "127.0.0.1:0";
   TransportLimits transport = {};
   int32_t overflow_token = -1;  // >= 0: logits after this token are not finite
