@@ -181,6 +181,20 @@ TEST_CASE("the JSON of a run can go to a file beside the table") {
   std::filesystem::remove(path);
 }
 
+TEST_CASE("score counts what candidates take in one request, and compares with a request for each") {
+  const Json report = RunJson(
+      "score --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 4096 --threads 1 --repeats 1 "
+      "--peak-buffer-bytes 4194304 --prompt-tokens 37 --candidates 9 --candidate-tokens 5 --seed 3 "
+      "--modes flatten,sequence");
+  REQUIRE(report.at("rows").size() == 2);
+  for (const Json& row : report.at("rows")) {
+    CAPTURE(row.dump());
+    CHECK(row.at("distinct_tokens") == 37 + 9 * 4);
+    CHECK(row.at("computed_tokens") == row.at("distinct_tokens"));
+    for (const char* field : {"items_per_s", "speedup", "speedup_uncached"}) CHECK(row.at(field) > 0.0);
+  }
+}
+
 TEST_CASE("the reference backend runs the same benchmark") {
   const Json report = RunJson(std::string(kTiny) + "--branches 2 --modes flatten --backend ref --repeats 1");
   CHECK(report.at("rows").at(0).at("backend") == "ref");

@@ -81,6 +81,7 @@ std::unique_ptr<Command> MakeAttentionCommand(CLI::App* program);
 std::unique_ptr<Command> MakeDecodeCommand(CLI::App* program);
 std::unique_ptr<Command> MakePlanCommand(CLI::App* program);
 std::unique_ptr<Command> MakeReplayCommand(CLI::App* program);
+std::unique_ptr<Command> MakeScoreCommand(CLI::App* program);
 std::unique_ptr<Command> MakeServeCommand(CLI::App* program);
 std::unique_ptr<Command> MakeTokenizeCommand(CLI::App* program);
 

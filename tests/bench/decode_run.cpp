@@ -28,11 +28,10 @@ SchedulerOptions Timed(SchedulerOptions options) {
 class RequestLoop::Impl {
  public:
   Impl(ModelRunner& runner, SchedulerOptions options)
-      : runner_(runner),
-        block_tokens_(options.engine.block_tokens),
-        scheduler_(Timed(std::move(options)), nullptr) {}
+      : runner_(runner), scheduler_(Timed(std::move(options)), nullptr) {}
 
   void SetAttentionMode(AttentionMode mode) { scheduler_.SetAttentionMode(mode); }
+  const TreeUsage& last_usage() const { return std::get<TreeFinished>(end_).usage; }
 
   Result<std::vector<StepSample>> Run(const TreeRequest& request) {
     if (const Status status = RunToEnd(request); !status.ok()) return status.error();
@@ -107,38 +106,23 @@ class RequestLoop::Impl {
     if (const auto* error = std::get_if<Error>(&end_)) return *error;
     const auto* finished = std::get_if<TreeFinished>(&end_);
     if (finished == nullptr) return InternalError("the request ended without a last event");
-    int64_t given = 0;
     int64_t expected = 0;
-    int64_t undecoded = 0;  // the last token of a leaf is drawn, but not run
-    int64_t repeated = 0;   // at most: given below given shares whole blocks only
-    std::vector<uint8_t> is_leaf(request.nodes.size(), 1);
-    for (size_t i = request.nodes.size(); i-- > 0;) {
-      const TreeNodeSpec& node = request.nodes[i];
-      if (node.parent >= 0) is_leaf[static_cast<size_t>(node.parent)] = 0;
-      if (const auto* tokens = std::get_if<GivenSpec>(&node.content)) {
-        given += static_cast<int64_t>(tokens->token_ids.size());
-        const bool below_given =
-            node.parent >= 0 &&
-            std::holds_alternative<GivenSpec>(request.nodes[static_cast<size_t>(node.parent)].content);
-        if (below_given) repeated += block_tokens_;
-      } else {
-        const auto& generate = std::get<GenerateSpec>(node.content);
-        expected += int64_t{generate.branches} * generate.max_new_tokens;
-        undecoded += is_leaf[i] * generate.branches;
-      }
+    for (const TreeNodeSpec& node : request.nodes) {
+      if (const auto* generate = std::get_if<GenerateSpec>(&node.content))
+        expected += int64_t{generate->branches} * generate->max_new_tokens;
     }
     const TreeUsage& usage = finished->usage;
-    const int64_t computed = given - usage.cached_tokens + expected - undecoded;
-    if (usage.generated_tokens == expected && usage.computed_tokens >= computed &&
-        usage.computed_tokens <= computed + repeated)
+    const int64_t least = usage.distinct_tokens - usage.cached_tokens;
+    if (usage.generated_tokens == expected && usage.computed_tokens >= least &&
+        usage.computed_tokens <= usage.distinct_tokens)
       return {};
     return InternalError("the engine made " + std::to_string(usage.generated_tokens) + " tokens in " +
                          std::to_string(usage.computed_tokens) + " rows instead of " +
-                         std::to_string(expected) + " in " + std::to_string(computed));
+                         std::to_string(expected) + " in " + std::to_string(least) + " to " +
+                         std::to_string(usage.distinct_tokens));
   }
 
   ModelRunner& runner_;
-  int32_t block_tokens_;
   Scheduler scheduler_;
   std::deque<InFlight> in_flight_;
   std::vector<StepSample> samples_;
@@ -154,6 +138,7 @@ RequestLoop::~RequestLoop() = default;
 
 void RequestLoop::SetAttentionMode(AttentionMode mode) { impl_->SetAttentionMode(mode); }
 Result<std::vector<StepSample>> RequestLoop::Run(const TreeRequest& request) { return impl_->Run(request); }
+const TreeUsage& RequestLoop::last_usage() const { return impl_->last_usage(); }
 
 TreeRequest FanOut(int32_t prompt_tokens, int32_t branches, int32_t new_tokens, int32_t vocab,
                    uint64_t seed) {

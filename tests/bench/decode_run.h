@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/scheduler.h"
+#include "engine/tree_event.h"
 #include "engine/tree_request.h"
 #include "kernels/base/result.h"
 #include "kernels/plan/attention_plan.h"
@@ -46,6 +47,8 @@ class RequestLoop {
   // Runs a request from start to end; a sample for each step. An error where a step fails or the request does
   // not end with all of its tokens; nothing can be run after it.
   Result<std::vector<StepSample>> Run(const TreeRequest& request);
+  // Of the last request, which ended well.
+  const TreeUsage& last_usage() const;
 
  private:
   class Impl;

@@ -75,6 +75,7 @@ int Main(int argc, char** argv) {
   commands.push_back(MakeDecodeCommand(&app));
   commands.push_back(MakePlanCommand(&app));
   commands.push_back(MakeReplayCommand(&app));
+  commands.push_back(MakeScoreCommand(&app));
 #ifndef ESPALIER_BENCH_DEVICE_ONLY
   commands.push_back(MakeServeCommand(&app));
   commands.push_back(MakeTokenizeCommand(&app));
