@@ -14,11 +14,6 @@
 namespace espalier {
 namespace {
 
-constexpr size_t kMaxNamespaceBytes = 256;
-constexpr size_t kMaxStopStrings = 16;
-constexpr size_t kMaxStopStringBytes = 256;
-constexpr size_t kMaxStopTokens = 256;
-constexpr size_t kMaxLogitBiases = 1024;
 constexpr float kMaxLogitBias = 100.0F;
 
 std::string NodeField(size_t i) { return "nodes[" + std::to_string(i) + "]"; }

@@ -73,6 +73,11 @@ struct TreeRequest {
 inline constexpr int32_t kMaxTopLogprobs = 20;
 inline constexpr int32_t kMaxNodesPerRequest = 65536;
 inline constexpr size_t kMaxNodeIdBytes = 256;
+inline constexpr size_t kMaxNamespaceBytes = 256;
+inline constexpr size_t kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopStringBytes = 256;
+inline constexpr size_t kMaxStopTokens = 256;
+inline constexpr size_t kMaxLogitBiases = 1024;
 // Bounds what a small request can make the server hold: over all branches the nodes on their paths, and the
 // candidates of all selections.
 inline constexpr int64_t kMaxAnswerEntries = int64_t{1} << 20;

@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 packages=(
   g++ cmake ninja-build pkg-config ccache git ca-certificates
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
-  nlohmann-json3-dev libspdlog-dev libcli11-dev libpcre2-dev libutf8proc-dev catch2
+  zlib1g-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libpcre2-dev libutf8proc-dev catch2
   python3 python3-pip # Fetch SentencePiece's source; check the include direction.
 )
 case "${1:-}" in

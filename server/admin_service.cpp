@@ -2,61 +2,50 @@
 
 #include <spdlog/spdlog.h>
 
+#include <atomic>
+#include <utility>
+
 #include "server/peer.h"
 
 namespace espalier {
 namespace {
 
-grpc::ServerUnaryReactor* AnswerOk(grpc::CallbackServerContext* context) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+v1::GetStatsResponse ToProto(const EngineStats& stats, int64_t unread_bytes) {
+  v1::GetStatsResponse response;
+  response.set_block_tokens(stats.block_tokens);
+  response.set_blocks_total(stats.blocks_total);
+  response.set_blocks_free(stats.blocks_free);
+  response.set_blocks_indexed(stats.blocks_indexed);
+  response.set_blocks_live(stats.blocks_live);
+  response.set_blocks_scratch(stats.blocks_scratch);
+  response.set_requests_active(stats.requests_active);
+  response.set_requests_queued(stats.requests_queued);
+  response.set_branches_active(stats.branches_active);
+  response.set_steps(stats.steps);
+  response.set_preemptions(stats.preemptions);
+  response.set_evicted_blocks(stats.evicted_blocks);
+  response.set_cancelled(stats.cancelled);
+  response.set_finished(stats.finished);
+  response.set_computed_tokens(stats.computed_tokens);
+  response.set_generated_tokens(stats.generated_tokens);
+  response.set_cached_tokens(stats.cached_tokens);
+  response.set_kv_read_bytes(stats.kv_read_bytes);
+  response.set_kv_read_bytes_sequence(stats.kv_read_bytes_sequence);
+  response.set_step_us(stats.step_us);
+  response.set_plan_us(stats.plan_us);
+  response.set_forward_us(stats.forward_us);
+  response.set_attention_us(stats.attention_us);
+  response.set_deliver_us(stats.deliver_us);
+  response.set_idle_us(stats.idle_us);
+  response.set_peers_active(stats.peers_active);
+  response.set_unread_bytes(unread_bytes);
+  return response;
 }
 
-}  // namespace
-
-grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
-                                                 const v1::GetStatsRequest* /*request*/,
-                                                 v1::GetStatsResponse* response) {
-  const EngineStats stats = engine_.Stats();
-  response->set_block_tokens(stats.block_tokens);
-  response->set_blocks_total(stats.blocks_total);
-  response->set_blocks_free(stats.blocks_free);
-  response->set_blocks_indexed(stats.blocks_indexed);
-  response->set_blocks_live(stats.blocks_live);
-  response->set_blocks_scratch(stats.blocks_scratch);
-  response->set_requests_active(stats.requests_active);
-  response->set_requests_queued(stats.requests_queued);
-  response->set_branches_active(stats.branches_active);
-  response->set_steps(stats.steps);
-  response->set_preemptions(stats.preemptions);
-  response->set_evicted_blocks(stats.evicted_blocks);
-  response->set_cancelled(stats.cancelled);
-  response->set_finished(stats.finished);
-  response->set_computed_tokens(stats.computed_tokens);
-  response->set_generated_tokens(stats.generated_tokens);
-  response->set_cached_tokens(stats.cached_tokens);
-  response->set_kv_read_bytes(stats.kv_read_bytes);
-  response->set_kv_read_bytes_sequence(stats.kv_read_bytes_sequence);
-  response->set_step_us(stats.step_us);
-  response->set_plan_us(stats.plan_us);
-  response->set_forward_us(stats.forward_us);
-  response->set_attention_us(stats.attention_us);
-  response->set_deliver_us(stats.deliver_us);
-  response->set_idle_us(stats.idle_us);
-  response->set_peers_active(stats.peers_active);
-  response->set_unread_bytes(trees_.unread_bytes());
-  return AnswerOk(context);
-}
-
-grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerContext* context,
-                                                        const v1::GetTreeSnapshotRequest* request,
-                                                        v1::GetTreeSnapshotResponse* response) {
-  const bool with_tokens = request->include_tokens();
-  if (with_tokens)
-    spdlog::info("admin     {} takes a snapshot with tokens", PeerOfCall(context->peer()).connection);
-  for (const KvNodeSnapshot& snapshot : engine_.Snapshot().nodes) {
-    v1::KvNode& node = *response->add_nodes();
+v1::GetTreeSnapshotResponse ToProto(const TreeSnapshot& tree, bool with_tokens) {
+  v1::GetTreeSnapshotResponse response;
+  for (const KvNodeSnapshot& snapshot : tree.nodes) {
+    v1::KvNode& node = *response.add_nodes();
     node.set_id(snapshot.id);
     node.set_parent_id(snapshot.parent);
     node.set_begin_position(snapshot.begin_position);
@@ -68,14 +57,45 @@ grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerCont
     if (!with_tokens) continue;
     node.mutable_first_token_ids()->Add(snapshot.first_token_ids.begin(), snapshot.first_token_ids.end());
   }
-  return AnswerOk(context);
+  return response;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
+                                                 const grpc::ByteBuffer* request,
+                                                 grpc::ByteBuffer* response) {
+  return ServeUnary<v1::GetStatsRequest>(
+      methods_, context, request, response,
+      [this](const v1::GetStatsRequest& /*message*/, const std::atomic<bool>& /*cancelled*/) {
+        return Result<v1::GetStatsResponse>(ToProto(engine_.Stats(), methods_.unread.bytes()));
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return ServeUnary<v1::GetTreeSnapshotRequest>(
+      methods_, context, request, response,
+      [this, context](const v1::GetTreeSnapshotRequest& message, const std::atomic<bool>& /*cancelled*/) {
+        if (message.include_tokens())
+          spdlog::info("admin     {} takes a snapshot with tokens", PeerOfCall(context->peer()).connection);
+        return Result<v1::GetTreeSnapshotResponse>(ToProto(engine_.Snapshot(), message.include_tokens()));
+      },
+      /*waits=*/true);
 }
 
 grpc::ServerUnaryReactor* AdminService::FlushCache(grpc::CallbackServerContext* context,
-                                                   const v1::FlushCacheRequest* /*request*/,
-                                                   v1::FlushCacheResponse* response) {
-  response->set_blocks_freed(engine_.FlushCache());
-  return AnswerOk(context);
+                                                   const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
+  return ServeUnary<v1::FlushCacheRequest>(
+      methods_, context, request, response,
+      [this](const v1::FlushCacheRequest& /*message*/, const std::atomic<bool>& /*cancelled*/) {
+        v1::FlushCacheResponse flushed;
+        flushed.set_blocks_freed(engine_.FlushCache());
+        return Result<v1::FlushCacheResponse>(std::move(flushed));
+      },
+      /*waits=*/true);
 }
 
 grpc::ServerGenericBidiReactor* AdminElsewhere::CreateReactor(grpc::GenericCallbackServerContext* context) {

@@ -7,27 +7,29 @@
 
 #include "engine/engine.h"
 #include "espalier/v1/admin.grpc.pb.h"
-#include "server/tree_service.h"
+#include "server/intake.h"
 
 namespace espalier {
 
-// espalier.v1.AdminService. Engine and TreeService outlive it.
-class AdminService final : public v1::AdminService::CallbackService {
+// espalier.v1.AdminService. What it is given outlives it.
+class AdminService final
+    : public v1::AdminService::WithRawCallbackMethod_GetStats<
+          v1::AdminService::WithRawCallbackMethod_GetTreeSnapshot<
+              v1::AdminService::WithRawCallbackMethod_FlushCache<v1::AdminService::Service>>> {
  public:
-  AdminService(Engine& engine, const TreeService& trees) : engine_(engine), trees_(trees) {}
+  AdminService(Engine& engine, const MethodContext& methods) : engine_(engine), methods_(methods) {}
 
-  grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context, const v1::GetStatsRequest* request,
-                                     v1::GetStatsResponse* response) override;
+  grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetTreeSnapshot(grpc::CallbackServerContext* context,
-                                            const v1::GetTreeSnapshotRequest* request,
-                                            v1::GetTreeSnapshotResponse* response) override;
-  grpc::ServerUnaryReactor* FlushCache(grpc::CallbackServerContext* context,
-                                       const v1::FlushCacheRequest* request,
-                                       v1::FlushCacheResponse* response) override;
+                                            const grpc::ByteBuffer* request,
+                                            grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* FlushCache(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
   Engine& engine_;
-  const TreeService& trees_;
+  const MethodContext methods_;
 };
 
 // Where other services listen: calls of AdminService are told where that is, other unknown methods as gRPC

@@ -12,13 +12,12 @@
 #include "server/call_observer.h"
 #include "server/file_limit.h"
 #include "server/listening_socket.h"
+#include "server/message_stream.h"
 #include "server/port_file.h"
 #include "server/reflection_service.h"
 
 namespace espalier {
 namespace {
-
-constexpr int kMaxMessageBytes = 64 << 20;
 
 constexpr int kMaxMetadataBytes = 16 << 10;  // of one call
 // A client pings again after its last ping was answered, so even one that is slow now and then has no strike.
@@ -42,6 +41,8 @@ void SetLimits(const TransportLimits& limits, grpc::ServerBuilder& builder) {
   quota.Resize(static_cast<size_t>(limits.memory_bytes));
   builder.SetResourceQuota(quota);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // gRPC would inflate a message to any size; MessageStream does it, within kMaxMessageBytes.
+  set(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
 }
 
 AcceptorOptions OptionsOf(const TransportLimits& limits) {

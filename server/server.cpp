@@ -2,7 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,10 +18,18 @@
 #include "server/heap_trimmer.h"
 #include "server/model_service.h"
 #include "server/process.h"
+#include "server/request_limits.h"
 #include "server/tree_service.h"
+#include "server/unread_answers.h"
+#include "server/worker_pool.h"
 
 namespace espalier {
 namespace {
+
+constexpr int64_t kMaxWaitingMessageBytes = int64_t{256} << 20;
+
+// Of the threads that read messages and encode texts: few, for the model needs the processor too.
+int IntakeThreads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 4, 2U, 8U)); }
 
 class GrpcServer final : public Server {
  public:
@@ -28,9 +38,12 @@ class GrpcServer final : public Server {
       : config_(config),
         tokenizer_(std::move(tokenizer)),
         engine_(std::move(engine)),
-        trees_(*engine_, *tokenizer_, config_.max_unread_bytes),
-        models_(*engine_, *tokenizer_, config_),
-        admin_(*engine_, trees_) {}
+        limits_(RequestLimits(engine_->limits(), *tokenizer_)),
+        unread_(std::make_shared<UnreadAnswers>(config_.max_unread_bytes)),
+        intake_(IntakeThreads(), kMaxWaitingMessageBytes),
+        trees_(*engine_, *tokenizer_, Methods()),
+        models_(*engine_, *tokenizer_, config_, Methods()),
+        admin_(*engine_, Methods()) {}
 
   ~GrpcServer() override {
     if (!drained_) Stop(0);
@@ -93,6 +106,8 @@ class GrpcServer final : public Server {
     return {};
   }
 
+  MethodContext Methods() { return {intake_, limits_, *unread_}; }
+
   void StopServing() {
     endpoint_->StopServing();
     if (admin_endpoint_ != nullptr) admin_endpoint_->StopServing();
@@ -118,6 +133,9 @@ class GrpcServer final : public Server {
   const ServerConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
+  const MessageLimits limits_;
+  const std::shared_ptr<UnreadAnswers> unread_;
+  WorkerPool intake_;
   TreeService trees_;
   ModelService models_;
   AdminService admin_;

@@ -5,6 +5,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "server/message_limits.h"
+#include "server/request_limits.h"
+
 namespace espalier {
 namespace {
 
@@ -19,34 +22,36 @@ std::string Indexed(const char* name, size_t index) {
   return std::string(name) + "[" + std::to_string(index) + "]";
 }
 
+Error TooManyTokens(const std::string& field) {
+  return InvalidArgument(field,
+                         "take more than " + std::to_string(MessageLimits::kMaxNumbers) + " tokens in all");
+}
+
 std::vector<int32_t> Ids(const google::protobuf::RepeatedField<int32_t>& field) {
   return {field.begin(), field.end()};
 }
 
-// How texts are encoded.
-struct TextRules {
-  const Tokenizer& tokenizer;
-  int32_t max_path_tokens;
-};
-
-// Encoding takes time that grows with the text, so what could never fit is refused first.
-Status CheckTextLength(const std::string& text, const TextRules& rules, const std::string& field) {
-  const size_t most = static_cast<size_t>(rules.max_path_tokens) * rules.tokenizer.longest_token_bytes();
-  if (text.size() <= most) return {};
-  return InvalidArgument(field, "has " + std::to_string(text.size()) + " bytes, the " +
-                                    std::to_string(rules.max_path_tokens) +
-                                    " tokens of a path hold at most " + std::to_string(most));
-}
-
+// The one way in which texts of requests become tokens. Encoding takes time that grows with the text, so what
+// could never fit is refused first: no token is longer than tokenizer.longest_token_bytes().
 Result<std::vector<int32_t>> EncodeText(const std::string& text, bool is_root, bool parse_special,
                                         const TextRules& rules, const std::string& field) {
-  if (Status status = CheckTextLength(text, rules, field); !status) return status.error();
+  if (rules.cancelled.load()) return Error{ErrorCode::kCancelled, "", "cancelled"};
+  const int64_t most = MaxTextBytes(rules.tokenizer, rules.max_path_tokens);
+  const std::string path_tokens = std::to_string(rules.max_path_tokens);
+  if (static_cast<int64_t>(text.size()) > most) {
+    return InvalidArgument(field, "has " + std::to_string(text.size()) + " bytes, the " + path_tokens +
+                                      " tokens of a path hold at most " + std::to_string(most));
+  }
   const EncodeOptions options{.at_start = is_root,
                               .add_bos = is_root && rules.tokenizer.add_bos_by_default(),
                               .parse_special = parse_special};
   auto ids = rules.tokenizer.Encode(text, options);
-  if (!ids) return InvalidArgument(field, ids.error().message);
+  if (!ids) return Error{ids.error().code, field, ids.error().message};
   if (ids->empty()) return InvalidArgument(field, "holds no token");
+  if (ids->size() > static_cast<size_t>(rules.max_path_tokens)) {
+    return InvalidArgument(
+        field, "takes " + std::to_string(ids->size()) + " tokens, a path holds at most " + path_tokens);
+  }
   return ids;
 }
 
@@ -153,8 +158,7 @@ v1::FinishReason ReasonToProto(FinishReason reason) {
 
 }  // namespace
 
-Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer,
-                              int32_t max_path_tokens, uint64_t seed) {
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const TextRules& rules, uint64_t seed) {
   if (message.nodes().empty()) return InvalidArgument("nodes", "the tree is empty");
   if (message.nodes_size() > kMaxNodesPerRequest) {
     return InvalidArgument("nodes", "must be at most " + std::to_string(kMaxNodesPerRequest));
@@ -166,6 +170,7 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
   request.return_prompt_ids = message.return_prompt_ids();
   request.return_logprobs = message.return_logprobs();
 
+  int64_t tokens = 0;
   std::unordered_map<std::string, int32_t> index_of_id;
   for (int i = 0; i < message.nodes_size(); ++i) {
     const v1::TreeNode& node = message.nodes(i);
@@ -193,8 +198,10 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenize
     }
     switch (node.content_case()) {
       case v1::TreeNode::kGiven: {
-        auto given = GivenFromProto(node.given(), i == 0, {tokenizer, max_path_tokens}, path + ".given");
+        auto given = GivenFromProto(node.given(), i == 0, rules, path + ".given");
         if (!given) return given.error();
+        tokens += static_cast<int64_t>(given->token_ids.size());
+        if (tokens > MessageLimits::kMaxNumbers) return TooManyTokens("nodes");
         spec.content = std::move(*given);
         break;
       }
@@ -247,9 +254,7 @@ std::string ContinuationField(const v1::ScoreRequest& message, int i) {
 
 }  // namespace
 
-Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const Tokenizer& tokenizer,
-                              int32_t max_path_tokens) {
-  const TextRules rules{tokenizer, max_path_tokens};
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const TextRules& rules) {
   if (Status status = CheckContinuationCount(message); !status) return status.error();
   auto prompt = ScorePrompt(message, rules);
   if (!prompt) return prompt.error();
@@ -263,10 +268,13 @@ Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const Tokenizer& 
     if (ids.empty()) return InvalidArgument(field + ".ids", "the continuation is empty");
     request.nodes.push_back({field, 0, GivenSpec{Ids(ids), true, message.top_logprobs()}});
   }
+  int64_t tokens = 0;
   for (int i = 0; i < message.continuation_texts_size(); ++i) {
     const std::string field = ContinuationField(message, i);
     auto ids = EncodeText(message.continuation_texts(i), false, message.parse_special(), rules, field);
     if (!ids) return ids.error();
+    tokens += static_cast<int64_t>(ids->size());
+    if (tokens > MessageLimits::kMaxNumbers) return TooManyTokens("continuation_texts");
     request.nodes.push_back({field, 0, GivenSpec{std::move(*ids), true, message.top_logprobs()}});
   }
   return request;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -11,17 +12,21 @@
 
 namespace espalier {
 
+// How the texts of a request are encoded.
+struct TextRules {
+  const Tokenizer& tokenizer;
+  int32_t max_path_tokens;
+  // Looked at between texts: set it, and encoding ends with kCancelled.
+  const std::atomic<bool>& cancelled;
+};
+
 // Translates a request, encoding its texts. `seed` is used where the request has none. Checks what only the
-// message can show (a node without content, ids that name no earlier node, unknown enum values), and refuses
-// a text that is too long for `max_path_tokens` before it is encoded: no token is longer than
-// tokenizer.longest_token_bytes(). The rest is ValidateTreeRequest's. Errors are kInvalidArgument and name
-// the field.
-Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const Tokenizer& tokenizer,
-                              int32_t max_path_tokens, uint64_t seed);
+// message can show (a node without content, ids that name no earlier node, unknown enum values) and the size
+// of texts. The rest is ValidateTreeRequest's. Errors are kInvalidArgument and name the field; or kCancelled.
+Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const TextRules& rules, uint64_t seed);
 
 // The prompt as the root and a scored given node for each continuation; texts as above.
-Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const Tokenizer& tokenizer,
-                              int32_t max_path_tokens);
+Result<TreeRequest> FromProto(const v1::ScoreRequest& message, const TextRules& rules);
 
 // The engine's errors name nodes of the tree; the client of Score knows prompt and continuations.
 Error WithScoreField(Error error, const v1::ScoreRequest& message);

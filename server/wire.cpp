@@ -1,64 +1,26 @@
 #include "server/wire.h"
 
-#include <google/protobuf/descriptor.h>
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/wire_format_lite.h>
+#include <memory>
+#include <string>
 
-#include <map>
-#include <optional>
-#include <vector>
-
-#include "model/tokenizer/utf8.h"
+#include "server/message_stream.h"
 
 namespace espalier {
 namespace {
 
-using google::protobuf::Descriptor;
-using google::protobuf::FieldDescriptor;
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedInputStream;
-
-constexpr int kMaxDepth = 64;
-
-std::string ToText(const grpc::ByteBuffer& bytes) {
-  std::vector<grpc::Slice> slices;
-  std::string text;
-  if (!bytes.Dump(&slices).ok()) return text;
-  text.reserve(bytes.Length());
-  for (const grpc::Slice& slice : slices) {
-    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+Status CheckState(MessageStream::State state) {
+  switch (state) {
+    case MessageStream::State::kSound:
+      return {};
+    case MessageStream::State::kTooLarge:
+      return Error{ErrorCode::kResourceExhausted, "",
+                   "the message has more than " + std::to_string(kMaxMessageBytes) + " bytes when inflated"};
+    case MessageStream::State::kDamaged:
+      return InvalidArgument("", "the compressed message is damaged");
+    case MessageStream::State::kUnsupported:
+      return Error{ErrorCode::kUnimplemented, "", "messages may be compressed with gzip or deflate only"};
   }
-  return text;
-}
-
-// Walks an encoded message and returns the path of the first string field that is not UTF-8.
-std::optional<std::string> FindInvalidText(std::string_view encoded, const Descriptor& type, int depth) {
-  if (depth > kMaxDepth) return std::nullopt;
-  CodedInputStream in(reinterpret_cast<const uint8_t*>(encoded.data()), static_cast<int>(encoded.size()));
-  std::map<int, int> seen;  // occurrences of each field number so far
-  while (const uint32_t tag = in.ReadTag()) {
-    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
-    const bool is_delimited =
-        WireFormatLite::GetTagWireType(tag) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
-    if (field == nullptr || !is_delimited) {
-      if (!WireFormatLite::SkipField(&in, tag)) return std::nullopt;
-      continue;
-    }
-    uint32_t length = 0;
-    if (!in.ReadVarint32(&length)) return std::nullopt;
-    const int begin = in.CurrentPosition();
-    if (!in.Skip(static_cast<int>(length))) return std::nullopt;
-    const std::string_view content = encoded.substr(static_cast<size_t>(begin), length);
-    std::string path = field->name();
-    if (field->is_repeated()) path += "[" + std::to_string(seen[field->number()]++) + "]";
-    if (field->type() == FieldDescriptor::TYPE_STRING && FindInvalidUtf8(content) != std::string_view::npos)
-      return path;
-    if (field->type() == FieldDescriptor::TYPE_MESSAGE) {
-      if (auto inner = FindInvalidText(content, *field->message_type(), depth + 1))
-        return path + "." + *inner;
-    }
-  }
-  return std::nullopt;
+  return {};
 }
 
 }  // namespace
@@ -97,18 +59,23 @@ grpc::Status ToStatus(const Error& error) {
   return {code, error.ToString()};
 }
 
-Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message) {
-  const std::string encoded = ToText(bytes);
-  if (message.ParseFromString(encoded)) return {};
-  if (auto path = FindInvalidText(encoded, *message.GetDescriptor(), 0)) {
-    return InvalidArgument(*path, "not valid UTF-8");
-  }
+Status ParseMessage(grpc::ByteBuffer& bytes, const MessageLimits& limits,
+                    google::protobuf::Message& message) {
+  std::unique_ptr<MessageStream> stream = MessageStream::Open(bytes);
+  const Status checked = CheckEncoded(*stream, *message.GetDescriptor(), limits);
+  if (Status sound = CheckState(stream->state()); !sound) return sound;
+  if (!checked) return checked;
+  stream = MessageStream::Open(bytes);
+  if (message.ParseFromZeroCopyStream(stream.get())) return {};
   return InvalidArgument("", "the request is not an encoded " + message.GetDescriptor()->full_name());
 }
 
+// gRPC's own slices end the process where there is no memory.
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {
-  std::string encoded = message.SerializeAsString();
-  const grpc::Slice slice(encoded);
+  auto encoded = std::make_unique<std::string>(message.SerializeAsString());
+  const auto destroy = [](void* text) { delete static_cast<std::string*>(text); };
+  const grpc::Slice slice(encoded->data(), encoded->size(), destroy, encoded.get());
+  encoded.release();  // it belongs to the slice
   return {&slice, 1};
 }
 

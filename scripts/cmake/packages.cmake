@@ -1,5 +1,5 @@
 # Libraries beside those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
-# once. Targets: protobuf::libprotobuf, gRPC::grpc++, nlohmann_json::nlohmann_json,
+# once. Targets: protobuf::libprotobuf, gRPC::grpc++, ZLIB::ZLIB, nlohmann_json::nlohmann_json,
 # spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2,
 # PkgConfig::UTF8PROC; with
 # ESPALIER_DEVICE_ONLY nlohmann_json::nlohmann_json and CLI11::CLI11 alone.
@@ -37,6 +37,10 @@ if(NOT gRPC_FOUND)
   list(APPEND missing "gRPC: libgrpc++-dev")
 elseif(NOT TARGET gRPC::grpc_cpp_plugin)
   list(APPEND missing "gRPC's protoc plugin: protobuf-compiler-grpc")
+endif()
+find_package(ZLIB QUIET)
+if(NOT ZLIB_FOUND)
+  list(APPEND missing "zlib: zlib1g-dev")
 endif()
 find_package(spdlog CONFIG QUIET)
 if(NOT spdlog_FOUND)

@@ -3,6 +3,7 @@
 // of its range, or answered: with tokens of the vocabulary, finite log-probabilities, greedily where nothing
 // else is left to draw. ESPALIER_FUZZ_REQUESTS: how many for each backend; ESPALIER_FUZZ_SECONDS: or for how
 // long; ESPALIER_TEST_SEED repeats a run.
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -265,7 +266,7 @@ class Fuzzer {
   Result<std::shared_ptr<Sink>> Submit(const v1::GenerateRequest& message) {
     v1::GenerateRequest parsed;  // as from the wire
     REQUIRE(parsed.ParseFromString(message.SerializeAsString()));
-    auto request = FromProto(parsed, *tokenizer_, kMaxPositions, 0);
+    auto request = FromProto(parsed, {*tokenizer_, kMaxPositions, not_cancelled_}, 0);
     if (!request) return request.error();
     auto sink = std::make_shared<Sink>();
     const auto id = engine_->Submit(std::move(*request), sink);
@@ -330,6 +331,7 @@ class Fuzzer {
   }
 
   std::shared_ptr<const Tokenizer> tokenizer_;
+  const std::atomic<bool> not_cancelled_{false};
   std::unique_ptr<Engine> engine_;
   std::vector<Sent> batch_;
   int64_t answered_ = 0;

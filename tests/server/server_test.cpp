@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cmath>
 #include <map>
 #include <string>
@@ -154,7 +155,8 @@ TEST_CASE("an answer has no more bytes than its request was counted with") {
   verdict.mutable_given()->set_score(true);
   verdict.mutable_given()->set_top_logprobs(20);
   const EngineLimits& limits = server.server().engine().limits();
-  const auto tree = FromProto(request, **tokenizer, limits.max_path_tokens, 1);
+  const std::atomic<bool> not_cancelled{false};
+  const auto tree = FromProto(request, {**tokenizer, limits.max_path_tokens, not_cancelled}, 1);
   REQUIRE(tree.ok());
   const auto bound = static_cast<size_t>(CostOf(*tree, limits).answer_bytes);
   const Generated result = Generate(server.trees(), request);

@@ -12,6 +12,11 @@ std::unique_ptr<Tokenizer> TestTokenizer() {
   return std::move(*tokenizer);
 }
 
+TextRules Rules(const Tokenizer& tokenizer) {
+  static const std::atomic<bool> kNotCancelled{false};
+  return {tokenizer, 512, kNotCancelled};
+}
+
 TEST_CASE("only the root's text begins a sequence; token ids are taken as they are") {
   const auto tokenizer = TestTokenizer();
   v1::GenerateRequest message;
@@ -26,7 +31,7 @@ TEST_CASE("only the root's text begins a sequence; token ids are taken as they a
   ids.set_parent_id("root");
   ids.mutable_given()->mutable_token_ids()->add_ids(9);
 
-  const auto request = FromProto(message, *tokenizer, 512, 42);
+  const auto request = FromProto(message, Rules(*tokenizer), 42);
   REQUIRE(request.ok());
   CHECK(request->seed == 42);
   const auto& root_ids = std::get<GivenSpec>(request->nodes[0].content).token_ids;
@@ -49,9 +54,11 @@ TEST_CASE("a text that no path could hold is refused before it is encoded") {
   below.set_parent_id("root");
   const size_t most = 512 * tokenizer->longest_token_bytes();
   below.mutable_given()->set_text(std::string(most, 'x'));
-  CHECK(FromProto(message, *tokenizer, 512, 0).ok());  // its tokens are counted by ValidateTreeRequest
+  const auto counted = FromProto(message, Rules(*tokenizer), 0);
+  REQUIRE_FALSE(counted.ok());
+  CHECK(counted.error().ToString().rfind("nodes[1].given.text: takes ", 0) == 0);
   below.mutable_given()->set_text(std::string(most + 1, 'x'));
-  const auto refused = FromProto(message, *tokenizer, 512, 0);
+  const auto refused = FromProto(message, Rules(*tokenizer), 0);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().field == "nodes[1].given.text");
   CHECK(refused.error().message.rfind("has " + std::to_string(most + 1) + " bytes", 0) == 0);
@@ -66,7 +73,7 @@ TEST_CASE("defaults of a generate directive are those that the proto states") {
   node.set_id("g");
   node.set_parent_id("root");
   node.mutable_generate();
-  const auto request = FromProto(message, *tokenizer, 512, 0);
+  const auto request = FromProto(message, Rules(*tokenizer), 0);
   REQUIRE(request.ok());
   const auto& generate = std::get<GenerateSpec>(request->nodes[1].content);
   CHECK(generate.branches == 1);

@@ -8,6 +8,10 @@
 namespace espalier {
 namespace {
 
+Status Parse(grpc::ByteBuffer bytes, v1::GenerateRequest& message) {
+  return ParseMessage(bytes, MessageLimits(), message);
+}
+
 grpc::ByteBuffer ToBuffer(const std::string& bytes) {
   const grpc::Slice slice(bytes);
   return {&slice, 1};
@@ -27,13 +31,13 @@ TEST_CASE("a message survives the wire") {
   v1::GenerateRequest request;
   request.add_nodes()->mutable_given()->set_text("grüße");
   v1::GenerateRequest parsed;
-  REQUIRE(ParseMessage(SerializeMessage(request), parsed).ok());
+  REQUIRE(Parse(SerializeMessage(request), parsed).ok());
   CHECK(parsed.nodes(0).given().text() == "grüße");
 }
 
 TEST_CASE("text that is not UTF-8 is named by its field") {
   v1::GenerateRequest parsed;
-  const Status status = ParseMessage(ToBuffer(EncodedWithText("ab", "\xff\xfe")), parsed);
+  const Status status = Parse(ToBuffer(EncodedWithText("ab", "\xff\xfe")), parsed);
   REQUIRE_FALSE(status.ok());
   CHECK(status.error().code == ErrorCode::kInvalidArgument);
   CHECK(status.error().field == "nodes[1].given.text");
@@ -43,7 +47,7 @@ TEST_CASE("bytes that are no message are refused without a field") {
   v1::GenerateRequest parsed;
   for (const std::string& bytes :
        {std::string("\x0a\xff"), std::string("\x0a\x05x"), std::string(100, '\x0b')}) {
-    const Status status = ParseMessage(ToBuffer(bytes), parsed);
+    const Status status = Parse(ToBuffer(bytes), parsed);
     REQUIRE_FALSE(status.ok());
     CHECK(status.error().code == ErrorCode::kInvalidArgument);
     CHECK(status.error().message.find("espalier.v1.GenerateRequest") != std::string::npos);

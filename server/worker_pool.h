@@ -1,0 +1,79 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace espalier {
+
+// Threads for what a call costs before the engine has it (inflating, parsing, encoding texts), so that gRPC's
+// own stay free for everybody else's messages. Peers take turns; one that waits alone has all threads but
+// one, so that a newcomer waits for nobody's work. What waits is bounded in bytes: a peer may hold as many as
+// are still free, so that one alone fills half of the room and there is some for the next.
+class WorkerPool {
+ public:
+  class Job {
+   public:
+    virtual void Run() = 0;
+
+   protected:
+    ~Job() = default;
+  };
+
+  // At least two threads.
+  WorkerPool(int threads, int64_t max_bytes);
+  // Nothing waits any more: every call has ended.
+  ~WorkerPool();
+
+  // Has Run() called by a thread of the pool. `job` lives until then, or until Remove, and costs `bytes`
+  // while it waits. False: there is no room. Thread-safe, as all of these. Throws std::bad_alloc, and then
+  // has not taken it.
+  bool Add(const std::string& peer, int64_t bytes, Job* job);
+  // Takes back what has not begun. False: it has, or was never added.
+  bool Remove(const Job* job);
+
+  // About when what waits now will have been worked off.
+  int64_t RetryAfterMs() const;
+
+ private:
+  struct Waiting {
+    Job* job = nullptr;
+    int64_t bytes = 0;
+  };
+  struct Peer {
+    std::deque<Waiting> waiting;
+    int64_t bytes = 0;  // of these
+    int running = 0;
+
+    bool idle() const { return waiting.empty() && running == 0; }
+  };
+  using Peers = std::map<std::string, Peer>;
+
+  void Run();
+  void Stop();
+  Peers::iterator FindRoom(const std::string& peer, int64_t bytes);
+  void Count(Peers::iterator peer, int64_t bytes);
+  Peers::iterator Next();
+  Waiting Take(Peers::iterator peer);
+
+  const int64_t max_bytes_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Peers peers_;                       // those that are not idle
+  std::list<Peers::iterator> turns_;  // those with anything waiting, next first
+  int64_t bytes_ = 0;                 // of all peers
+  int64_t waiting_jobs_ = 0;
+  int idle_threads_ = 0;
+  double job_us_ = 10'000.0;  // what one takes, of late
+  bool stopping_ = false;
+  std::vector<std::jthread> threads_;  // last: they run when everything else is there
+};
+
+}  // namespace espalier
