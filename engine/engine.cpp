@@ -8,6 +8,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -31,6 +32,11 @@ int64_t NowUs() {
 
 Error StoppingError() { return {ErrorCode::kUnavailable, "", "the server is stopping"}; }
 Error FailedError() { return {ErrorCode::kUnavailable, "", "the device has failed: restart the server"}; }
+Error ExhaustedError() {
+  return {ErrorCode::kUnavailable, "", "the engine has run out of memory: restart the server"};
+}
+// Short enough to need no memory itself.
+Error OutOfMemoryError() { return {ErrorCode::kResourceExhausted, "", "out of memory"}; }
 
 // The recent rate at which waiting requests are started.
 class StartRate {
@@ -102,7 +108,11 @@ class EngineThread final : public Engine {
     int64_t first_token_us = 0;
     bool started = false;
   };
-  using Command = std::function<void()>;
+  // What the thread does next. That of Submit has the sink, which hears of it where the thread cannot.
+  struct Command {
+    std::function<void()> run;
+    std::shared_ptr<TreeEventSink> sink = nullptr;
+  };
 
   static EngineLimits LimitsOf(const EngineOptions& options, const ModelInfo& info) {
     return {.max_branches = options.max_branches,
@@ -126,12 +136,15 @@ class EngineThread final : public Engine {
 
   Status CheckRoom(const std::string& peer) const;
   Error QueueFullError() const;
-  void MakeRoomFor(const std::string& peer);
+  Command MakeRoom(uint64_t id);
+  void ReserveCommands(size_t more);
 
   // Runs on the engine's thread, between steps; returns when it has run. False: the thread has ended.
   bool RunBetweenSteps(const std::function<void()>& action) const;
 
   void Run();
+  void RunSteps();
+  void Abandon(const Error& error);
   bool TakeCommands();
   void IssueSteps();
   void CommitStep();
@@ -168,6 +181,7 @@ class EngineThread final : public Engine {
   std::vector<std::pair<std::string, std::weak_ptr<TreeEventSink>>> unread_;
   std::map<std::string, int32_t> unread_of_;
   std::deque<int64_t> step_begin_us_;  // of steps in flight
+  std::vector<Command> taken_;         // being run, last first
   bool failed_ = false;
 
   EngineStats published_;      // under mutex_
@@ -187,7 +201,7 @@ Status CheckStopStrings(const TreeRequest& request) {
 
 // Whether one more request of the peer is taken. Under the lock.
 Status EngineThread::CheckRoom(const std::string& peer) const {
-  if (failure_) return FailedError();
+  if (failure_) return failure_->code == ErrorCode::kResourceExhausted ? ExhaustedError() : FailedError();
   if (closed_) return StoppingError();
   if (waiting_.size() < options_.max_queued_requests || waiting_.WhoGivesWayTo(peer)) return {};
   return QueueFullError();
@@ -199,16 +213,16 @@ Error EngineThread::QueueFullError() const {
               std::to_string(start_rate_.NextMs(NowUs())) + " ms"};
 }
 
-// Under the lock. A request that has been started by the time that it is to give way goes on.
-void EngineThread::MakeRoomFor(const std::string& peer) {
-  if (waiting_.size() < options_.max_queued_requests) return;
-  const uint64_t id = *waiting_.WhoGivesWayTo(peer);
-  const Error reason = QueueFullError();
-  waiting_.Remove(id);
-  commands_.emplace_back([this, id, reason] {
+// What ends a request that gives way to another. One that has been started by then goes on.
+EngineThread::Command EngineThread::MakeRoom(uint64_t id) {
+  return {[this, id, reason = QueueFullError()] {
     const auto client = clients_.find(id);
     if (client != clients_.end() && !client->second.started) scheduler_.Abort(id, reason);
-  });
+  }};
+}
+
+void EngineThread::ReserveCommands(size_t more) {
+  if (commands_.capacity() - commands_.size() < more) commands_.reserve(2 * commands_.size() + more);
 }
 
 Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) {
@@ -231,14 +245,25 @@ Result<uint64_t> EngineThread::Submit(TreeRequest request, std::shared_ptr<TreeE
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const Status taken = CheckRoom(client.peer); !taken.ok()) return taken.error();
-    MakeRoomFor(client.peer);
-    ++active_;
-    id = next_id_++;
+    // What needs memory comes first: where there is none, nothing has changed.
+    ReserveCommands(2);
+    std::optional<uint64_t> gives_way;
+    if (waiting_.size() >= options_.max_queued_requests) gives_way = waiting_.WhoGivesWayTo(client.peer);
+    std::optional<Command> room;
+    if (gives_way) room = MakeRoom(*gives_way);
+    id = next_id_;
+    Command submit{[this, id, client, prepared] {
+                     clients_.emplace(id, client);
+                     taken_.back().sink.reset();  // it hears as a client from here on
+                     scheduler_.Submit(id, prepared);
+                   },
+                   client.sink};
     waiting_.Add(id, client.peer);
-    commands_.emplace_back([this, id, client, prepared] {
-      clients_.emplace(id, client);
-      scheduler_.Submit(id, prepared);
-    });
+    if (gives_way) waiting_.Remove(*gives_way);
+    if (room) commands_.push_back(*std::move(room));
+    commands_.push_back(std::move(submit));
+    ++next_id_;
+    ++active_;
   }
   wake_.notify_one();
   return id;
@@ -248,7 +273,7 @@ void EngineThread::Cancel(uint64_t request_id) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (thread_ended_) return;
-    commands_.emplace_back([this, request_id] { scheduler_.Cancel(request_id); });
+    commands_.push_back({[this, request_id] { scheduler_.Cancel(request_id); }});
   }
   wake_.notify_one();
 }
@@ -261,19 +286,23 @@ EngineStats EngineThread::Stats() const {
 }
 
 bool EngineThread::RunBetweenSteps(const std::function<void()>& action) const {
-  auto done = std::make_shared<std::promise<void>>();
-  std::future<void> future = done->get_future();
+  auto done = std::make_shared<std::promise<bool>>();
+  std::future<bool> future = done->get_future();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (thread_ended_) return false;
-    commands_.emplace_back([&action, done] {
+    commands_.push_back({[&action, done] {
       action();
-      done->set_value();
-    });
+      done->set_value(true);
+    }});
   }
+  done.reset();  // a command that is dropped breaks its promise
   wake_.notify_one();
-  future.wait();
-  return true;
+  try {
+    return future.get();
+  } catch (const std::future_error&) {
+    return false;
+  }
 }
 
 TreeSnapshot EngineThread::Snapshot() const {
@@ -296,11 +325,11 @@ void EngineThread::Drain(int64_t timeout_us) {
   closed_ = true;
   const auto all_ended = [this] { return active_ == 0; };
   if (ended_.wait_for(lock, std::chrono::microseconds(timeout_us), all_ended)) return;
-  commands_.emplace_back([this] {
+  commands_.push_back({[this] {
     std::vector<uint64_t> ids;
     for (const auto& [id, client] : clients_) ids.push_back(id);
     for (const uint64_t id : ids) scheduler_.Abort(id, StoppingError());
-  });
+  }});
   wake_.notify_one();
   ended_.wait(lock, all_ended);
 }
@@ -323,6 +352,48 @@ void EngineThread::OnFailure(std::function<void(const Error&)> handler) {
 // The thread.
 
 void EngineThread::Run() {
+  try {
+    RunSteps();
+  } catch (const std::bad_alloc&) {
+    Abandon(OutOfMemoryError());
+  }
+}
+
+// There was no memory for the scheduler's own state, which may be half changed: it is not touched any more.
+// Every request ends, and the thread; nothing here asks for memory, but for the handler. Sinks pass over what
+// comes after their last event.
+void EngineThread::Abandon(const Error& error) {
+  std::vector<Command> commands;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+    thread_ended_ = true;
+    failure_ = error;
+    commands.swap(commands_);
+  }
+  for (const auto& [id, client] : clients_) client.sink->OnEvent(error);
+  for (const std::vector<Command>* unheard : {&taken_, &commands}) {
+    for (const Command& command : *unheard) {
+      if (command.sink != nullptr) command.sink->OnEvent(error);
+    }
+  }
+  clients_.clear();
+  taken_.clear();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    active_ = 0;
+    published_.requests_active = 0;
+    published_.requests_queued = 0;
+  }
+  ended_.notify_all();
+  const std::lock_guard<std::mutex> one_at_a_time(handler_mutex_);
+  try {
+    if (const auto handler = std::exchange(on_failure_, nullptr)) handler(error);
+  } catch (const std::bad_alloc&) {  // new requests are refused all the same
+  }
+}
+
+void EngineThread::RunSteps() {
   while (TakeCommands()) {
     if (!failed_) IssueSteps();
     PublishAndDeliver();
@@ -341,7 +412,6 @@ void EngineThread::Run() {
 
 // Waits for something to do. False: stop.
 bool EngineThread::TakeCommands() {
-  std::vector<Command> commands;
   bool stop = false;
   {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -351,11 +421,15 @@ bool EngineThread::TakeCommands() {
       wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
       published_.idle_us += NowUs() - std::exchange(idle_since_us_, 0);
     }
-    commands = std::exchange(commands_, {});
+    taken_.swap(commands_);
     stop = stopping_;
     thread_ended_ = stop;  // commands taken here are the last ones
   }
-  for (const Command& command : commands) command();
+  std::reverse(taken_.begin(), taken_.end());
+  while (!taken_.empty()) {
+    taken_.back().run();
+    taken_.pop_back();
+  }
   ReleaseRead();
   if (failed_ && !scheduler_.idle()) scheduler_.FailAll(FailedError());
   return !stop;

@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "server/out_of_memory.h"
 #include "server/wire.h"
 
 namespace espalier {
@@ -93,24 +94,41 @@ void GenerateQueue::WriteDone(bool ok) {
   Send();
 }
 
+// On the engine's thread, where nothing may throw.
 void GenerateQueue::OnEvent(TreeEvent event) {
   bool list = false;
   int64_t uncounted = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (ends_early_) return;
-    if (const Error* error = std::get_if<Error>(&event)) {
-      final_ = ToStatus(*error);
-    } else {
-      if (std::holds_alternative<TreeFinished>(event)) final_ = grpc::Status::OK;
-      if (!broken_) Keep(std::move(event));
+    if (ends_early_ || final_) return;
+    const Status kept = CatchOutOfMemory([&]() -> Status {
+      const bool ends = std::holds_alternative<TreeFinished>(event);
+      if (const Error* error = std::get_if<Error>(&event)) {
+        final_ = ToStatus(*error);
+      } else if (!broken_) {
+        Keep(std::move(event));
+      }
+      if (ends) final_ = grpc::Status::OK;
+      return {};
+    });
+    if (!kept) {  // what waits would have a gap
+      Break();
+      final_ = ToStatus(kept.error());
     }
     uncounted = TakeUncounted();
     list = !writing_ && !listed_;
     listed_ = listed_ || list;
   }
-  if (list) outbox_.List(shared_from_this());
+  if (list) List();
   unread_->Add(uncounted);
+}
+
+void GenerateQueue::List() {
+  const Status listed = CatchOutOfMemory([this]() -> Status {
+    outbox_.List(shared_from_this());
+    return {};
+  });
+  if (!listed) Send();
 }
 
 bool GenerateQueue::HasUnread() const {
@@ -133,7 +151,13 @@ void GenerateQueue::EndEarly(const std::string& why) {
     listed_ = true;
   }
   unread_->Add(uncounted);
-  outbox_.List(shared_from_this());
+  const Status listed = CatchOutOfMemory([this]() -> Status {
+    outbox_.List(shared_from_this());
+    return {};
+  });
+  if (listed) return;
+  const std::lock_guard lock(mutex_);
+  listed_ = false;  // the next event or write lists it
 }
 
 // Nothing more is written but the status.
@@ -219,11 +243,14 @@ void GenerateQueue::Send() {
   if (gives_up) reader_->GiveUp();
   if (cuts) reader_->Cut();
   if (next) {
-    Write(SerializeMessage(Encode(std::move(*next))));
-  } else if (status) {
-    ended_ = true;
-    reader_->End(*status);
+    const Result<grpc::ByteBuffer> message = CatchOutOfMemory(
+        [&] { return Result<grpc::ByteBuffer>(SerializeMessage(Encode(std::move(*next)))); });
+    if (message) return Write(*message);
+    status = ToStatus(message.error());
   }
+  if (!status) return;
+  ended_ = true;
+  reader_->End(*status);
 }
 
 // Nothing else is written meanwhile.

@@ -76,6 +76,7 @@ class GenerateQueue final : public TreeEventSink,
   void Keep(TreeEvent event);
   void Wait(TreeEvent event);
   void Break();
+  void List();
   void EndEarly(const std::string& why);
   int64_t BytesOf(const TreeEvent& event) const;
   int64_t TakeUncounted();
@@ -102,7 +103,8 @@ class GenerateQueue final : public TreeEventSink,
   bool listed_ = false;  // in the outbox
   bool writing_ = false;
   int64_t writing_bytes_ = 0;
-  bool broken_ = false;  // the client is gone, or has let too much wait: nothing more is written
+  bool broken_ =
+      false;  // the client is gone, lets too much wait, or memory is short: nothing more is written
   bool ends_early_ = false;
   bool cut_ = false;  // the write under way is not waited for
 };

@@ -6,6 +6,7 @@
 namespace espalier {
 
 UnreadAnswers::Answer::~Answer() {
+  if (!counted_) return;
   const std::lock_guard lock(all_->mutex_);
   const auto peer = all_->peers_.find(peer_);
   all_->bytes_ -= bytes_;
@@ -19,6 +20,7 @@ std::unique_ptr<UnreadAnswers::Answer> UnreadAnswers::Open(const std::string& pe
   std::unique_ptr<Answer> answer(new Answer(shared_from_this(), peer, std::move(end)));
   const std::lock_guard lock(mutex_);
   peers_[peer].answers.insert(answer.get());
+  answer->counted_ = true;
   return answer;
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <set>
 #include <string>
 
@@ -22,7 +23,12 @@ class UnreadAnswers : public std::enable_shared_from_this<UnreadAnswers> {
    public:
     ~Answer();
     // More of it waits, or less. Not under a lock that the `end` of any answer takes.
-    void Add(int64_t bytes) { all_->Add(this, bytes); }
+    void Add(int64_t bytes) {
+      try {
+        all_->Add(this, bytes);
+      } catch (const std::bad_alloc&) {  // of an answer that has to end: it does when more waits
+      }
+    }
 
    private:
     friend class UnreadAnswers;
@@ -33,6 +39,7 @@ class UnreadAnswers : public std::enable_shared_from_this<UnreadAnswers> {
     const std::shared_ptr<UnreadAnswers> all_;
     const std::string peer_;
     const std::function<void(const std::string&)> end_;
+    bool counted_ = false;  // is in peers_
     int64_t bytes_ = 0;
     int ends_ = 0;
   };

@@ -165,7 +165,7 @@ void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run) {
             .more = {},
             .examples = {{"", "espalier tokenize --text 'numbers 5 8 12 12 target 24'"},
                          {"Without a server:",
-                          "espalier tokenize --tokenizer model/demo --text 'numbers 5 8 12 12 target 24'"}},
+                          "espalier tokenize --tokenizer model/demo --text 'numbers 5 8 12 12'"}},
             .exit_codes = {},
             .see = {}});
   command->callback([options, text, &common, &run] {
