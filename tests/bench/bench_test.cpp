@@ -215,7 +215,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
       {"--heads 4/0", "--heads"},
       {"--heads 4/2/1", "--heads"},
       {"--head-dim 7", "--head-dim"},
-      {"--head-dim 18", "--head-dim"},
+      {"--head-dim 514", "--head-dim"},
       {"--vocab 1", "--vocab"},
       {"--prompt-tokens 0", "--prompt-tokens"},
       {"--prompt-tokens 99999999999", "--prompt-tokens"},
