@@ -121,12 +121,14 @@ Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   const uint64_t file_bytes = (*file)->bytes();
   std::vector<std::byte> beginning(static_cast<size_t>(std::min(kLengthBytes, file_bytes)));
   if (auto status = (*file)->Read(0, beginning); !status.ok()) return status.error();
-  uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, beginning.data(), beginning.size());
-  // Longer ones are refused below, whatever they hold.
-  header_bytes = std::min({header_bytes, file_bytes - beginning.size(), uint64_t{kMaxJsonBytes} + 1});
-  beginning.resize(beginning.size() + static_cast<size_t>(header_bytes));
-  if (auto status = (*file)->Read(0, beginning); !status.ok()) return status.error();
+  if (beginning.size() == kLengthBytes) {
+    uint64_t header_bytes = 0;
+    std::memcpy(&header_bytes, beginning.data(), kLengthBytes);
+    // Longer ones are refused below, whatever they hold.
+    header_bytes = std::min({header_bytes, file_bytes - kLengthBytes, uint64_t{kMaxJsonBytes} + 1});
+    beginning.resize(static_cast<size_t>(kLengthBytes + header_bytes));
+    if (auto status = (*file)->Read(0, beginning); !status.ok()) return status.error();
+  }
   auto parsed = Parse(beginning, file_bytes, path);
   if (parsed) parsed->file_ = std::move(*file);
   return parsed;
