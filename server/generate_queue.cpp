@@ -233,7 +233,7 @@ void GenerateQueue::Send() {
     listed_ = false;
     if (reader_ == nullptr || ended_) return;
     gives_up = ends_early_ && !std::exchange(gave_up_, ends_early_);
-    cuts = cut_ && writing_;
+    cuts = cut_ && writing_ && !std::exchange(was_cut_, true);
     if (!writing_) {
       next = TakeNext();
       writing_ = next.has_value();

@@ -106,7 +106,8 @@ class GenerateQueue final : public TreeEventSink,
   bool broken_ =
       false;  // the client is gone, lets too much wait, or memory is short: nothing more is written
   bool ends_early_ = false;
-  bool cut_ = false;  // the write under way is not waited for
+  bool cut_ = false;      // the write under way is not waited for
+  bool was_cut_ = false;  // the reader has been told to, once
 };
 
 }  // namespace espalier
