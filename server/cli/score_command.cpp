@@ -171,8 +171,8 @@ void AddScore(CLI::App& app, const CommonOptions& common, Run& run) {
            "with alike, is computed once. A continuation's text goes on where the prompt's ends: a space "
            "between them belongs to one of the two, mostly to the continuation.",
        .examples = {{"How likely the model calls a step right:",
-                     "espalier score --prompt 'numbers 5 8 12 12 target 24' --continuation ' ok' "
-                     "--continuation ' no' --label-softmax"},
+                     "espalier score --prompt 'numbers 5 8 12 12 target 24' \\\n"
+                     "--continuation ' ok' --continuation ' no' --label-softmax"},
                     {"By token ids:",
                      "espalier score --prompt-ids 1,5 --continuation-ids 7 --continuation-ids 8,9"}},
        .exit_codes = {},

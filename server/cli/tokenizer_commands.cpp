@@ -160,14 +160,13 @@ void AddTokenize(CLI::App& app, const CommonOptions& common, Run& run) {
       ->excludes(bos);
   command->add_flag("--parse-special", options->parse_special,
                     "Recognise special tokens, such as </s>, in the text");
-  Describe(*command,
-           {.usage = "(--text TEXT | --jsonl) [options]",
-            .more = {},
-            .examples = {{"", "espalier tokenize --text 'numbers 5 8 12 12 target 24'"},
-                         {"Without a server:",
-                          "espalier tokenize --tokenizer model/demo --text 'numbers 5 8 12 12'"}},
-            .exit_codes = {},
-            .see = {}});
+  Describe(*command, {.usage = "(--text TEXT | --jsonl) [options]",
+                      .more = {},
+                      .examples = {{"", "espalier tokenize --text 'numbers 5 8 12 12 target 24'"},
+                                   {"Without a server:",
+                                    "espalier tokenize --tokenizer model/demo --text 'numbers 5 8 12 12'"}},
+                      .exit_codes = {},
+                      .see = {}});
   command->callback([options, text, &common, &run] {
     if (options->jsonl == (text->count() > 0))
       throw CLI::ValidationError("tokenize", "needs --text or --jsonl");

@@ -53,6 +53,15 @@ class Mistakes(unittest.TestCase):
         self.refused(2, "error: --watch: ", "stats", "--watch", "0")
         self.refused(2, "error: --ids: ", "detokenize", "--ids", "3,-4")
 
+    def test_score_says_what_is_missing_or_mixed(self):
+        self.refused(2, "needs --prompt or --prompt-ids", "score", "--continuation", "x")
+        self.refused(2, "needs --prompt or --prompt-ids", "score", "--prompt", "x", "--prompt-ids", "1")
+        self.refused(2, "needs --continuation, --continuation-ids or --jsonl", "score", "--prompt", "x")
+        self.refused(2, "line 2: token ids, and those before it are texts", "score", "--prompt", "x", "--jsonl",
+                     text='"a"\n[1]\n')
+        self.refused(2, "line 1: must be a string or an array", "score", "--prompt", "x", "--jsonl", text="{}\n")
+        self.refused(2, "--bos excludes --continues", "tokenize", "--text", "x", "--continues", "--bos")
+
     def test_the_largest_seed_is_taken(self):
         done = run("generate", "--prompt", "list 5 8 gives", "--seed", str(2**64 - 1), "--json")
         self.assertEqual(json.loads(done.stdout.splitlines()[0])["seed"], 2**64 - 1)
@@ -229,15 +238,6 @@ class Commands(unittest.TestCase):
         ids = "\n".join(json.dumps(score["token_ids"]) for score in scores)
         by_ids, _ = self.score("--prompt", prompt, "--jsonl", text=ids)
         self.assertAlmostEqual(by_ids[0]["sum_logprob"], scores[0]["sum_logprob"], places=4)
-
-    def test_score_says_what_is_missing_or_mixed(self):
-        self.refused(2, "needs --prompt or --prompt-ids", "score", "--continuation", "x")
-        self.refused(2, "needs --prompt or --prompt-ids", "score", "--prompt", "x", "--prompt-ids", "1")
-        self.refused(2, "needs --continuation, --continuation-ids or --jsonl", "score", "--prompt", "x")
-        self.refused(2, "line 2: token ids, and those before it are texts", "score", "--prompt", "x", "--jsonl",
-                     text='"a"\n[1]\n')
-        self.refused(2, "line 1: must be a string or an array", "score", "--prompt", "x", "--jsonl", text="{}\n")
-        self.refused(2, "excludes --bos", "tokenize", "--text", "x", "--continues", "--bos")
 
     def test_a_text_that_continues_has_the_same_tokens_here_and_at_the_server(self):
         local = ["--tokenizer", os.path.join(SOURCE, "model", "demo")]
