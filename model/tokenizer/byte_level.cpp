@@ -1,5 +1,6 @@
 #include "model/tokenizer/byte_level.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -11,8 +12,14 @@ namespace {
 constexpr char32_t kFirstMoved = 0x100;
 constexpr size_t kMovedBytes = 0x21 + 0x22 + 1;  // 0x00 to the space, 0x7F to 0xA0, 0xAD.
 
+// A character in UTF-8, of one byte or two.
+struct Character {
+  std::array<char, 2> bytes{};
+  uint8_t size_bytes = 0;
+};
+
 struct Tables {
-  std::array<std::string, 256> character_of;
+  std::array<Character, 256> character_of;
   std::array<int16_t, kFirstMoved + kMovedBytes> byte_of;  // -1: none.
 };
 
@@ -23,7 +30,11 @@ Tables MakeTables() {
   for (int byte = 0; byte < 256; ++byte) {
     const bool moved = byte <= 0x20 || (byte >= 0x7F && byte <= 0xA0) || byte == 0xAD;
     const char32_t character = moved ? next_moved++ : static_cast<char32_t>(byte);
-    AppendUtf8(character, &tables.character_of[static_cast<size_t>(byte)]);
+    std::string utf8;
+    AppendUtf8(character, &utf8);
+    Character& entry = tables.character_of[static_cast<size_t>(byte)];
+    std::copy(utf8.begin(), utf8.end(), entry.bytes.begin());
+    entry.size_bytes = static_cast<uint8_t>(utf8.size());
     tables.byte_of[character] = static_cast<int16_t>(byte);
   }
   return tables;
@@ -38,7 +49,17 @@ const Tables& GetTables() {
 
 void AppendBytesAsCharacters(std::string_view bytes, std::string* out) {
   const Tables& tables = GetTables();
-  for (const char byte : bytes) out->append(tables.character_of[static_cast<uint8_t>(byte)]);
+  const size_t start = out->size();
+  out->resize(start + 2 * bytes.size());
+  char* end = out->data() + start;
+  // Both bytes are written, whether the second counts or not: no branch.
+  for (const char byte : bytes) {
+    const Character& character = tables.character_of[static_cast<uint8_t>(byte)];
+    end[0] = character.bytes[0];
+    end[1] = character.bytes[1];
+    end += character.size_bytes;
+  }
+  out->resize(static_cast<size_t>(end - out->data()));
 }
 
 std::string CharactersToBytes(std::string_view text) {

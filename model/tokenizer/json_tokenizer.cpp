@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/utf8.h"
 
 namespace espalier {
@@ -194,7 +195,16 @@ Status JsonTokenizer::EncodeSection(std::string_view section, bool is_first, boo
                                     std::vector<int32_t>* ids) const {
   Words words;
   if (Status cut = json_.pre_tokenizer.Run(section, is_first, at_start, &words); !cut) return cut;
-  for (const std::string_view word : words.parts) model_.Encode(word, ids);
+  std::string characters;
+  for (const std::string_view word : words.parts) {
+    if (!words.are_bytes) {
+      model_.Encode(word, ids);
+      continue;
+    }
+    characters.clear();
+    AppendBytesAsCharacters(word, &characters);
+    model_.Encode(characters, ids);
+  }
   return {};
 }
 

@@ -161,7 +161,14 @@ size_t TotalBytes(const std::vector<std::string_view>& parts) {
   return bytes;
 }
 
-Status RunStep(const SplitStep& step, bool /*is_first*/, bool /*at_start*/, Words* words) {
+// Where a step is run.
+struct Place {
+  bool is_first;  // The first word is the start of all that is encoded.
+  bool at_start;
+  bool is_last;  // No step follows.
+};
+
+Status RunStep(const SplitStep& step, const Place& /*place*/, Words* words) {
   std::vector<std::string_view> parts;
   parts.reserve(words->parts.size());
   for (const std::string_view part : words->parts) {
@@ -183,11 +190,11 @@ size_t PlainBytes(std::string_view text, std::string_view mark) {
   return at;
 }
 
-Status RunStep(const MetaspaceStep& step, bool is_first, bool at_start, Words* words) {
+Status RunStep(const MetaspaceStep& step, const Place& place, Words* words) {
   Writer writer(TotalBytes(words->parts) * 3 / 2);
   std::string& out = *writer.text();
-  bool prepends = at_start && (step.prepend == MetaspaceStep::Prepend::kAlways ||
-                               (step.prepend == MetaspaceStep::Prepend::kFirst && is_first));
+  bool prepends = place.at_start && (step.prepend == MetaspaceStep::Prepend::kAlways ||
+                                     (step.prepend == MetaspaceStep::Prepend::kFirst && place.is_first));
   for (std::string_view rest : words->parts) {
     if (prepends && !rest.starts_with(' ') && !rest.starts_with(step.replacement)) out += step.replacement;
     if (step.prepend == MetaspaceStep::Prepend::kFirst) prepends = false;
@@ -206,11 +213,18 @@ Status RunStep(const MetaspaceStep& step, bool is_first, bool at_start, Words* w
   return {};
 }
 
-Status RunStep(const ByteLevelStep& step, bool /*is_first*/, bool at_start, Words* words) {
+Status RunStep(const ByteLevelStep& step, const Place& place, Words* words) {
+  const bool adds_prefix = place.at_start && step.add_prefix_space;
+  if (place.is_last && !adds_prefix) {
+    // Words are written one by one, shortly before they are encoded, while they are in the cache.
+    words->are_bytes = true;
+    if (!step.split) return {};
+    return RunStep(SplitStep{*step.split, SplitBehavior::kIsolated, false}, place, words);
+  }
   Writer writer(TotalBytes(words->parts) * 5 / 4);
   std::string with_space;
   for (std::string_view part : words->parts) {
-    if (at_start && step.add_prefix_space && !part.starts_with(' ')) {
+    if (adds_prefix && !part.starts_with(' ')) {
       with_space.assign(" ").append(part);
       part = with_space;
     }
@@ -299,11 +313,12 @@ bool PreTokenizer::HasMetaspaceFirst() const {
 
 Status PreTokenizer::Run(std::string_view text, bool is_first, bool at_start, Words* words) const {
   words->parts.clear();
+  words->are_bytes = false;
   if (!text.empty()) words->parts.push_back(text);
   for (const PreTokenizerStep& step : steps_) {
     const char* const start = words->parts.empty() ? nullptr : words->parts[0].data();
-    const Status done =
-        std::visit([&](const auto& read) { return RunStep(read, is_first, at_start, words); }, step);
+    const Place place{is_first, at_start, &step == &steps_.back()};
+    const Status done = std::visit([&](const auto& read) { return RunStep(read, place, words); }, step);
     if (!done) return done;
     // A word that was removed may have been the first.
     if (std::holds_alternative<SplitStep>(step)) {

@@ -50,6 +50,7 @@ using PreTokenizerStep = std::variant<SplitStep, MetaspaceStep, ByteLevelStep>;
 struct Words {
   std::vector<std::string_view> parts;
   std::string written;
+  bool are_bytes = false;  // What remains to do: each is to be written in byte characters.
 };
 
 // The pre-tokenizer of a tokenizer.json: cuts text into the words that the model encodes one by one.
