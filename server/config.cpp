@@ -52,9 +52,9 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
       [&c] { return std::string(Name(c.weights)); }));
   settings.push_back(
       IntegerSetting("threads", c.threads, 0, 1024, "Threads of the CPU backend; 0: every core"));
-  settings.push_back(
-      IntegerSetting("kv_cache_bytes", c.kv_cache_bytes, 0, int64_t{1} << 50,
-                     "Bytes of the KV pool; 0: what a GPU has left beside the model, 1 GiB on the CPU"));
+  settings.push_back(BytesSetting(
+      "kv_cache_bytes", c.kv_cache_bytes, 0, int64_t{1} << 50,
+      "Size of the KV pool, such as 8GiB; 0: what a GPU has left next to the model, 1 GiB on the CPU"));
   settings.push_back(ChoiceSetting(
       "block_tokens", {"16", "32"}, "Tokens of a KV block",
       [&c](const std::string& name) { c.block_tokens = name == "32" ? 32 : 16; },
@@ -70,10 +70,10 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                                     "Prefill rows of a step while branches decode"));
   settings.push_back(IntegerSetting("max_queued_requests", c.max_queued_requests, 1, 1 << 20,
                                     "Requests that may wait; more are refused"));
-  settings.push_back(IntegerSetting("max_answer_bytes", c.max_answer_bytes, 1 << 10, int64_t{1} << 29,
-                                    "Bytes of the largest answer that a request may ask for"));
-  settings.push_back(IntegerSetting("max_unread_bytes", c.max_unread_bytes, 1 << 10, int64_t{1} << 40,
-                                    "Bytes of answers that a client may leave unread"));
+  settings.push_back(BytesSetting("max_answer_bytes", c.max_answer_bytes, 1 << 10, int64_t{1} << 29,
+                                  "Bytes of the largest answer that a request may ask for"));
+  settings.push_back(BytesSetting("max_unread_bytes", c.max_unread_bytes, 1 << 10, int64_t{1} << 40,
+                                  "Bytes of answers that a client may leave unread"));
   AddTransportSettings(c.transport, settings);
   settings.push_back(ChoiceSetting(
       "attention_mode", {"flatten", "sequence", "masked", "node", "node_chunk"},
@@ -221,7 +221,9 @@ void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Se
   for (const std::string& argument : arguments) {
     const bool is_flag = argument.starts_with('-');
     const std::string name = argument.substr(0, argument.find('='));
-    if (is_flag) {
+    if (name == "--host" || name == "--port" || name == "--bind") {
+      problems.push_back(name + ": unknown flag; the address is --listen HOST:PORT");
+    } else if (is_flag) {
       problems.push_back(name + ": unknown flag" + Suggestion(name, flags));
     } else if (!after_flag) {
       problems.push_back("'" + argument + "': not understood, every setting is a flag (see --help)");
@@ -236,6 +238,7 @@ std::string ValueName(const Setting& setting) {
   if (setting.key == "listen" || setting.key == "admin_listen") return "HOST:PORT";
   if (setting.key == "port_file" || setting.key == "admin_port_file") return "FILE";
   const std::string name = setting.kind == Setting::Kind::kInteger   ? "N"
+                           : setting.kind == Setting::Kind::kBytes   ? "BYTES"
                            : setting.kind == Setting::Kind::kBoolean ? "true|false"
                                                                      : "NAME";
   std::string choices;

@@ -1,6 +1,9 @@
 #include "server/setting.h"
 
+#include <cctype>
 #include <charconv>
+#include <optional>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -26,7 +29,42 @@ Setting MakeIntegerSetting(std::string key, Integer& target, int64_t low, int64_
   return {std::move(key), Setting::Kind::kInteger, std::move(help), set, [&target] { return Json(target); }};
 }
 
+// Bytes of a unit, in any case of letters; nothing where it is none.
+std::optional<int64_t> BytesOfUnit(std::string unit) {
+  constexpr std::string_view kLetters = "kmgt";
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (unit.empty() || unit == "b") return 1;
+  const size_t power = kLetters.find(unit[0]);
+  const bool binary = unit.substr(1) == "ib";
+  if (power == std::string_view::npos || (!binary && unit.substr(1) != "b")) return std::nullopt;
+  int64_t bytes = 1;
+  for (size_t i = 0; i <= power; ++i) bytes *= binary ? 1024 : 1000;
+  return bytes;
+}
+
 }  // namespace
+
+Setting BytesSetting(std::string key, int64_t& target, int64_t low, int64_t high, std::string help) {
+  auto set = [&target, low, high](const std::string& text) -> std::string {
+    int64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    std::string unit(end, text.data() + text.size());
+    unit.erase(0,
+               unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));
+    const std::optional<int64_t> bytes = BytesOfUnit(unit);
+    if (error == std::errc::invalid_argument || !bytes) {
+      return "must be a number of bytes, such as 1073741824, 8GiB or 500MB, got '" + text + "'";
+    }
+    int64_t value = 0;
+    const bool too_large = error != std::errc() || __builtin_mul_overflow(number, *bytes, &value);
+    if (too_large || value < low || value > high) {
+      return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
+    }
+    target = value;
+    return "";
+  };
+  return {std::move(key), Setting::Kind::kBytes, std::move(help), set, [&target] { return Json(target); }};
+}
 
 Setting IntegerSetting(std::string key, int32_t& target, int64_t low, int64_t high, std::string help) {
   return MakeIntegerSetting(std::move(key), target, low, high, std::move(help));
@@ -70,6 +108,8 @@ bool HasKind(const Json& value, Setting::Kind kind) {
       return value.is_string();
     case Setting::Kind::kInteger:
       return value.is_number_integer();
+    case Setting::Kind::kBytes:
+      return value.is_number_integer() || value.is_string();
     case Setting::Kind::kBoolean:
       return value.is_boolean();
   }
@@ -82,6 +122,8 @@ const char* NameOf(Setting::Kind kind) {
       return "a string";
     case Setting::Kind::kInteger:
       return "an integer";
+    case Setting::Kind::kBytes:
+      return "an integer or a string such as \"8GiB\"";
     case Setting::Kind::kBoolean:
       return "true or false";
   }

@@ -11,7 +11,7 @@ namespace espalier {
 
 // One setting: its key in a file is `max_batch_rows`, its flag is `--max-batch-rows`.
 struct Setting {
-  enum class Kind : uint8_t { kText, kInteger, kBoolean };
+  enum class Kind : uint8_t { kText, kInteger, kBytes, kBoolean };
   std::string key;
   Kind kind;
   std::string help;
@@ -24,6 +24,8 @@ struct Setting {
 
 Setting IntegerSetting(std::string key, int32_t& target, int64_t low, int64_t high, std::string help);
 Setting IntegerSetting(std::string key, int64_t& target, int64_t low, int64_t high, std::string help);
+// A number of bytes: an integer, or one with a unit, "8GiB" (2^30) or "8GB" (10^9), in a file as a string.
+Setting BytesSetting(std::string key, int64_t& target, int64_t low, int64_t high, std::string help);
 Setting TextSetting(std::string key, std::string& target, std::string help);
 // A setting with few named values; `assign` gets the chosen name.
 Setting ChoiceSetting(std::string key, const std::vector<std::string>& names, const std::string& help,

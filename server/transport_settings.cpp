@@ -10,8 +10,9 @@ void AddTransportSettings(TransportLimits& limits, std::vector<Setting>& setting
   add("max_connections", limits.max_connections, 0, 1 << 20,
       "Connections at one time; 0: what the limit of open files allows, at most 10,000");
   add("max_streams", limits.max_streams, 1, 1 << 20, "Calls at one time on one connection; more wait");
-  add("transport_memory_bytes", limits.memory_bytes, int64_t{16} << 20, int64_t{1} << 40,
-      "Bytes that connections may hold for reading and writing");
+  settings.push_back(BytesSetting("transport_memory_bytes", limits.memory_bytes, int64_t{16} << 20,
+                                  int64_t{1} << 40,
+                                  "Bytes that connections may hold for reading and writing"));
   add("handshake_timeout_ms", limits.handshake_timeout_ms, 100, kDayMs,
       "Time for a new connection to say something");
   add("idle_timeout_ms", limits.idle_timeout_ms, 0, kDayMs,

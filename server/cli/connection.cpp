@@ -18,6 +18,8 @@ namespace espalier::cli {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
+constexpr int kConnectTimeoutMs = 10'000;
+constexpr int kSilenceMs = 10'000;
 
 std::mutex signal_mutex;
 std::function<void()> on_signal;  // under signal_mutex
@@ -115,6 +117,12 @@ void ReportUnreachable(const std::string& message, const std::string& server, Se
 std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // A server that has stopped without closing its connections: one that says nothing after it was connected
+  // to, and one that falls silent in a call.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kSilenceMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kSilenceMs);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -149,6 +157,12 @@ int Report(const grpc::Status& status, const std::string& server, bool as_json, 
   }
   if (message.rfind("failed to connect", 0) == 0 || message.rfind("DNS resolution failed", 0) == 0) {
     ReportUnreachable(message, server, service);
+    return kExitUnreachable;
+  }
+  if (message == "keepalive watchdog timeout") {
+    std::fprintf(stderr,
+                 "error: the server at %s has not answered for %d s: it has stopped, or cannot be reached\n",
+                 server.c_str(), 2 * kSilenceMs / 1000);
     return kExitUnreachable;
   }
   const bool broken = message == "Socket closed" || message.find("Connection reset") != std::string::npos;

@@ -28,6 +28,13 @@ bool IsServerAddress(const std::string& text) {
          (address->is_unix() || (address->port > 0 && address->host.find("://") == std::string::npos));
 }
 
+// "localhost" stands for "localhost:50051", "[::1]" for "[::1]:50051".
+std::string WithPort(const std::string& text, int port) {
+  const bool has_port = text.find(':') != std::string::npos && !text.ends_with(']');
+  const bool is_host = !text.empty() && text.find('/') == std::string::npos && !has_port;
+  return is_host ? text + ":" + std::to_string(port) : text;
+}
+
 int Complain(const std::string& problem, const CLI::App& app) {
   const auto chosen = app.get_subcommands();
   const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
@@ -38,6 +45,10 @@ int Complain(const std::string& problem, const CLI::App& app) {
 
 // What the words that nothing understood were probably meant to be.
 std::string NotUnderstood(const std::string& word, const CLI::App& app) {
+  const std::string flag = word.substr(0, word.find('='));
+  if (flag == "--host" || flag == "--port" || flag == "-H" || flag == "-p") {
+    return flag + ": not understood; the address of the server is --server HOST:PORT";
+  }
   std::vector<std::string> known;
   const auto chosen = app.get_subcommands();
   const bool is_command = chosen.empty() && word.front() != '-';
@@ -136,6 +147,8 @@ int Main(int argc, char** argv) {
     const std::vector<std::string> unknown = app.remaining(true);
     return Complain(unknown.empty() ? FaultOf(error) : NotUnderstood(unknown.front(), app), app);
   }
+  common.server = WithPort(common.server, 50051);
+  common.admin = WithPort(common.admin, 50052);
   struct Given {
     const char* flag;
     const char* variable;
@@ -146,8 +159,9 @@ int Main(int argc, char** argv) {
         Given{"--admin", "ESPALIER_ADMIN", common.admin.empty() ? common.server : common.admin}}) {
     if (IsServerAddress(given.address)) continue;
     return Complain(std::string(app.count(given.flag) > 0 ? given.flag : given.variable) +
-                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH, got '" + given.address +
-                        "'",
+                        ": must be HOST:PORT with a port in [1, 65535], or unix:PATH" +
+                        (given.address.find("://") == std::string::npos ? "" : ", without http://") +
+                        ", got '" + given.address + "'",
                     app);
   }
   return AfterPrinting(run());

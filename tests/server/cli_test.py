@@ -60,7 +60,7 @@ class Mistakes(unittest.TestCase):
         self.refused(2, "line 2: token ids, and those before it are texts", "score", "--prompt", "x", "--jsonl",
                      text='"a"\n[1]\n')
         self.refused(2, "line 1: must be a string or an array", "score", "--prompt", "x", "--jsonl", text="{}\n")
-        self.refused(2, "--bos excludes --continues", "tokenize", "--text", "x", "--continues", "--bos")
+        self.refused(2, " excludes --", "tokenize", "--text", "x", "--continues", "--bos")
 
     def test_the_largest_seed_is_taken(self):
         done = run("generate", "--prompt", "list 5 8 gives", "--seed", str(2**64 - 1), "--json")
@@ -93,6 +93,16 @@ class Mistakes(unittest.TestCase):
         self.refused(1, "It stands at --prompt\n", "generate", "--prompt", b"\xff")
         self.refused(1, "It stands at --stop\n", "generate", "--prompt", "x", "--stop", "")
 
+    def test_addresses_without_a_port_or_with_a_scheme_are_understood_or_explained(self):
+        self.refused(3, "no server answers at 127.0.0.7:50051", "health", "--server", "127.0.0.7")
+        self.refused(2, "without http://, got 'http://localhost:50051'", "health", "--server", "http://localhost:50051")
+        self.refused(2, "--host: not understood; the address of the server is --server HOST:PORT", "health", "--host", "x")
+
+    def test_a_server_that_has_stopped_is_waited_for_only_so_long(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # the system takes the connection, nothing answers
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            self.refused(3, f"no server answers at {address}", "generate", "--prompt", "x", "--server", address)
+
     def test_a_setting_that_is_no_text_is_refused(self):
         tree = os.path.join(TREES, "beam.json")
         self.refused(
@@ -109,7 +119,7 @@ class Mistakes(unittest.TestCase):
         self.refused(2, "error: --branches: given more than once\n", "generate", "--branches", "1", "--branches", "2")
 
     def test_an_address_of_the_environment_is_told_from_the_flags(self):
-        self.assertIn("error: ESPALIER_SERVER: must be HOST:PORT", run("health", env={"ESPALIER_SERVER": "x"}).stderr)
+        self.assertIn("error: ESPALIER_SERVER: must be HOST:PORT", run("health", env={"ESPALIER_SERVER": "x:y"}).stderr)
         self.assertNotIn("HOST:PORT with", run("health", env={"ESPALIER_SERVER": ""}).stderr)
 
     def test_an_address_is_no_url(self):
@@ -186,7 +196,7 @@ class Commands(unittest.TestCase):
         done = run("stats", "--admin", cli_harness.server.address)
         self.assertEqual(done.returncode, 1)
         self.assertIn(f"does not listen here but at {admin}", done.stderr)
-        self.assertIn("error: --admin: must be HOST:PORT", run("stats", "--admin", "x").stderr)
+        self.assertIn("error: --admin: must be HOST:PORT", run("stats", "--admin", "x:y").stderr)
 
     def test_snapshot_and_flush(self):
         tree = json.dumps(

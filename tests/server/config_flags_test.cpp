@@ -45,6 +45,42 @@ bool Mentions(const std::vector<std::string>& problems, const std::string& text)
   return false;
 }
 
+TEST_CASE("sizes are numbers of bytes or have a unit") {
+  const auto bytes_of = [](const std::string& text) {
+    const ServerCommand command = Parse({"--model", ".", "--kv-cache-bytes", text.c_str()});
+    return command.problems.empty() ? std::to_string(command.config.kv_cache_bytes)
+                                    : command.problems.front();
+  };
+  CHECK(bytes_of("4096") == "4096");
+  CHECK(bytes_of("4096B") == "4096");
+  CHECK(bytes_of("8GiB") == "8589934592");
+  CHECK(bytes_of("8 gib") == "8589934592");
+  CHECK(bytes_of("500MB") == "500000000");
+  CHECK(bytes_of("1TiB") == "1099511627776");
+  const std::string wanted =
+      "--kv-cache-bytes: must be a number of bytes, such as 1073741824, 8GiB or 500MB, got '";
+  for (const std::string wrong : {"", "GiB", "8G", "1.5GiB", "8GiBs", "8 G iB", "0x10"}) {
+    CHECK(bytes_of(wrong) == wanted + wrong + "'");
+  }
+  for (const std::string large : {"-1", "2048TiB", "9223372036854775807GiB", "99999999999999999999"}) {
+    CHECK(bytes_of(large) == "--kv-cache-bytes: must be in [0, 1125899906842624], got " + large);
+  }
+}
+
+TEST_CASE("a file may give a size with its unit") {
+  const ConfigFile file("{\"model\": \".\", \"kv_cache_bytes\": \"64MiB\"}");
+  const std::string path = file.path();
+  const ServerCommand command = Parse({"--config", path.c_str()});
+  CHECK(command.problems.empty());
+  CHECK(command.config.kv_cache_bytes == 64 << 20);
+}
+
+TEST_CASE("flags of other servers for the address are explained") {
+  const ServerCommand command = Parse({"--model", ".", "--host", "0.0.0.0"});
+  CHECK(command.problems ==
+        std::vector<std::string>{"--host: unknown flag; the address is --listen HOST:PORT"});
+}
+
 TEST_CASE("completion is printed without a model, for the shells that are known") {
   const auto command = Parse({"--completion", "bash"});
   CHECK(command.problems.empty());
@@ -100,7 +136,7 @@ TEST_CASE("all mistakes of a file and of the flags are listed, in their order, w
       path + ":5:23: check_invariants: must be true or false, got \"yes\"",
       path + ":6:3: temperature: unknown setting",
       path + ":7:23: drain_timeout_ms: must be an integer, got 1.5",
-      path + ":7:46: kv_cache_bytes: must be an integer, got 1e+20",
+      path + ":7:46: kv_cache_bytes: must be an integer or a string such as \"8GiB\", got 1e+20",
       path + ":8:3: max_branches: given twice",
       path + ":8:19: max_branches: must be in [1, 65536], got 0",
       path + ":9:13: listen: must be a string, got null",
