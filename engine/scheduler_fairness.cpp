@@ -116,9 +116,20 @@ bool Scheduler::Impl::PreemptOf(int32_t peer) {
   return false;
 }
 
+// Whether, among several peers, this is the request that always goes on.
+bool Scheduler::Impl::IsOldest(const Request& request) const {
+  return peers_.several() && &request == OldestAdmitted();
+}
+
+// Whether it is that one and does not: it has had no row in the last steps.
+bool Scheduler::Impl::IsStarvedOldest(const Request& request) const {
+  constexpr uint64_t kPatience = 4;  // steps
+  return IsOldest(request) && request.last_step + kPatience < tree_.current_step();
+}
+
 // Whether this is the one branch that the oldest request keeps whatever happens.
 bool Scheduler::Impl::IsLastOfOldest(const Request& request, const Branch& branch) const {
-  if (!peers_.several() || &request != OldestAdmitted()) return false;
+  if (!IsOldest(request)) return false;
   return std::all_of(request.in_memory.begin(), request.in_memory.end(),
                      [&](int32_t number) { return number == branch.number; });
 }

@@ -185,6 +185,8 @@ class Scheduler::Impl {
   bool ClaimBlocks(const Request& request, int32_t blocks);
   bool DropIdleLeafOf(int32_t peer);
   bool PreemptOf(int32_t peer);
+  bool IsOldest(const Request& request) const;
+  bool IsStarvedOldest(const Request& request) const;
   bool IsLastOfOldest(const Request& request, const Branch& branch) const;
   bool PreemptForOldest(const Request& request, const Branch& branch);
   const Request* OldestAdmitted() const;

@@ -189,13 +189,15 @@ void Scheduler::Impl::CountCached(Request* request, Branch* run, int32_t cached_
 
 // Sees to it that `blocks` blocks are free. In this order: evict cold prefixes; wait for blocks that steps in
 // flight still read; then others give way. False: not in this step; where the request may take blocks from
-// others, it comes first in the next.
+// others, it comes first in the next. So does the oldest where it has had no row for a while: else others
+// might take, step after step, what was given up for it.
 bool Scheduler::Impl::MakeRoom(Request* request, const Branch& branch, int32_t blocks) {
   while (allocator_.free_blocks() < blocks) {
     if (tree_.Evict(blocks - allocator_.free_blocks()) > 0) continue;
     const bool awaited = allocator_.free_blocks() + allocator_.retiring_blocks() >= blocks;
     if (!awaited && TakeRoom(*request, branch, blocks)) continue;
-    request->comes_first = MayClaim(*request, blocks) || IsLastOfOldest(*request, branch);
+    request->comes_first =
+        MayClaim(*request, blocks) || IsLastOfOldest(*request, branch) || IsStarvedOldest(*request);
     return false;
   }
   request->comes_first = false;

@@ -194,6 +194,13 @@ TEST_CASE("random operations of several peers give the oracle's answers, and eve
   }
 }
 
+// Two peers took from each other, step after step, the block that the oldest request had made them give up.
+TEST_CASE("the oldest request goes on where younger ones of other peers may claim blocks") {
+  HarnessOptions options = SmallPool(2);
+  options.runner.total_blocks = 16;
+  CHECK(RandomOperations(140133080, options, 8).Run(2000).empty());
+}
+
 TEST_CASE("random operations in a pool that holds little more than one path give the oracle's answers") {
   HarnessOptions options = SmallPool(1);
   options.runner.total_blocks = 16;
