@@ -52,7 +52,7 @@ std::string Clean(std::string name) {
 }
 
 constexpr const char* kGguf =
-    "GGUF is not read; a folder in Hugging Face form, with config.json and .safetensors files, is";
+    "GGUF is not read: give a folder in Hugging Face form, with config.json and .safetensors files";
 constexpr const char* kPickle =
     "such files are not read; transformers writes .safetensors files: "
     "from_pretrained(FOLDER), then save_pretrained(NEW_FOLDER)";

@@ -78,7 +78,9 @@ std::string AdviceOn(const grpc::Status& status) {
                  ? "`espalier model` shows the model's limits."
                  : "";
     case grpc::StatusCode::UNIMPLEMENTED:
-      return "This may be another server, or an older one: `espalier model` shows its version.";
+      return message.empty()
+                 ? "This may be another server, an older one, or an address of AdminService alone."
+                 : "";
     default:
       return "";
   }
@@ -105,11 +107,16 @@ void ReportUnreachable(const std::string& message, const std::string& server, Se
         server.c_str(), Printable(WhyUnreachable(message)).c_str());
     return;
   }
-  std::fprintf(stderr,
-               "error: no server answers at %s (%s)\n"
-               "Start one:        espalier-server --model model/demo --listen %s\n"
-               "or name another:  --server HOST:PORT, or the environment variable ESPALIER_SERVER\n",
-               server.c_str(), Printable(WhyUnreachable(message)).c_str(), server.c_str());
+  std::fprintf(stderr, "error: no server answers at %s (%s)\n", server.c_str(),
+               Printable(WhyUnreachable(message)).c_str());
+  const bool is_here =
+      server.starts_with("127.") || server.starts_with("localhost:") || server.starts_with("unix:");
+  if (is_here) {
+    std::fprintf(stderr, "Start one:        espalier-server --model model/demo --listen %s\n",
+                 server.c_str());
+  }
+  std::fprintf(stderr, "%s  --server HOST:PORT, or the environment variable ESPALIER_SERVER\n",
+               is_here ? "or name another:" : "Name another:");
 }
 
 }  // namespace

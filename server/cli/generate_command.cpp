@@ -410,7 +410,7 @@ void AddGenerate(CLI::App& app, const CommonOptions& common, Run& run) {
                      "espalier generate --tree configs/trees/tree_of_thoughts.json"},
                     {"The same search on another problem, for a script:",
                      "espalier generate --tree configs/trees/tree_of_thoughts.json --best \\\n"
-                     "--timeout 30 --set problem.text=$'numbers 5 8 12 12 target 24\\n'"}},
+                     "--timeout 30 --set problem.text=$'numbers 2 5 6 9 target 33\\n'"}},
        .exit_codes =
            "0 done; 1 failed, or not finished within --timeout; 2 wrong usage or file; 3 the server "
            "cannot be reached; 130 interrupted by Ctrl-C.",

@@ -78,7 +78,8 @@ void DescribeProgram(CLI::App& app) {
                     {"A tree file:", "espalier generate --tree configs/trees/tree_of_thoughts.json"},
                     {"What the server does:", "espalier stats --watch"}},
        .exit_codes = {},
-       .see = "Environment: ESPALIER_SERVER stands for --server; NO_COLOR, CLICOLOR_FORCE and COLUMNS "
+       .see = "Environment: ESPALIER_SERVER stands for --server, ESPALIER_ADMIN for --admin; NO_COLOR, "
+              "CLICOLOR_FORCE and COLUMNS "
               "are heeded as usual. The interface: proto/espalier/v1. Tree files: configs/trees."});
 }
 
@@ -105,8 +106,10 @@ int Main(int argc, char** argv) {
   if (const char* server = std::getenv("ESPALIER_SERVER"); server != nullptr && *server != 0) {
     common.server = server;
   }
-  app.add_option("--server", common.server, "Address of the server [$ESPALIER_SERVER, else 127.0.0.1:50051]")
-      ->type_name("HOST:PORT");
+  app.add_option("--server", common.server,
+                 "Address of the server, or unix:PATH; the port may be left out where it is 50051 "
+                 "[$ESPALIER_SERVER, else 127.0.0.1:50051]")
+      ->type_name("HOST[:PORT]");
   if (const char* admin = std::getenv("ESPALIER_ADMIN"); admin != nullptr) common.admin = admin;
   app.add_option(
          "--admin", common.admin,

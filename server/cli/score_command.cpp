@@ -126,7 +126,8 @@ int Score(const ScoreOptions& options, const CommonOptions& common) {
 
 void CheckGiven(const ScoreOptions& options, bool has_prompt) {
   if (has_prompt != options.prompt_ids.empty())
-    throw CLI::ValidationError("score", "needs --prompt or --prompt-ids");
+    throw CLI::ValidationError("score", has_prompt ? "takes only one of --prompt and --prompt-ids"
+                                                   : "needs --prompt or --prompt-ids");
   const int kinds = (options.texts.empty() ? 0 : 1) + (options.ids.empty() ? 0 : 1) + (options.jsonl ? 1 : 0);
   if (kinds != 1)
     throw CLI::ValidationError("score", "needs --continuation, --continuation-ids or --jsonl, one of them");
@@ -171,8 +172,9 @@ void AddScore(CLI::App& app, const CommonOptions& common, Run& run) {
            "with alike, is computed once. A continuation's text goes on where the prompt's ends: a space "
            "between them belongs to one of the two, mostly to the continuation.",
        .examples = {{"How likely the model calls a step right:",
-                     "espalier score --prompt 'numbers 5 8 12 12 target 24' \\\n"
-                     "--continuation ' ok' --continuation ' no' --label-softmax"},
+                     "espalier score \\\n"
+                     "--prompt $'numbers 2 3 8 12 target 31\\n8 * 2 = 16 left 3 12 16 :' \\\n"
+                     "--continuation ' ok' --continuation ' bad' --label-softmax"},
                     {"By token ids:",
                      "espalier score --prompt-ids 1,5 --continuation-ids 7 --continuation-ids 8,9"}},
        .exit_codes = {},

@@ -191,7 +191,7 @@ void AddDetokenize(CLI::App& app, const CommonOptions& common, Run& run) {
           ->type_name("IDS");
   Describe(*command, {.usage = "(--ids IDS | --jsonl) [options]",
                       .more = {},
-                      .examples = {{"", "espalier detokenize --ids 20,30,40"}},
+                      .examples = {{"", "espalier detokenize --ids 503,264,267,399"}},
                       .exit_codes = {},
                       .see = {}});
   command->callback([options, ids, &common, &run] {

@@ -8,10 +8,14 @@ import collections
 import glob
 import json
 import os
+import sys
 import unittest
 
 import cli_harness
-from cli_harness import TREES, run
+from cli_harness import SOURCE, TREES, run
+
+sys.path.insert(0, os.path.join(SOURCE, "scripts"))
+from quickstart_check import countdown_fault  # noqa: E402
 
 
 def grow(tree, *arguments):
@@ -99,11 +103,9 @@ class TreeFiles(unittest.TestCase):
 
     def test_the_problem_can_be_set_and_the_best_path_alone_be_printed(self):
         tree = os.path.join(TREES, "tree_of_thoughts.json")
-        done = run("generate", "--tree", tree, "--best", "--set", "problem.text=numbers 5 8 12 12 target 24\n")
+        done = run("generate", "--tree", tree, "--best", "--set", "problem.text=numbers 2 5 6 9 target 33\n")
         self.assertEqual(done.returncode, 0, done.stderr)
-        lines = done.stdout.splitlines()
-        self.assertEqual(len(lines), 3)
-        self.assertTrue(lines[2].endswith(" left 24 ok"), lines)
+        self.assertIsNone(countdown_fault([2, 5, 6, 9], 33, done.stdout))
 
     def test_a_tree_is_read_from_standard_input(self):
         with open(os.path.join(TREES, "greedy.json"), encoding="utf-8") as file:
