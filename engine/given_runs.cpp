@@ -1,8 +1,8 @@
 #include "engine/given_runs.h"
 
 #include <algorithm>
+#include <map>
 #include <span>
-#include <unordered_map>
 #include <utility>
 
 namespace espalier {
@@ -89,7 +89,7 @@ class Trie {
   }
 
   std::vector<Edge> edges_;
-  std::unordered_map<uint64_t, int32_t> children_;
+  std::map<uint64_t, int32_t> children_;  // by Key; hashes of tokens that a client chose could all be equal
 };
 
 class Planner {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -193,7 +194,7 @@ class KvTree {
   PrefixIndex index_;
   std::set<std::pair<uint64_t, int32_t>> evictable_;  // (last_use, id): unpinned, no children
   std::unordered_map<int32_t, Space> spaces_;
-  std::unordered_map<std::string, int32_t> space_names_;
+  std::map<std::string, int32_t> space_names_;
   int32_t next_space_ = 0;
   uint64_t tick_ = 0;
   uint64_t current_step_ = 0;  // being planned, else the last issued one

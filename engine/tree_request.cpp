@@ -4,8 +4,8 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <set>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 
 #include "engine/tree_cost.h"
@@ -193,7 +193,7 @@ Status CheckNode(const TreeRequest& request, size_t i, const EngineLimits& limit
 }
 
 Status CheckNodes(const TreeRequest& request, const EngineLimits& limits) {
-  std::unordered_set<std::string_view> ids;
+  std::set<std::string_view> ids;
   std::vector<PathState> paths(request.nodes.size());
   for (size_t i = 0; i < request.nodes.size(); ++i) {
     const TreeNodeSpec& node = request.nodes[i];

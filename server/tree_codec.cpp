@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <unordered_map>
+#include <map>
 #include <utility>
 
 #include "server/message_limits.h"
@@ -171,7 +171,7 @@ Result<TreeRequest> FromProto(const v1::GenerateRequest& message, const TextRule
   request.return_logprobs = message.return_logprobs();
 
   int64_t tokens = 0;
-  std::unordered_map<std::string, int32_t> index_of_id;
+  std::map<std::string, int32_t> index_of_id;  // hashes of ids that a client chose could all be equal
   for (int i = 0; i < message.nodes_size(); ++i) {
     const v1::TreeNode& node = message.nodes(i);
     const std::string path = Indexed("nodes", static_cast<size_t>(i));
