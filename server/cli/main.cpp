@@ -109,7 +109,7 @@ int Main(int argc, char** argv) {
   app.add_option("--server", common.server,
                  "Address of the server, or unix:PATH; the port may be left out where it is 50051 "
                  "[$ESPALIER_SERVER, else 127.0.0.1:50051]")
-      ->type_name("HOST[:PORT]");
+      ->type_name("HOST:PORT");
   if (const char* admin = std::getenv("ESPALIER_ADMIN"); admin != nullptr) common.admin = admin;
   app.add_option(
          "--admin", common.admin,

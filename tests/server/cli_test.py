@@ -55,7 +55,7 @@ class Mistakes(unittest.TestCase):
 
     def test_score_says_what_is_missing_or_mixed(self):
         self.refused(2, "needs --prompt or --prompt-ids", "score", "--continuation", "x")
-        self.refused(2, "needs --prompt or --prompt-ids", "score", "--prompt", "x", "--prompt-ids", "1")
+        self.refused(2, "takes only one of --prompt and --prompt-ids", "score", "--prompt", "x", "--prompt-ids", "1")
         self.refused(2, "needs --continuation, --continuation-ids or --jsonl", "score", "--prompt", "x")
         self.refused(2, "line 2: token ids, and those before it are texts", "score", "--prompt", "x", "--jsonl",
                      text='"a"\n[1]\n')
