@@ -25,16 +25,32 @@ thread_local int64_t allocations_left = -1;  // below 0: all succeed
 thread_local bool failed = false;
 }  // namespace
 
-void* operator new(size_t bytes) {
+// All forms but the aligned ones, so that libraries' nothrow and array forms meet their own kind too.
+void* operator new(size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
   if (allocations_left >= 0 && allocations_left-- == 0) {
     failed = true;
-    throw std::bad_alloc();
+    return nullptr;
   }
-  if (void* memory = std::malloc(bytes)) return memory;
+  return std::malloc(bytes);
+}
+void* operator new(size_t bytes) {
+  if (void* memory = operator new(bytes, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
+void* operator new[](size_t bytes) { return operator new(bytes); }
+void* operator new[](size_t bytes, const std::nothrow_t& tag) noexcept { return operator new(bytes, tag); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t /*bytes*/) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t& /*tag*/) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t /*bytes*/) noexcept { std::free(memory); }
+void operator delete[](void* memory, const std::nothrow_t& /*tag*/) noexcept { std::free(memory); }
+
+// Protobuf and SentencePiece lose what they were adding when an allocation throws. What is ours must not.
+extern "C" const char* __lsan_default_suppressions();
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:google::protobuf\nleak:sentencepiece::\n";
+}
 
 namespace espalier::test {
 namespace {
