@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <atomic>
 #include <utility>
 
 #include "server/peer.h"
@@ -66,8 +65,7 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
                                                  const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* response) {
   return ServeUnary<v1::GetStatsRequest>(
-      methods_, context, request, response,
-      [this](const v1::GetStatsRequest& /*message*/, const std::atomic<bool>& /*cancelled*/) {
+      methods_, context, request, response, [this](const v1::GetStatsRequest& /*message*/) {
         return Result<v1::GetStatsResponse>(ToProto(engine_.Stats(), methods_.unread.bytes()));
       });
 }
@@ -77,7 +75,7 @@ grpc::ServerUnaryReactor* AdminService::GetTreeSnapshot(grpc::CallbackServerCont
                                                         grpc::ByteBuffer* response) {
   return ServeUnary<v1::GetTreeSnapshotRequest>(
       methods_, context, request, response,
-      [this, context](const v1::GetTreeSnapshotRequest& message, const std::atomic<bool>& /*cancelled*/) {
+      [this, context](const v1::GetTreeSnapshotRequest& message) {
         if (message.include_tokens())
           spdlog::info("admin     {} takes a snapshot with tokens", PeerOfCall(context->peer()).connection);
         return Result<v1::GetTreeSnapshotResponse>(ToProto(engine_.Snapshot(), message.include_tokens()));
@@ -90,7 +88,7 @@ grpc::ServerUnaryReactor* AdminService::FlushCache(grpc::CallbackServerContext* 
                                                    grpc::ByteBuffer* response) {
   return ServeUnary<v1::FlushCacheRequest>(
       methods_, context, request, response,
-      [this](const v1::FlushCacheRequest& /*message*/, const std::atomic<bool>& /*cancelled*/) {
+      [this](const v1::FlushCacheRequest& /*message*/) {
         v1::FlushCacheResponse flushed;
         flushed.set_blocks_freed(engine_.FlushCache());
         return Result<v1::FlushCacheResponse>(std::move(flushed));

@@ -71,7 +71,7 @@ void Intake::SayWhenToRetry(const grpc::Status& status) {
 }
 
 Status UnaryCall::Begin(grpc::ByteBuffer& bytes) {
-  Result<grpc::ByteBuffer> answer = work_(bytes, cancelled());
+  Result<grpc::ByteBuffer> answer = work_(bytes);
   if (!answer) return answer.error();
   if (answer->Length() > kMaxUncountedAnswerBytes) {
     unread_.emplace(methods().unread, peer(), context());

@@ -73,8 +73,7 @@ class Intake : private WorkerPool::Job {
 class UnaryCall final : public grpc::ServerUnaryReactor, private Intake {
  public:
   // From the message's bytes to the answer's.
-  using Work =
-      std::function<Result<grpc::ByteBuffer>(grpc::ByteBuffer& bytes, const std::atomic<bool>& cancelled)>;
+  using Work = std::function<Result<grpc::ByteBuffer>(grpc::ByteBuffer& bytes)>;
 
   UnaryCall(const MethodContext& methods, grpc::CallbackServerContext& context,
             const grpc::ByteBuffer* request, grpc::ByteBuffer* response, Work work, bool waits)
@@ -101,18 +100,18 @@ grpc::ServerUnaryReactor* ServeUnary(const MethodContext& methods, grpc::Callbac
                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response,
                                      UnaryCall::Work work, bool waits);
 
-// Serves one unary method: `handler` is Result<Response>(const Request&, const std::atomic<bool>& cancelled).
-// `waits`: it may wait for the engine.
+// Serves one unary method: `handler` is Result<Response>(const Request&). `waits`: it may wait for the
+// engine.
 template <typename Request, typename Handler>
 grpc::ServerUnaryReactor* ServeUnary(const MethodContext& methods, grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response,
                                      Handler handler, bool waits = false) {
-  auto work = [&limits = methods.limits, handler = std::move(handler)](
-                  grpc::ByteBuffer& bytes, const std::atomic<bool>& cancelled) -> Result<grpc::ByteBuffer> {
+  auto work = [&limits = methods.limits,
+               handler = std::move(handler)](grpc::ByteBuffer& bytes) -> Result<grpc::ByteBuffer> {
     Request message;
     if (Status status = ParseMessage(bytes, limits, message); !status) return status.error();
     bytes.Clear();
-    const auto answer = handler(message, cancelled);
+    const auto answer = handler(message);
     if (!answer) return answer.error();
     return SerializeMessage(*answer);
   };

@@ -12,9 +12,7 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* co
                                                  grpc::ByteBuffer* response) {
   return ServeUnary<v1::GetModelRequest>(
       methods_, context, request, response,
-      [this](const v1::GetModelRequest& /*message*/, const std::atomic<bool>& /*cancelled*/) {
-        return Result<v1::GetModelResponse>(Describe());
-      });
+      [this](const v1::GetModelRequest& /*message*/) { return Result<v1::GetModelResponse>(Describe()); });
 }
 
 grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* context,
@@ -22,9 +20,7 @@ grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* co
                                                  grpc::ByteBuffer* response) {
   return ServeUnary<v1::TokenizeRequest>(
       methods_, context, request, response,
-      [this](const v1::TokenizeRequest& message, const std::atomic<bool>& /*cancelled*/) {
-        return Encode(message);
-      });
+      [this](const v1::TokenizeRequest& message) { return Encode(message); });
 }
 
 grpc::ServerUnaryReactor* ModelService::Detokenize(grpc::CallbackServerContext* context,
@@ -32,9 +28,7 @@ grpc::ServerUnaryReactor* ModelService::Detokenize(grpc::CallbackServerContext* 
                                                    grpc::ByteBuffer* response) {
   return ServeUnary<v1::DetokenizeRequest>(
       methods_, context, request, response,
-      [this](const v1::DetokenizeRequest& message, const std::atomic<bool>& /*cancelled*/) {
-        return Decode(message);
-      });
+      [this](const v1::DetokenizeRequest& message) { return Decode(message); });
 }
 
 v1::GetModelResponse ModelService::Describe() const {
