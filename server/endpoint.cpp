@@ -6,9 +6,11 @@
 #include <spdlog/spdlog.h>
 
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "server/acceptor.h"
+#include "server/address.h"
 #include "server/call_observer.h"
 #include "server/file_limit.h"
 #include "server/listening_socket.h"
@@ -65,6 +67,8 @@ class GrpcEndpoint final : public Endpoint {
     if (!sockets) return sockets.error();
     acceptor_ = std::make_unique<Acceptor>(std::move(*sockets), OptionsOf(options.limits));
     port_ = acceptor_->port();
+    const std::optional<Address> address = ParseAddress(options.address);
+    address_ = !address || address->is_unix() ? options.address : address->host + ":" + std::to_string(port_);
     if (!Build(options, services)) {
       return InternalError("gRPC cannot serve at " + options.address);
     }
@@ -76,6 +80,7 @@ class GrpcEndpoint final : public Endpoint {
   }
 
   int port() const override { return port_; }
+  const std::string& address() const override { return address_; }
 
   void StopServing() override { server_->GetHealthCheckService()->SetServingStatus(false); }
 
@@ -132,6 +137,7 @@ class GrpcEndpoint final : public Endpoint {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> external_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
+  std::string address_;
 };
 
 }  // namespace

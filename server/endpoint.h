@@ -42,6 +42,8 @@ class Endpoint {
 
   // The port at which it listens; 0 for a unix socket.
   virtual int port() const = 0;
+  // EndpointOptions::address with that port.
+  virtual const std::string& address() const = 0;
 
   // Every service's health turns to NOT_SERVING, for good.
   virtual void StopServing() = 0;

@@ -5,12 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <future>
-#include <optional>
 #include <string>
 #include <thread>
 
 #include "kernels/base/exhaustion.h"
-#include "server/address.h"
 #include "server/cli/text.h"
 #include "server/config.h"
 #include "server/log.h"
@@ -134,10 +132,7 @@ int Run(const ServerCommand& command, StopSignals& stop_signals) {
   NowDoing("serving", /*starts=*/false);
   LogLinesOfGrpc();
   LogModel((*server)->engine().model(), config);
-  const std::optional<Address> address = ParseAddress(config.listen);
-  spdlog::info("listening at {}", address && !address->is_unix()
-                                      ? address->host + ":" + std::to_string((*server)->port())
-                                      : config.listen);
+  spdlog::info("listening at {}", (*server)->address());
   if (const std::string& admin = (*server)->admin_address(); !admin.empty()) {
     spdlog::info("admin     listening at {}", admin);
   }

@@ -12,7 +12,6 @@
 
 #include "model/folder_hints.h"
 #include "model/llama_runner.h"
-#include "server/address.h"
 #include "server/admin_service.h"
 #include "server/endpoint.h"
 #include "server/heap_trimmer.h"
@@ -73,6 +72,7 @@ class GrpcServer final : public Server {
   }
 
   int port() const override { return endpoint_->port(); }
+  const std::string& address() const override { return endpoint_->address(); }
   const std::string& admin_address() const override { return admin_address_; }
   Engine& engine() override { return *engine_; }
   void Drain() override { Stop(config_.drain_timeout_ms); }
@@ -94,10 +94,7 @@ class GrpcServer final : public Server {
                                     {{v1::AdminService::service_full_name(), &admin_}});
     if (endpoint) {
       admin_endpoint_ = std::move(*endpoint);
-      const auto address = ParseAddress(config_.admin_listen);
-      admin_address_ = !address || address->is_unix()
-                           ? config_.admin_listen
-                           : address->host + ":" + std::to_string(admin_endpoint_->port());
+      admin_address_ = admin_endpoint_->address();
       return {};
     }
     if (config_.admin_listen_given || !config_.admin_port_file.empty()) return endpoint.error();

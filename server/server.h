@@ -27,6 +27,8 @@ class Server {
   virtual ~Server() = default;
 
   virtual int port() const = 0;
+  // config.listen with that port.
+  virtual const std::string& address() const = 0;
   // Where AdminService listens: config.admin_listen with its real port. Empty: nowhere.
   virtual const std::string& admin_address() const = 0;
   virtual Engine& engine() = 0;
