@@ -35,8 +35,6 @@ Error FailedError() { return {ErrorCode::kUnavailable, "", "the device has faile
 Error ExhaustedError() {
   return {ErrorCode::kUnavailable, "", "the engine has run out of memory: restart the server"};
 }
-// Short enough to need no memory itself.
-Error OutOfMemoryError() { return {ErrorCode::kResourceExhausted, "", "out of memory"}; }
 
 // The recent rate at which waiting requests are started.
 class StartRate {
@@ -355,7 +353,7 @@ void EngineThread::Run() {
   try {
     RunSteps();
   } catch (const std::bad_alloc&) {
-    Abandon(OutOfMemoryError());
+    Abandon(OutOfMemory());
   }
 }
 

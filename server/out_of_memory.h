@@ -6,12 +6,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/base/exhaustion.h"
 #include "kernels/base/result.h"
 
 namespace espalier {
-
-// Short enough to need no memory itself.
-inline Error OutOfMemory() { return {ErrorCode::kResourceExhausted, "", "out of memory"}; }
 
 // Runs what a request asks for and returns what it returns, a Status or a Result: where it finds no memory,
 // kResourceExhausted. The one place in which exceptions of a request end; `work` leaves nothing half done

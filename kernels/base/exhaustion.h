@@ -9,6 +9,9 @@
 
 namespace espalier {
 
+// For what finds no memory while it serves a request. Short enough to need none itself.
+inline Error OutOfMemory() { return {ErrorCode::kResourceExhausted, "", "out of memory"}; }
+
 // Calls `make`, which returns a Result or a Status. Where the standard library throws because the system
 // gives no more memory or no more threads, that is kResourceExhausted of `field`: exceptions cross no folder.
 // `what` says what was being done, e.g. "loading the weights".
