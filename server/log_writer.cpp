@@ -1,27 +1,13 @@
 #include "server/log_writer.h"
 
-#include <unistd.h>
-
-#include <cerrno>
-#include <string_view>
 #include <utility>
+
+#include "server/write_all.h"
 
 namespace espalier {
 namespace {
 
 constexpr size_t kMaxQueuedBytes = 1 << 20;
-
-// False: the file takes no more of it. The rest is given up: a line later, it may be another file's turn (a
-// FIFO with a new reader, a disk with room again).
-bool WriteAll(int file, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(file, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    text.remove_prefix(static_cast<size_t>(written));
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -70,7 +56,7 @@ void LogWriter::Run() {
     }
     writing_ = true;
     lock.unlock();
-    WriteAll(file_, line);
+    WriteAll(file_, line);  // the next line may find a reader or room again
     lock.lock();
     writing_ = false;
     if (lines_.empty()) idle_.notify_all();

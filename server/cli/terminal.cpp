@@ -3,7 +3,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +11,7 @@
 #include <string_view>
 
 #include "server/cli/text.h"
+#include "server/write_all.h"
 
 namespace espalier::cli {
 namespace {
@@ -35,15 +35,6 @@ struct ScreenState {
 ScreenState& State() {
   static ScreenState state;
   return state;
-}
-
-void WriteAll(int file, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(file, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return;  // the terminal is gone
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
 }
 
 void EnterLocked(ScreenState& state) {
