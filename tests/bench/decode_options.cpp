@@ -20,6 +20,19 @@ LlamaConfig ModelOptions::Config(int32_t max_positions) const {
   return config;
 }
 
+RunnerOptions ModelOptions::Runner(int32_t max_rows, int32_t blocks) const {
+  RunnerOptions runner;
+  runner.backend.name = backend;
+  runner.backend.isa = isa;
+  runner.backend.dtype = dtype;
+  runner.backend.weights = weights;
+  runner.backend.threads = threads;
+  runner.backend.max_rows = max_rows;
+  runner.block_tokens = block_tokens;
+  runner.kv_blocks = blocks;
+  return runner;
+}
+
 int64_t ModelOptions::MemoryBytes(int32_t max_positions, int32_t blocks) const {
   const DType type = backend == "ref" ? DType::kFloat32 : dtype;
   const LlamaConfig config = Config(max_positions);
@@ -42,15 +55,8 @@ int32_t DecodeOptions::Blocks(int32_t branch_count) const {
 int32_t DecodeOptions::MostBranches() const { return *std::max_element(branches.begin(), branches.end()); }
 
 RunnerOptions DecodeOptions::Runner(WeightType weight_type) const {
-  RunnerOptions runner;
-  runner.backend.name = model.backend;
-  runner.backend.isa = model.isa;
-  runner.backend.dtype = model.dtype;
+  RunnerOptions runner = model.Runner(MaxRows(MostBranches()), Blocks(MostBranches()));
   runner.backend.weights = weight_type;
-  runner.backend.threads = model.threads;
-  runner.backend.max_rows = MaxRows(MostBranches());
-  runner.block_tokens = model.block_tokens;
-  runner.kv_blocks = Blocks(MostBranches());
   return runner;
 }
 

@@ -31,6 +31,8 @@ struct ModelOptions {
   double peak_tflop_per_s = 0.0;
 
   LlamaConfig Config(int32_t max_positions) const;
+  // For steps of at most so many rows, and a KV pool of so many blocks.
+  RunnerOptions Runner(int32_t max_rows, int32_t blocks) const;
   // Weights, and a KV pool of so many blocks.
   int64_t MemoryBytes(int32_t max_positions, int32_t blocks) const;
 };

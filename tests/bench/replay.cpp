@@ -111,19 +111,6 @@ int32_t ChunkTokens(const ReplayOptions& options, const Needs& needs) {
   return std::max(options.prefill_chunk_tokens, needs.branches * options.model.block_tokens);
 }
 
-RunnerOptions Runner(const ReplayOptions& options, const Needs& needs) {
-  RunnerOptions runner;
-  runner.backend.name = options.model.backend;
-  runner.backend.isa = options.model.isa;
-  runner.backend.dtype = options.model.dtype;
-  runner.backend.weights = options.model.weights;
-  runner.backend.threads = options.model.threads;
-  runner.backend.max_rows = ChunkTokens(options, needs);
-  runner.block_tokens = options.model.block_tokens;
-  runner.kv_blocks = needs.blocks;
-  return runner;
-}
-
 Status CheckMemory(const ReplayOptions& options, const LlamaConfig& config, const Needs& needs) {
   if (options.model.backend == "cuda") return {};  // the device says itself what does not fit
   const int64_t bytes = options.model.MemoryBytes(config.max_positions, needs.blocks);
@@ -233,7 +220,8 @@ Result<Report> RunReplay(const ReplayOptions& options) {
   const LlamaConfig config = options.model.Config(needs.path_tokens);
   if (Status status = CheckMemory(options, config, needs); !status) return status.error();
   progress.Say("making the model");
-  const auto runner = RandomLlama(config, options.seed, Runner(options, needs));
+  const auto runner =
+      RandomLlama(config, options.seed, options.model.Runner(ChunkTokens(options, needs), needs.blocks));
   if (!runner) return runner.error();
   const ModelInfo& info = (*runner)->info();
   report.backend = info.backend;

@@ -140,19 +140,6 @@ std::vector<Column> Columns() {
           {"of roofline %", "roofline_ratio", 0.01, 1}};
 }
 
-RunnerOptions Runner(const ScoreOptions& options) {
-  RunnerOptions runner;
-  runner.backend.name = options.model.backend;
-  runner.backend.isa = options.model.isa;
-  runner.backend.dtype = options.model.dtype;
-  runner.backend.weights = options.model.weights;
-  runner.backend.threads = options.model.threads;
-  runner.backend.max_rows = options.max_rows;
-  runner.block_tokens = options.model.block_tokens;
-  runner.kv_blocks = options.Blocks();
-  return runner;
-}
-
 }  // namespace
 
 // All candidates side by side, each with a copy of the prompt's last block; prompts of earlier repeats are
@@ -170,7 +157,8 @@ Result<Report> RunScore(const ScoreOptions& options) {
     progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
   progress.Say("making the model");
   const LlamaConfig config = options.model.Config(options.max_positions());
-  const auto runner = RandomLlama(config, options.seed, Runner(options));
+  const auto runner =
+      RandomLlama(config, options.seed, options.model.Runner(options.max_rows, options.Blocks()));
   if (!runner) return runner.error();
   const ModelInfo& info = (*runner)->info();
   report.backend = info.backend;
