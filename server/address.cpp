@@ -21,4 +21,9 @@ std::optional<Address> ParseAddress(const std::string& text) {
   return address;
 }
 
+bool IsLocal(const Address& address) {
+  return address.is_unix() || address.host == "localhost" || address.host == "[::1]" ||
+         address.host.starts_with("127.");
+}
+
 }  // namespace espalier

@@ -18,4 +18,7 @@ struct Address {
 // else.
 std::optional<Address> ParseAddress(const std::string& text);
 
+// Whether only this machine is meant: loopback, by number or as "localhost", or a unix socket.
+bool IsLocal(const Address& address);
+
 }  // namespace espalier

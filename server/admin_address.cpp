@@ -7,11 +7,6 @@
 namespace espalier {
 namespace {
 
-bool IsLoopback(const Address& address) {
-  return address.is_unix() || address.host == "localhost" || address.host == "[::1]" ||
-         address.host.starts_with("127.");
-}
-
 bool IsEveryInterface(const std::string& host) { return host == "0.0.0.0" || host == "[::]"; }
 
 }  // namespace
@@ -29,7 +24,7 @@ Result<std::string> AdminAddressFor(const std::string& server, const std::string
   const std::optional<Address> reached = ParseAddress(server);
   const std::optional<Address> admin = ParseAddress(told);
   if (!reached || !admin) return told;
-  if (IsLoopback(*admin) && !IsLoopback(*reached)) {
+  if (IsLocal(*admin) && !IsLocal(*reached)) {
     return refused("AdminService of the server at " + server + " listens at " + told +
                    " of its own machine only: ask there, or forward the port and name it by --admin");
   }

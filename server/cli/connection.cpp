@@ -8,9 +8,11 @@
 #include <cstdio>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "server/address.h"
 #include "server/cli/terminal.h"
 #include "server/cli/text.h"
 
@@ -109,8 +111,8 @@ void ReportUnreachable(const std::string& message, const std::string& server, Se
   }
   std::fprintf(stderr, "error: no server answers at %s (%s)\n", server.c_str(),
                Printable(WhyUnreachable(message)).c_str());
-  const bool is_here =
-      server.starts_with("127.") || server.starts_with("localhost:") || server.starts_with("unix:");
+  const std::optional<Address> address = ParseAddress(server);
+  const bool is_here = address && IsLocal(*address);
   if (is_here) {
     std::fprintf(stderr, "Start one:        espalier-server --model model/demo --listen %s\n",
                  server.c_str());
