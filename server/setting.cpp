@@ -1,5 +1,6 @@
 #include "server/setting.h"
 
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <optional>
@@ -12,6 +13,10 @@ namespace {
 
 using Json = LocatedJson::Json;
 
+std::string OutOfRange(int64_t low, int64_t high, const std::string& text) {
+  return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
+}
+
 template <typename Integer>
 Setting MakeIntegerSetting(std::string key, Integer& target, int64_t low, int64_t high, std::string help) {
   auto set = [&target, low, high](const std::string& text) -> std::string {
@@ -21,7 +26,7 @@ Setting MakeIntegerSetting(std::string key, Integer& target, int64_t low, int64_
       return "must be an integer, got '" + text + "'";
     }
     if (error == std::errc::result_out_of_range || value < low || value > high) {
-      return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
+      return OutOfRange(low, high, text);
     }
     target = static_cast<Integer>(value);
     return "";
@@ -48,17 +53,15 @@ Setting BytesSetting(std::string key, int64_t& target, int64_t low, int64_t high
   auto set = [&target, low, high](const std::string& text) -> std::string {
     int64_t number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    std::string unit(end, text.data() + text.size());
-    unit.erase(0,
-               unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));
-    const std::optional<int64_t> bytes = BytesOfUnit(unit);
+    const char* const unit = std::find_if(end, text.data() + text.size(), [](char c) { return c != ' '; });
+    const std::optional<int64_t> bytes = BytesOfUnit({unit, text.data() + text.size()});
     if (error == std::errc::invalid_argument || !bytes) {
       return "must be a number of bytes, such as 1073741824, 8GiB or 500MB, got '" + text + "'";
     }
     int64_t value = 0;
     const bool too_large = error != std::errc() || __builtin_mul_overflow(number, *bytes, &value);
     if (too_large || value < low || value > high) {
-      return "must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " + text;
+      return OutOfRange(low, high, text);
     }
     target = value;
     return "";
