@@ -131,12 +131,10 @@ TEST_CASE("a small request has its first token within a few steps of a client th
 TEST_CASE("a client that leaves too much unread loses its largest answer; others lose nothing") {
   TestServer server({.blocks = 2048, .max_batch_rows = 64, .max_unread_bytes = 3 << 20});
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetMaxReceiveMessageSize(-1);
-  const auto narrow = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server.server().port()),
-                                                grpc::InsecureChannelCredentials(), arguments);
+  const auto narrow = server.NewChannel(arguments);
   const auto stub = v1::TreeService::NewStub(narrow);
   const auto open = [&](grpc::ClientContext* context, int branches) {
     auto request = FewShot("not read " + std::to_string(branches), branches, 300);

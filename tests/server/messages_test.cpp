@@ -91,12 +91,10 @@ TEST_CASE("compressed messages are served, however they are compressed and which
 TEST_CASE("a message that inflates to more than may be sent is RESOURCE_EXHAUSTED") {
   TestServer server;
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetCompressionAlgorithm(GRPC_COMPRESS_GZIP);
   arguments.SetMaxSendMessageSize(-1);
-  const auto channel = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server.server().port()),
-                                                 grpc::InsecureChannelCredentials(), arguments);
-  // A field that nobody knows, of 70 MB.
+  const auto channel = server.NewChannel(arguments);
+  // An unknown field of 70 MB.
   const std::string bomb = std::string("\xfa\x07\x80\x80\xc0\x21", 6) + std::string(70 << 20, '\0');
   const grpc::Status status = SendRaw(channel, "/espalier.v1.ModelService/GetModel", bomb);
   CHECK(status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);

@@ -28,6 +28,7 @@
 #include "server/log_writer.h"
 #include "server/port_file.h"
 #include "tests/server/child_process.h"
+#include "tests/server/server_process.h"
 #include "tests/server/test_server.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
@@ -82,28 +83,8 @@ std::vector<std::string> ByShell(const std::string& before, const std::string& r
   return words;
 }
 
-// The port, once the server has written it; 0: it ended before.
-int WaitForPort(ChildProcess& server, const std::string& port_file) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  while (!fs::exists(port_file)) {
-    if (server.WaitForEnd(0)) return 0;
-    if (std::chrono::steady_clock::now() > deadline) FAIL("the server does not listen");
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  int port = 0;
-  std::ifstream(port_file) >> port;
-  return port;
-}
-
-std::shared_ptr<grpc::Channel> ChannelTo(int port) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
-
 void CheckThatItServes(int port) {
-  const auto stub = v1::TreeService::NewStub(ChannelTo(port));
+  const auto stub = v1::TreeService::NewStub(NewChannelTo("127.0.0.1:" + std::to_string(port)));
   CHECK(Generate(*stub, FewShot("list 5 8 gives", 2, 4)).status.ok());
 }
 
@@ -218,7 +199,7 @@ TEST_CASE("a server that gets too little memory says so and ends with 1 or 2, or
         folder / "log");
     if (const int port = WaitForPort(server, folder / "port"); port != 0) {
       ++served;
-      CHECK(IsServing(ChannelTo(port)));
+      CHECK(IsServing(NewChannelTo("127.0.0.1:" + std::to_string(port))));
       server.Send(SIGTERM);
       CHECK(server.WaitForEnd(60) == 0);
       continue;

@@ -1,20 +1,20 @@
 // Clients and servers that are processes: clients killed at each stage of a request, servers stopped by
 // signals under load.
 #include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-#include <sstream>
 #include <thread>
 #include <vector>
 
 #include "tests/server/child_process.h"
+#include "tests/server/server_process.h"
 #include "tests/server/test_server.h"
 #include "tests/support/catch.h"
-#include "tests/support/env.h"
 
 namespace espalier::test {
 namespace {
@@ -107,47 +107,6 @@ TEST_CASE("a client process killed while its request is queued leaves nothing be
   std::filesystem::remove(tree);
 }
 
-// espalier-server with the demo model.
-class ServerProcess {
- public:
-  explicit ServerProcess(int drain_timeout_ms)
-      : folder_(std::filesystem::temp_directory_path() / ("espalier_storm_" + std::to_string(getpid()))),
-        port_file_((std::filesystem::create_directories(folder_), folder_ / "port").string()),
-        process_({ESPALIER_SERVER_PROGRAM, "--model", (SourceDir() / "model/demo").string(), "--listen",
-                  "127.0.0.1:0", "--admin-listen", "off", "--port-file", port_file_, "--drain-timeout-ms",
-                  std::to_string(drain_timeout_ms), "--threads", "1"},
-                 (folder_ / "log").string()) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-    while (!std::filesystem::exists(port_file_)) {
-      REQUIRE(std::chrono::steady_clock::now() < deadline);
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    std::ifstream file(port_file_);  // never half a file
-    REQUIRE((file >> port_));
-    REQUIRE(port_ > 0);
-  }
-  ~ServerProcess() { std::filesystem::remove_all(folder_); }
-
-  ChildProcess& process() { return process_; }
-  std::string Log() const {
-    std::ostringstream text;
-    text << std::ifstream(folder_ / "log").rdbuf();
-    return text.str();
-  }
-  std::shared_ptr<grpc::Channel> NewChannel() const {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port_), grpc::InsecureChannelCredentials(),
-                                     arguments);
-  }
-
- private:
-  std::filesystem::path folder_;
-  std::string port_file_;
-  ChildProcess process_;
-  int port_ = 0;
-};
-
 // Clients that send one request after another until one is refused.
 struct Load {
   std::atomic<bool> warm = false;  // a tree has finished
@@ -189,7 +148,7 @@ struct Load {
 };
 
 TEST_CASE("SIGTERM under load: running trees finish, new ones are refused, exit code 0") {
-  ServerProcess server(60'000);
+  ServerProcess server({"--drain-timeout-ms", "60000"});
   Load load(server, 24, 2, 12);
   while (!load.warm) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   server.process().Send(SIGTERM);
@@ -205,7 +164,7 @@ TEST_CASE("SIGTERM under load: running trees finish, new ones are refused, exit 
 }
 
 TEST_CASE("SIGTERM under load that does not end in time: it is cut with UNAVAILABLE, exit code 0") {
-  ServerProcess server(1);
+  ServerProcess server({"--drain-timeout-ms", "1"});
   const auto stub = v1::TreeService::NewStub(server.NewChannel());
   grpc::ClientContext context;
   const auto reader = stub->Generate(&context, FewShot("list 5 8 18 37 gives", 512, 900));
@@ -225,7 +184,7 @@ TEST_CASE("SIGTERM under load that does not end in time: it is cut with UNAVAILA
 }
 
 TEST_CASE("a second signal stops a draining server at once") {
-  ServerProcess server(600'000);
+  ServerProcess server({"--drain-timeout-ms", "600000"});
   const auto stub = v1::TreeService::NewStub(server.NewChannel());
   grpc::ClientContext context;
   const auto reader = stub->Generate(&context, FewShot("list 5 8 18 37 gives", 512, 900));

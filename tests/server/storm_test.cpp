@@ -182,12 +182,10 @@ TEST_CASE("a reader that stalls: others take the same steps, the engine does not
   auto large = FewShot("slow reader", 32, 400);
   large.mutable_nodes(1)->mutable_generate()->set_top_logprobs(20);
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetMaxReceiveMessageSize(-1);
-  const auto narrow = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server.server().port()),
-                                                grpc::InsecureChannelCredentials(), arguments);
+  const auto narrow = server.NewChannel(arguments);
   const auto stub = v1::TreeService::NewStub(narrow);
   grpc::ClientContext context;
   const auto stalled = stub->Generate(&context, large);
@@ -300,11 +298,9 @@ TEST_CASE("a draining server says NOT_SERVING at once, and a stalled reader does
   const auto pace = std::make_shared<Pace>();
   TestServer server({.blocks = 1024, .drain_timeout_ms = 60'000, .pace = pace});
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto narrow = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server.server().port()),
-                                                grpc::InsecureChannelCredentials(), arguments);
+  const auto narrow = server.NewChannel(arguments);
   auto large = FewShot("never read", 16, 400);
   large.mutable_nodes(1)->mutable_generate()->set_top_logprobs(20);
   const auto stub = v1::TreeService::NewStub(narrow);

@@ -65,9 +65,13 @@ TestServer::TestServer(const TestServerOptions& options) {
 
 TestServer::~TestServer() = default;
 
-std::shared_ptr<grpc::Channel> TestServer::NewChannel(grpc::ChannelArguments arguments) const {
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
-  return grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
+std::shared_ptr<grpc::Channel> TestServer::NewChannel(const grpc::ChannelArguments& arguments) const {
+  return NewChannelTo(address_, arguments);
+}
+
+std::shared_ptr<grpc::Channel> NewChannelTo(const std::string& address, grpc::ChannelArguments arguments) {
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 v1::GetStatsResponse TestServer::Stats() {

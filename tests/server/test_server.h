@@ -45,7 +45,7 @@ class TestServer {
   Server& server() { return *server_; }
   const std::shared_ptr<grpc::Channel>& admin_channel() const { return admin_channel_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
-  std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) const;
+  std::shared_ptr<grpc::Channel> NewChannel(const grpc::ChannelArguments& arguments = {}) const;
   // Where a client finds the server.
   const std::string& address() const { return address_; }
 
@@ -64,6 +64,10 @@ class TestServer {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::AdminService::Stub> admin_;
 };
+
+// A channel with a connection of its own, which it shares with no other of this process.
+std::shared_ptr<grpc::Channel> NewChannelTo(const std::string& address,
+                                            grpc::ChannelArguments arguments = {});
 
 // All that one Generate call gave.
 struct Generated {

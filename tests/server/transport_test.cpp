@@ -241,13 +241,9 @@ TEST_CASE("connections of a unix socket are different peers, and so are those of
     auto endpoint = Endpoint::Start({.flag = "--listen", .address = address},
                                     {{v1::ModelService::service_full_name(), &service}});
     REQUIRE(endpoint.ok());
-    const int port = (*endpoint)->port();
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     std::vector<std::shared_ptr<grpc::Channel>> channels;
     for (int i = 0; i < 3; ++i) {
-      channels.push_back(grpc::CreateCustomChannel(port == 0 ? address : "127.0.0.1:" + std::to_string(port),
-                                                   grpc::InsecureChannelCredentials(), arguments));
+      channels.push_back(NewChannelTo((*endpoint)->address()));
       const auto stub = v1::ModelService::NewStub(channels.back());
       for (int call = 0; call < 2; ++call) {
         grpc::ClientContext context;
