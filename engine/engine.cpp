@@ -162,7 +162,7 @@ class EngineThread final : public Engine {
   mutable std::vector<Command> commands_;  // in order
   uint64_t next_id_ = 1;
   int32_t active_ = 0;   // requests without a last event
-  WaitingList waiting_;  // thereof not started
+  WaitingList waiting_;  // those of them that have not started
   StartRate start_rate_;
   bool closed_ = false;  // no new requests
   bool stopping_ = false;

@@ -8,7 +8,7 @@
 
 namespace espalier {
 
-// Requests are admitted peer by peer: those first whose peer has the fewest that run, then by age; and nobody
+// Requests are admitted peer by peer: those first whose peer has the fewest that run, then by age; and none
 // overtakes one that waits for blocks, but to take what its peer may claim. Those that find no rows to spare
 // are begun all the same, up to kMostBegun in all and while half of the pool is left: first tokens come with
 // the prompt's rows, which have to be run in any case; what follows waits for its turn (CollectCandidates). A
@@ -66,7 +66,7 @@ int32_t Scheduler::Impl::AvailableBlocks() const {
 }
 
 // Gives the branch a leaf. Where nothing else of the request runs, it may take what it needs; otherwise it
-// waits until there is room for it beside all that runs. False: not in this step.
+// waits until there is room for it in addition to all that runs. False: not in this step.
 bool Scheduler::Impl::StartBranch(Request* request, Branch* branch, StepDraft* draft) {
   const bool forced = request->running == 0;
   Branch* source = SourceOf(request, *branch);

@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// Whether one more request gets rows beside so many that want so many. Where steps are full, it makes all
+// Whether one more request gets rows when so many run and want so many. Where steps are full, it makes all
 // others slower, finishes no earlier itself, and cuts what each gains in a step into slivers. A quarter more
 // than a step holds: some prefill while others decode, and some end. A few requests always run side by side,
 // whatever they want, so that small ones do not wait for the end of large ones.

@@ -16,8 +16,7 @@ namespace espalier {
 // element costs two bytes on the wire and a hundred in memory.
 class MessageLimits {
  public:
-  // Of one message, all its fields together: strings, messages and fields that nobody knows; and numbers in
-  // lists.
+  // Of one message, all its fields together: strings, messages and unknown fields; and numbers in lists.
   static constexpr int64_t kMaxElements = int64_t{1} << 20;
   static constexpr int64_t kMaxNumbers = int64_t{4} << 20;
 

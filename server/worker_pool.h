@@ -13,9 +13,9 @@
 namespace espalier {
 
 // Threads for what a call costs before the engine has it (inflating, parsing, encoding texts), so that gRPC's
-// own stay free for everybody else's messages. Peers take turns; one that waits alone has all threads but
-// one, so that a newcomer waits for nobody's work. What waits is bounded in bytes: a peer may hold as many as
-// are still free, so that one alone fills half of the room and there is some for the next.
+// own stay free for the messages of others. Peers take turns; one that waits alone has all threads but
+// one, so that a newcomer waits for no other's work. What waits is bounded in bytes: a peer may hold as many
+// as are still free, so that one alone fills half of the room and there is some for the next.
 class WorkerPool {
  public:
   class Job {

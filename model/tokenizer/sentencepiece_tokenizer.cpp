@@ -35,21 +35,21 @@ Result<std::unique_ptr<Processor>> LoadProcessor(std::string_view model) {
   return processor;
 }
 
-// Which stretches of text between tokens have a dummy prefix: see the header.
+// Which sections of text between tokens have a dummy prefix: see the header.
 struct PrefixRule {
-  enum class Where : uint8_t { kFirstStretch, kStartOfText, kEachStretch, kNowhere };
-  Where where = Where::kFirstStretch;
-  bool before_space = true;  // Also where the stretch begins with a space.
+  enum class Where : uint8_t { kFirstSection, kStartOfText, kEachSection, kNowhere };
+  Where where = Where::kFirstSection;
+  bool before_space = true;  // Also where the text begins with a space.
 
-  bool Holds(const TextSection& section, bool is_first_stretch) const {
+  bool Holds(const TextSection& section, bool is_first_section) const {
     if (!before_space && (section.text.starts_with(' ') || section.text.starts_with(kSpaceMark)))
       return false;
     switch (where) {
-      case Where::kFirstStretch:
-        return is_first_stretch;
+      case Where::kFirstSection:
+        return is_first_section;
       case Where::kStartOfText:
         return section.offset == 0;
-      case Where::kEachStretch:
+      case Where::kEachSection:
         return true;
       case Where::kNowhere:
         break;
@@ -62,7 +62,7 @@ PrefixRule RuleOf(const SentencePieceModel& model, const TokenizerConfig& config
   PrefixRule rule;
   if (!config.file_exists) return rule;
   rule.where =
-      config.legacy.value_or(false) ? PrefixRule::Where::kEachStretch : PrefixRule::Where::kStartOfText;
+      config.legacy.value_or(false) ? PrefixRule::Where::kEachSection : PrefixRule::Where::kStartOfText;
   if (!config.add_prefix_space.value_or(true)) rule.where = PrefixRule::Where::kNowhere;
   // Where the model drops spaces at the start, its prefix takes their place.
   rule.before_space = model.remove_extra_whitespaces;
@@ -93,16 +93,16 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 Status SentencePieceTokenizer::EncodeText(std::string_view text, const EncodeOptions& options,
                                           std::vector<int32_t>* ids) const {
-  bool is_first_stretch = true;
+  bool is_first_section = true;
   std::vector<int> section_ids;
   for (const TextSection& section : matcher_.Split(text, options.parse_special)) {
     if (section.id >= 0) {
       ids->push_back(section.id);
       continue;
     }
-    const bool prefix = options.at_start && prefix_rule_.Holds(section, is_first_stretch);
+    const bool prefix = options.at_start && prefix_rule_.Holds(section, is_first_section);
     const Processor& processor = prefix ? *with_prefix_ : *without_prefix_;
-    is_first_stretch = false;
+    is_first_section = false;
     try {
       const auto status = processor.Encode(section.text, &section_ids);
       if (!status.ok()) return InternalError("SentencePiece: " + status.ToString());

@@ -134,7 +134,7 @@ TEST_CASE("numbers are counted packed, one by one, and in several runs") {
   CHECK_FALSE(ErrorOf(nodes_with_ids(Repeat("\x0a\x02\x05\x06", 51))).empty());
 }
 
-TEST_CASE("what nobody knows counts too, groups and wrong types included") {
+TEST_CASE("what is unknown counts too, groups and wrong types included") {
   const MessageLimits none;
   constexpr int kMany = MessageLimits::kMaxElements;
   for (const char* element : {"\xf8\x07\x01", "\xfa\x07", "\xfb\x07\xfc\x07", "\x18", "\x0a"}) {

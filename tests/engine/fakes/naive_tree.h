@@ -30,7 +30,7 @@ struct NaiveBranch {
   double sum_verdicts = 0.0;
   bool tip = true;
   bool failed = false;  // it or a branch above ended with kError
-  bool ends = false;    // thereof a generated one: nothing can follow
+  bool ends = false;    // of these, where what failed was generated: nothing can follow
 };
 
 struct NaiveSelection {
