@@ -35,6 +35,15 @@ enum class ActivationKind : uint8_t {
 
 enum class MatMulMode : uint8_t { kOverwrite, kAccumulate };
 
+// What becomes of a layer's queries and keys between their projection and attention: each head is normalised,
+// then turned.
+struct QueryKeySpec {
+  RotaryId rotary = RotaryId::kNone;      // kNone: heads carry no position
+  VectorId query_norm = VectorId::kNone;  // [head_dim], the same for all heads: RmsNorm of each; kNone: none
+  VectorId key_norm = VectorId::kNone;
+  float epsilon = 0.0F;  // of both norms
+};
+
 struct BackendOptions {
   std::string name = "cpu";        // auto (cuda where it works, else cpu), cpu, ref, cuda
   std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
@@ -98,9 +107,9 @@ class Backend {
   virtual void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) = 0;
   // out = in * w^T + bias, or out += in * w^T + bias. bias may be kNone.
   virtual void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) = 0;
-  // qkv: [rows, (query_heads + 2 * kv_heads) * head_dim]. Turns Q and K, and writes K and V to each row's
-  // slot.
-  virtual void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) = 0;
+  // qkv: [rows, (query_heads + 2 * kv_heads) * head_dim]. Normalises and turns Q and K as `spec` says, in
+  // place, and writes K and V to each row's slot.
+  virtual void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) = 0;
   // out [rows, query_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what each row sees, by the
   // step's plan.
   virtual void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) = 0;

@@ -103,7 +103,7 @@ void Llama::Attend(Backend& backend, int32_t index) const {
   const LlamaLayer& layer = weights_.layers[static_cast<size_t>(index)];
   backend.RmsNorm(buffers_.residual, layer.attention_norm, epsilon_, buffers_.normed);
   backend.MatMul(buffers_.normed, layer.qkv, layer.qkv_bias, MatMulMode::kOverwrite, buffers_.qkv);
-  backend.RotaryAndStore(kv_, index, rotary_, buffers_.qkv);
+  backend.RotaryAndStore(kv_, index, {.rotary = rotary_}, buffers_.qkv);
   backend.TreeAttention(kv_, index, buffers_.qkv, buffers_.attended);
 }
 

@@ -35,7 +35,7 @@ class CpuBackend final : public Backend {
   void Embed(MatrixId table, ActivationId out) override;
   void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
   void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
-  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override;
+  void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) override;
   void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
@@ -56,6 +56,11 @@ class CpuBackend final : public Backend {
     Buffer angles;  // [max_positions][2][half]: cosines, then sines
     int32_t max_positions = 0;
     int32_t half = 0;
+
+    const float* At(int32_t position) const {
+      ESPALIER_CHECK(position >= 0 && position < max_positions);
+      return angles.as<float>() + int64_t{position} * 2 * half;
+    }
   };
   // [max_rows, cols] of bf16 or fp32. Rows are an odd number of cache lines apart, so that a column of rows
   // does not fall into one set of the cache; what lies behind the last column is zero.
@@ -76,6 +81,8 @@ class CpuBackend final : public Backend {
   Result<MatrixId> AddPacked(std::span<const HostTensor> parts, WeightType weights);
   Activation& Output(ActivationId id, int64_t rows, int64_t cols);
   const Activation& Floats(ActivationId id);
+  // The weights of a norm of heads; null for kNone.
+  const float* HeadNorm(const KvPool& kv, VectorId norm);
   const Activation& CheckedQkv(const KvPool& kv, ActivationId qkv);
   // Everything but C. int8 operands are made here, in memory that the next call takes again.
   GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);

@@ -149,20 +149,32 @@ const CpuBackend::Activation& CpuBackend::CheckedQkv(const KvPool& kv, Activatio
   return a;
 }
 
-void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
+const float* CpuBackend::HeadNorm(const KvPool& kv, VectorId norm) {
+  if (norm == VectorId::kNone) return nullptr;
+  const Vector& weight = At(vectors_, norm);
+  ESPALIER_CHECK(weight.cols == kv.shape().head_dim);
+  return weight.values.as<float>();
+}
+
+void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
   const KvPool& pool = At(kv_pools_, kv);
-  const Rotary& angles = At(rotaries_, rotary);
+  const Rotary* angles = spec.rotary == RotaryId::kNone ? nullptr : &At(rotaries_, spec.rotary);
+  const float* query_norm = HeadNorm(pool, spec.query_norm);
+  const float* key_norm = HeadNorm(pool, spec.key_norm);
   const Activation& a = CheckedQkv(pool, qkv);
-  ESPALIER_CHECK(angles.half * 2 == pool.shape().head_dim);
+  ESPALIER_CHECK(angles == nullptr || angles->half * 2 == pool.shape().head_dim);
   const KvLayer kv_layer = pool.Layer(layer);
   ForRows(a.rows, a.cols, [&](int64_t row) {
-    const int32_t position = step_->batch.row_position[static_cast<size_t>(row)];
-    ESPALIER_CHECK(position >= 0 && position < angles.max_positions);
     const int64_t slot = step_->batch.KvSlotOfRow(static_cast<int32_t>(row));
     RotaryArgs args;
     args.qkv = a.Floats(row);
-    args.cosine = angles.angles.as<float>() + int64_t{position} * 2 * angles.half;
-    args.sine = args.cosine + angles.half;
+    if (angles != nullptr) {
+      args.cosine = angles->At(step_->batch.row_position[static_cast<size_t>(row)]);
+      args.sine = args.cosine + angles->half;
+    }
+    args.query_norm = query_norm;
+    args.key_norm = key_norm;
+    args.epsilon = spec.epsilon;
     args.query_heads = pool.shape().query_heads;
     args.kv_heads = pool.shape().kv_heads;
     args.head_dim = pool.shape().head_dim;

@@ -138,8 +138,11 @@ struct MergeArgs {
 
 struct RotaryArgs {
   float* qkv = nullptr;           // one row
-  const float* cosine = nullptr;  // [head_dim / 2] of the row's position
+  const float* cosine = nullptr;  // [head_dim / 2] of the row's position; null: heads are not turned
   const float* sine = nullptr;
+  const float* query_norm = nullptr;  // [head_dim], zeros up to the next multiple of 16; null: none
+  const float* key_norm = nullptr;
+  float epsilon = 0.0F;
   int32_t query_heads = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;

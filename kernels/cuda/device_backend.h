@@ -42,7 +42,7 @@ class DeviceBackend final : public Backend {
   void Embed(MatrixId table, ActivationId out) override;
   void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
   void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
-  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override;
+  void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) override;
   void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
@@ -148,6 +148,8 @@ class DeviceBackend final : public Backend {
   void MoveBlocks(const StepSlot& slot);
   Activation& Output(ActivationId id, int32_t rows, int64_t cols);
   RowsView ViewOf(const Activation& activation) const;
+  // The weights of a norm of heads; null for kNone.
+  const float* HeadNorm(const KvPool& pool, VectorId norm);
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv);
   void SampleRows(StepSlot* slot, const LogitsView& logits);
   StepResult ReadResult(const StepSlot& slot);

@@ -148,16 +148,29 @@ DeviceBackend::Activation& DeviceBackend::CheckedQkv(const KvPool& pool, Activat
   return a;
 }
 
-void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
+const float* DeviceBackend::HeadNorm(const KvPool& pool, VectorId norm) {
+  if (norm == VectorId::kNone) return nullptr;
+  const Vector& weight = At(vectors_, norm);
+  ESPALIER_CHECK(weight.cols == pool.shape.head_dim);
+  return weight.values.as<float>();
+}
+
+void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
   const KvPool& pool = At(kv_pools_, kv);
-  const Rotary& angles = At(rotaries_, rotary);
   const Activation& a = CheckedQkv(pool, qkv);
-  ESPALIER_CHECK(angles.half * 2 == pool.shape.head_dim && layer >= 0 && layer < pool.shape.layers);
-  ESPALIER_CHECK(current().lowered->max_position() < angles.max_positions);
+  ESPALIER_CHECK(layer >= 0 && layer < pool.shape.layers);
   RotaryArgs args;
   args.blob = current().blob_at;
   args.qkv = ViewOf(a);
-  args.angles = angles.angles.as<float>();
+  if (spec.rotary != RotaryId::kNone) {
+    const Rotary& angles = At(rotaries_, spec.rotary);
+    ESPALIER_CHECK(angles.half * 2 == pool.shape.head_dim);
+    ESPALIER_CHECK(current().lowered->max_position() < angles.max_positions);
+    args.angles = angles.angles.as<float>();
+  }
+  args.query_norm = HeadNorm(pool, spec.query_norm);
+  args.key_norm = HeadNorm(pool, spec.key_norm);
+  args.epsilon = spec.epsilon;
   args.kv = pool.values.data();
   args.layout = pool.layout;
   args.layer = layer;

@@ -70,15 +70,25 @@ struct GatherArgs {
 
 struct RotaryArgs {
   const std::byte* blob = nullptr;
-  RowsView qkv;                   // fp32
-  const float* angles = nullptr;  // [positions][2][head_dim / 2]: cosines, then sines
+  RowsView qkv;                       // fp32
+  const float* angles = nullptr;      // [positions][2][head_dim / 2]: cosines, then sines; null: no rotation
+  const float* query_norm = nullptr;  // [head_dim]; null: none
+  const float* key_norm = nullptr;
+  float epsilon = 0.0F;
   void* kv = nullptr;
   KvLayout layout;
   int32_t layer = 0;
   int32_t query_heads = 0;
   int32_t head_dim = 0;
   bool bf16_kv = false;
-  LaunchShape Shape() const { return {qkv.rows, 0}; }
+  constexpr bool HasNorms() const { return query_norm != nullptr || key_norm != nullptr; }
+  constexpr int32_t TurnedHeads() const { return query_heads + layout.kv_heads; }
+  // Threads that share the sum of a head's squares: shared memory holds the sums of thousands of heads.
+  constexpr int32_t NormParts() const { return TurnedHeads() <= 1024 ? 8 : 1; }
+  LaunchShape Shape() const {
+    const int64_t sums = HasNorms() ? int64_t{TurnedHeads()} * NormParts() : 0;
+    return {qkv.rows, sums * static_cast<int64_t>(sizeof(float))};
+  }
 };
 
 // Blocks of a pool that are zeroed; a block of threads for each layer, head and KV block.

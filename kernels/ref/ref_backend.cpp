@@ -223,12 +223,7 @@ class RefBackend final : public Backend {
     const std::vector<float>& w = At(vectors_, weight);
     Activation& o = Output(out, i.rows, static_cast<int64_t>(w.size()));
     ESPALIER_CHECK(i.cols == o.cols);
-    for (int64_t row = 0; row < i.rows; ++row) {
-      const float* x = i.row(row);
-      const float mean = Dot(x, x, i.cols) / static_cast<float>(i.cols);
-      const float factor = 1.0F / std::sqrt(mean + epsilon);
-      for (int64_t c = 0; c < i.cols; ++c) o.row(row)[c] = x[c] * factor * w[static_cast<size_t>(c)];
-    }
+    for (int64_t row = 0; row < i.rows; ++row) NormRow(i.row(row), w, epsilon, o.row(row));
   }
 
   void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override {
@@ -248,19 +243,17 @@ class RefBackend final : public Backend {
     }
   }
 
-  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override {
+  void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) override {
     KvPool& pool = At(pools_, kv);
-    const Rotary& angles = At(rotaries_, rotary);
     Activation& a = CheckedQkv(pool, qkv);
-    const auto dim = static_cast<size_t>(pool.shape.head_dim);
-    ESPALIER_CHECK(angles.half * 2 == dim);
     KvLayer& target = pool.layers.at(static_cast<size_t>(layer));
     const int64_t floats = pool.slot_floats();
+    const auto dim = static_cast<size_t>(pool.shape.head_dim);
     for (int32_t row = 0; row < step_->batch.rows(); ++row) {
       const int32_t position = step_->batch.row_position[static_cast<size_t>(row)];
       for (int32_t head = 0; head < pool.shape.query_heads + pool.shape.kv_heads; ++head) {
-        RotateHead({a.row(row) + static_cast<size_t>(head) * dim, dim}, angles.At(angles.cosine, position),
-                   angles.At(angles.sine, position));
+        const VectorId norm = head < pool.shape.query_heads ? spec.query_norm : spec.key_norm;
+        PrepareHead({a.row(row) + static_cast<size_t>(head) * dim, dim}, norm, spec, position);
       }
       const int64_t slot = step_->batch.KvSlotOfRow(row);
       ESPALIER_CHECK(slot < int64_t{pool.blocks} * pool.block_tokens);
@@ -376,6 +369,19 @@ class RefBackend final : public Backend {
     ESPALIER_CHECK(o.cols == cols && rows <= max_rows_);
     o.rows = rows;
     return o;
+  }
+
+  // A head of queries or keys becomes what attention takes.
+  void PrepareHead(std::span<float> head, VectorId norm, const QueryKeySpec& spec, int32_t position) {
+    if (norm != VectorId::kNone) {
+      const std::vector<float>& weight = At(vectors_, norm);
+      ESPALIER_CHECK(weight.size() == head.size());
+      NormRow(head.data(), weight, spec.epsilon, head.data());
+    }
+    if (spec.rotary == RotaryId::kNone) return;
+    const Rotary& angles = At(rotaries_, spec.rotary);
+    ESPALIER_CHECK(angles.half * 2 == head.size());
+    RotateHead(head, angles.At(angles.cosine, position), angles.At(angles.sine, position));
   }
 
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv) {

@@ -38,6 +38,13 @@ std::vector<int64_t> PathSlots(const TreeBatch& batch, int32_t row) {
   return slots;
 }
 
+void NormRow(const float* in, std::span<const float> weight, float epsilon, float* out) {
+  const auto count = static_cast<int64_t>(weight.size());
+  const float mean = Dot(in, in, count) / static_cast<float>(count);
+  const float factor = 1.0F / std::sqrt(mean + epsilon);
+  for (size_t i = 0; i < weight.size(); ++i) out[i] = in[i] * factor * weight[i];
+}
+
 void RotateHead(std::span<float> head, std::span<const float> cosine, std::span<const float> sine) {
   const size_t half = head.size() / 2;
   for (size_t i = 0; i < half; ++i) {

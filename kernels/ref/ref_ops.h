@@ -22,6 +22,9 @@ struct KvLayer {
 // path from its node to the root.
 std::vector<int64_t> PathSlots(const TreeBatch& batch, int32_t row);
 
+// out = in / sqrt(mean(in^2) + epsilon) * weight, all as long as weight; out may be in.
+void NormRow(const float* in, std::span<const float> weight, float epsilon, float* out);
+
 // Turns the pairs (i, i + head_dim / 2) of one head by the angles of a position: Su et al., "RoFormer", 2021,
 // section 3.2.2, in the half-split form that Llama uses. cosine, sine: [head_dim / 2].
 void RotateHead(std::span<float> head, std::span<const float> cosine, std::span<const float> sine);

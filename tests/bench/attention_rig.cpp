@@ -79,12 +79,6 @@ Status AttentionRig::AddBuffers(int32_t blocks) {
   const auto kv = backend_->AddKv(shape_, blocks, block_tokens_);
   if (!kv) return kv.error();
   kv_ = *kv;
-  // Angles of zero: keys and queries are stored as they are.
-  const std::vector<float> still(static_cast<size_t>(shape_.head_dim / 2), 0.0F);
-  // No path is longer than the pool, nor a step that fills it than its rows.
-  const auto rotary = backend_->AddRotary(still, 1.0F, std::max(blocks * block_tokens_, max_rows_));
-  if (!rotary) return rotary.error();
-  rotary_ = *rotary;
   const auto qkv = backend_->AddActivation(ActivationKind::kResidual, columns());
   if (!qkv) return qkv.error();
   qkv_ = *qkv;
@@ -116,7 +110,7 @@ Result<StepResult> AttentionRig::Store(const TreeBatch& batch) {
   ++step_;
   backend_->BeginStep(Step(batch));
   backend_->WriteActivation(qkv_, values);
-  for (int32_t layer = 0; layer < shape_.layers; ++layer) backend_->RotaryAndStore(kv_, layer, rotary_, qkv_);
+  for (int32_t layer = 0; layer < shape_.layers; ++layer) backend_->RotaryAndStore(kv_, layer, {}, qkv_);
   backend_->EndStep();
   return backend_->Wait();
 }

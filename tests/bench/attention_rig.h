@@ -48,7 +48,6 @@ class AttentionRig {
   int32_t block_tokens_;
   int32_t max_rows_;
   KvId kv_ = KvId::kNone;
-  RotaryId rotary_ = RotaryId::kNone;
   ActivationId qkv_ = ActivationId::kNone;
   ActivationId out_ = ActivationId::kNone;
   uint64_t step_ = 0;

@@ -154,9 +154,7 @@ AttentionRig::AttentionRig(Backend& backend, const AttentionShape& shape, int32_
   for (size_t i = 0; i < frequencies.size(); ++i) {
     frequencies[i] = std::pow(10000.0F, -2.0F * static_cast<float>(i) / static_cast<float>(shape.head_dim));
   }
-  rotary_ = backend.AddRotary(frequencies, 1.0F, kMaxPositions).value();
-  std::fill(frequencies.begin(), frequencies.end(), 0.0F);
-  no_rotary_ = backend.AddRotary(frequencies, 1.0F, kMaxPositions).value();
+  spec_.rotary = backend.AddRotary(frequencies, 1.0F, kMaxPositions).value();
   qkv_ = backend.AddActivation(ActivationKind::kResidual, qkv_cols()).value();
   out_ = backend.AddActivation(ActivationKind::kOperand, int64_t{shape.query_heads} * shape.head_dim).value();
 }
@@ -178,21 +176,27 @@ void AttentionRig::Fill(uint32_t seed) {
     const auto values = RandomValues(random, static_cast<size_t>(batch.rows() * qkv_cols()));
     RunStep(backend_, MakeStep(batch), [&] {
       backend_.WriteActivation(qkv_, values);
-      backend_.RotaryAndStore(kv_, 0, no_rotary_, qkv_);
+      backend_.RotaryAndStore(kv_, 0, {}, qkv_);
     });
   }
 }
 
 std::vector<float> AttentionRig::Attend(std::shared_ptr<const StepInput> step, std::span<const float> qkv) {
-  std::vector<float> attention;
+  return AttendAndTurn(std::move(step), qkv).attention;
+}
+
+AttentionRig::Attended AttentionRig::AttendAndTurn(std::shared_ptr<const StepInput> step,
+                                                   std::span<const float> qkv) {
+  Attended result;
   RunStep(backend_, std::move(step), [&] {
     backend_.WriteActivation(qkv_, qkv);
     Poison(backend_, out_, int64_t{shape_.query_heads} * shape_.head_dim, max_rows_);
-    backend_.RotaryAndStore(kv_, 0, rotary_, qkv_);
+    backend_.RotaryAndStore(kv_, 0, spec_, qkv_);
+    result.qkv = backend_.ReadActivation(qkv_);
     backend_.TreeAttention(kv_, 0, qkv_, out_);
-    attention = backend_.ReadActivation(out_);
+    result.attention = backend_.ReadActivation(out_);
   });
-  return attention;
+  return result;
 }
 
 }  // namespace espalier::test

@@ -76,6 +76,13 @@ class AttentionRig {
   const AttentionShape& shape() const { return shape_; }
   // Stores the rows' K and V and returns their attention [rows, query_heads * head_dim]. qkv: [rows, ...].
   std::vector<float> Attend(std::shared_ptr<const StepInput> step, std::span<const float> qkv);
+  struct Attended {
+    std::vector<float> qkv;  // as attention reads it: normalised and turned
+    std::vector<float> attention;
+  };
+  Attended AttendAndTurn(std::shared_ptr<const StepInput> step, std::span<const float> qkv);
+  // What Attend does to queries and keys: at first they are turned and have no norms.
+  QueryKeySpec& spec() { return spec_; }
   int64_t qkv_cols() const;
 
  private:
@@ -85,8 +92,7 @@ class AttentionRig {
   int32_t block_tokens_;
   int32_t max_rows_;
   KvId kv_;
-  RotaryId rotary_;
-  RotaryId no_rotary_;
+  QueryKeySpec spec_;
   ActivationId qkv_;
   ActivationId out_;
 };

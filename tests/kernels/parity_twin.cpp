@@ -129,6 +129,9 @@ TEST_CASE("No order of a block's threads changes a bit of attention") {
       twins.push_back(Twin(dtype, {.order = order}));
       rigs.emplace_back(*twins.back(), shape, kBlocks, 16, kMaxRows);
       rigs.back().Fill(17);
+      Random random(18);
+      rigs.back().spec().query_norm = AddVector(*twins.back(), RandomValues(random, 16));
+      rigs.back().spec().key_norm = AddVector(*twins.back(), RandomValues(random, 16));
     }
     Random random(17);
     for (int32_t f = 0; f < 40; ++f) {

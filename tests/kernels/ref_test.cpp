@@ -41,6 +41,26 @@ TEST_CASE("The reference walks exactly the path that the tree's links give") {
   }
 }
 
+TEST_CASE("The reference's norm divides by the root of the mean square") {
+  Random random(8);
+  std::normal_distribution<float> normal;
+  for (const size_t count : {size_t{1}, size_t{10}, size_t{64}, size_t{100}}) {
+    std::vector<float> in(count);
+    std::vector<float> weight(count);
+    for (float& value : in) value = 0.01F * normal(random);
+    for (float& value : weight) value = normal(random);
+    double squares = 0.0;
+    for (const float value : in) squares += static_cast<double>(value) * value;
+    std::vector<float> out(in);
+    ref::NormRow(out.data(), weight, 1e-4F, out.data());
+    for (size_t i = 0; i < count; ++i) {
+      const double expected =
+          in[i] * static_cast<double>(weight[i]) / std::sqrt(squares / static_cast<double>(count) + 1e-4);
+      REQUIRE(std::abs(out[i] - expected) < 1e-6);
+    }
+  }
+}
+
 TEST_CASE("The reference's attention is a softmax-weighted mean of values") {
   AttentionShape shape;
   shape.layers = 1;

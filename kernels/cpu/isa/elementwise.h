@@ -4,6 +4,11 @@
 namespace espalier::cpu {
 namespace {
 
+ESPALIER_INLINE Vec NormScale(Vec squares, float epsilon, int64_t columns) {
+  const float mean = ReduceAdd(squares) / static_cast<float>(columns);
+  return Set1(1.0F / __builtin_sqrtf(mean + epsilon));
+}
+
 void RmsNormRow(const float* in, const float* weight, float epsilon, int64_t columns, void* out,
                 bool out_bf16) {
   Vec squares = Set1(0.0F);
@@ -11,8 +16,7 @@ void RmsNormRow(const float* in, const float* weight, float epsilon, int64_t col
     const Vec x = Load(in + i);
     squares = MulAdd(x, x, squares);
   }
-  const float mean = ReduceAdd(squares) / static_cast<float>(columns);
-  const Vec scale = Set1(1.0F / __builtin_sqrtf(mean + epsilon));
+  const Vec scale = NormScale(squares, epsilon, columns);
   for (int64_t i = 0; i < columns; i += kLanes) {
     StoreOut(out, i, out_bf16, Mul(Mul(Load(in + i), scale), Load(weight + i)));
   }
@@ -38,6 +42,22 @@ void SwiGluRow(const float* in, int64_t columns, void* out, bool out_bf16) {
     }
     StoreOut(out, i, out_bf16, SiluTimes(Load(last[0]), Load(last[1])));
   }
+}
+
+// RmsNormRow of a head in place: behind a head lies the next one, not zeros.
+void NormHead(float* head, const float* weight, float epsilon, int32_t head_dim) {
+  const int32_t whole = head_dim / kLanes * kLanes;
+  float last[kLanes] = {};
+  for (int32_t i = whole; i < head_dim; ++i) last[i - whole] = head[i];
+  Vec squares = Mul(Load(last), Load(last));
+  for (int32_t i = 0; i < whole; i += kLanes) squares = MulAdd(Load(head + i), Load(head + i), squares);
+  const Vec scale = NormScale(squares, epsilon, head_dim);
+  for (int32_t i = 0; i < whole; i += kLanes) {
+    Store(head + i, Mul(Mul(Load(head + i), scale), Load(weight + i)));
+  }
+  if (whole == head_dim) return;
+  Store(last, Mul(Mul(Load(last), scale), Load(weight + whole)));
+  for (int32_t i = whole; i < head_dim; ++i) head[i] = last[i - whole];
 }
 
 void RotateHead(float* head, const float* cosine, const float* sine, int32_t half) {
@@ -83,7 +103,10 @@ void StoreKv(const float* k, const float* v, int32_t head_dim, const KvLayer& kv
 void RotaryAndStoreRow(const RotaryArgs& args) {
   const int32_t half = args.head_dim / 2;
   for (int32_t head = 0; head < args.query_heads + args.kv_heads; ++head) {
-    RotateHead(args.qkv + static_cast<int64_t>(head) * args.head_dim, args.cosine, args.sine, half);
+    float* values = args.qkv + static_cast<int64_t>(head) * args.head_dim;
+    const float* norm = head < args.query_heads ? args.query_norm : args.key_norm;
+    if (norm != nullptr) NormHead(values, norm, args.epsilon, args.head_dim);
+    if (args.cosine != nullptr) RotateHead(values, args.cosine, args.sine, half);
   }
   const float* k = args.qkv + static_cast<int64_t>(args.query_heads) * args.head_dim;
   const float* v = k + static_cast<int64_t>(args.kv_heads) * args.head_dim;

@@ -97,18 +97,59 @@ ESPALIER_DEVICE void Run(Block& block, const GatherArgs& args) {
   });
 }
 
-// Turns the pairs (i, i + head_dim / 2) of queries and keys in place, and stores K and V. A thread owns a
-// pair.
+// 1 / sqrt(mean of squares + epsilon) of each head of a row: of head h at scales[h * NormParts()].
+template <typename Block>
+ESPALIER_DEVICE void ScaleHeads(Block& block, const RotaryArgs& args, const float* heads, float* scales) {
+  const int32_t count = args.TurnedHeads();
+  const int32_t parts = args.NormParts();
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < count * parts; i += kThreads) {
+      const float* head = heads + int64_t{i / parts} * args.head_dim;
+      float sum = 0.0F;
+      for (int32_t d = i % parts; d < args.head_dim; d += parts) {
+        sum = MulAdd(head[d], head[d], sum);
+      }
+      scales[i] = sum;
+    }
+  });
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t h = thread; h < count; h += kThreads) {
+      float* sums = scales + h * parts;
+      float sum = sums[0];
+      for (int32_t i = 1; i < parts; ++i) sum += sums[i];
+      sums[0] = 1.0F / sqrtf(sum / static_cast<float>(args.head_dim) + args.epsilon);
+    }
+  });
+}
+
+// Normalises queries and keys, turns their pairs (i, i + head_dim / 2), in place, and stores K and V. A
+// thread owns a pair.
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
   const int64_t row = block.index();
   const BlobRow& input = ArrayOf(args.blob, HeaderOf(args.blob).row)[row];
   const KvLayout layout = args.layout;
   const int32_t half = args.head_dim / 2;
-  const float* cosine = args.angles + int64_t{input.position} * 2 * half;
-  const float* sine = cosine + half;
   float* heads = RowOf<float>(args.qkv, row);
-  const float* values = heads + int64_t{args.query_heads + layout.kv_heads} * args.head_dim;
+  const float* values = heads + int64_t{args.TurnedHeads()} * args.head_dim;
+  float* scales = block.template Shared<float>();
+  if (args.HasNorms()) ScaleHeads(block, args, heads, scales);
+  // A pair of head `head` becomes what attention takes.
+  const auto prepare = [&](int32_t head, int32_t i, float* x, float* y) {
+    const float* norm = head < args.query_heads ? args.query_norm : args.key_norm;
+    if (norm != nullptr) {
+      const float scale = scales[head * args.NormParts()];
+      *x = *x * scale * norm[i];
+      *y = *y * scale * norm[i + half];
+    }
+    if (args.angles == nullptr) return;
+    const float* cosine = args.angles + int64_t{input.position} * 2 * half;
+    const float* sine = cosine + half;
+    const float turned_x = *x * cosine[i] - *y * sine[i];
+    const float turned_y = *y * cosine[i] + *x * sine[i];
+    *x = turned_x;
+    *y = turned_y;
+  };
   WithOperandType(args.bf16_kv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const auto block_of = [&](int32_t kv_head) {
@@ -116,20 +157,20 @@ ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
              layout.BlockAt(int64_t{args.layer} * layout.kv_heads + kv_head, input.kv_block);
     };
     block.ForThreads([&](int32_t thread) {
-      const int32_t pairs = (args.query_heads + layout.kv_heads) * half;
+      const int32_t pairs = args.TurnedHeads() * half;
       for (int32_t pair = thread; pair < pairs; pair += kThreads) {
         const int32_t head = pair / half;
         const int32_t i = pair % half;
-        float* x = heads + int64_t{head} * args.head_dim + i;
-        float* y = x + half;
-        const float turned_x = *x * cosine[i] - *y * sine[i];
-        const float turned_y = *y * cosine[i] + *x * sine[i];
-        *x = turned_x;
-        *y = turned_y;
+        float* at = heads + int64_t{head} * args.head_dim + i;
+        float x = at[0];
+        float y = at[half];
+        prepare(head, i, &x, &y);
+        at[0] = x;
+        at[half] = y;
         if (head < args.query_heads) continue;
         T* keys = block_of(head - args.query_heads);
-        Store(turned_x, keys + layout.KeyAt(input.kv_slot, i));
-        Store(turned_y, keys + layout.KeyAt(input.kv_slot, i + half));
+        Store(x, keys + layout.KeyAt(input.kv_slot, i));
+        Store(y, keys + layout.KeyAt(input.kv_slot, i + half));
       }
       for (int32_t i = thread; i < layout.kv_heads * args.head_dim; i += kThreads) {
         Store(values[i], block_of(i / args.head_dim) + layout.ValueAt(input.kv_slot, i % args.head_dim));

@@ -41,8 +41,8 @@ void AsyncBackend::RmsNorm(ActivationId in, VectorId weight, float epsilon, Acti
 void AsyncBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) {
   Enqueue([=](Backend& inner) { inner.MatMul(in, w, bias, mode, out); });
 }
-void AsyncBackend::RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) {
-  Enqueue([=](Backend& inner) { inner.RotaryAndStore(kv, layer, rotary, qkv); });
+void AsyncBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
+  Enqueue([=](Backend& inner) { inner.RotaryAndStore(kv, layer, spec, qkv); });
 }
 void AsyncBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
   ++attention_calls_;

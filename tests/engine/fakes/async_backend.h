@@ -30,7 +30,7 @@ class AsyncBackend : public Backend {
   void Embed(MatrixId table, ActivationId out) override;
   void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
   void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
-  void RotaryAndStore(KvId kv, int32_t layer, RotaryId rotary, ActivationId qkv) override;
+  void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) override;
   void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
