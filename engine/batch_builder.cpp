@@ -15,15 +15,15 @@ int32_t RowsOf(const KvNode& node, bool touched) {
 
 }  // namespace
 
-// KvNode::batch_index holds the index in members_ first, in the batch's nodes later.
 void BatchBuilder::CollectMembers() {
-  for (const int32_t id : members_) tree_->mutable_node(id).batch_index = -1;
+  for (const int32_t id : members_) IndexOf(id) = -1;
   members_.clear();
+  index_.resize(static_cast<size_t>(tree_->node_slots()), -1);
   for (const int32_t touched : tree_->touched()) {
     if (RowsOf(tree_->node(touched), true) == 0) continue;
     for (int32_t id = touched; id >= 0; id = tree_->node(id).parent) {
-      if (tree_->node(id).batch_index >= 0) break;
-      tree_->mutable_node(id).batch_index = static_cast<int32_t>(members_.size());
+      if (IndexOf(id) >= 0) break;
+      IndexOf(id) = static_cast<int32_t>(members_.size());
       members_.push_back(id);
     }
   }
@@ -32,8 +32,7 @@ void BatchBuilder::CollectMembers() {
 void BatchBuilder::Shuffle() {
   std::mt19937_64 random(shuffle_seed_ + builds_);
   std::shuffle(members_.begin(), members_.end(), random);
-  for (size_t i = 0; i < members_.size(); ++i)
-    tree_->mutable_node(members_[i]).batch_index = static_cast<int32_t>(i);
+  for (size_t i = 0; i < members_.size(); ++i) IndexOf(members_[i]) = static_cast<int32_t>(i);
 }
 
 void BatchBuilder::Build(TreeBatch* batch, std::vector<RowToken>* tokens) {
@@ -49,8 +48,7 @@ void BatchBuilder::Build(TreeBatch* batch, std::vector<RowToken>* tokens) {
   int32_t first_root = -1;
   for (int32_t i = static_cast<int32_t>(members_.size()) - 1; i >= 0; --i) {
     const int32_t parent = tree_->node(members_[static_cast<size_t>(i)]).parent;
-    int32_t* head =
-        parent >= 0 ? &first_child_[static_cast<size_t>(tree_->node(parent).batch_index)] : &first_root;
+    int32_t* head = parent >= 0 ? &first_child_[static_cast<size_t>(IndexOf(parent))] : &first_root;
     next_sibling_[static_cast<size_t>(i)] = *head;
     *head = i;
   }
@@ -84,13 +82,13 @@ void BatchBuilder::Build(TreeBatch* batch, std::vector<RowToken>* tokens) {
 }
 
 void BatchBuilder::AddNode(int32_t id, int32_t parent, TreeBatch* batch, std::vector<RowToken>* tokens) {
-  KvNode& node = tree_->mutable_node(id);
+  const KvNode& node = tree_->node(id);
   const int32_t index = static_cast<int32_t>(batch->nodes.size());
   const int32_t rows = RowsOf(node, node.touched_step == tree_->current_step());
   const int32_t cached = node.issued_tokens - rows;
   const int32_t block_tokens = tree_->block_tokens();
   const int32_t blocks = (cached + rows + block_tokens - 1) / block_tokens;
-  node.batch_index = index;
+  IndexOf(id) = index;
   batch->nodes.push_back({.parent = parent,
                           .begin_position = node.begin_position,
                           .cached_tokens = cached,
@@ -109,7 +107,7 @@ void BatchBuilder::AddNode(int32_t id, int32_t parent, TreeBatch* batch, std::ve
 
 int32_t BatchBuilder::RowOf(const TreeBatch& batch, int32_t node, int32_t position) const {
   while (position < tree_->node(node).begin_position) node = tree_->node(node).parent;
-  const BatchNode& in = batch.nodes[static_cast<size_t>(tree_->node(node).batch_index)];
+  const BatchNode& in = batch.nodes[static_cast<size_t>(index_[static_cast<size_t>(node)])];
   const int32_t row = in.first_row + position - in.begin_position - in.cached_tokens;
   ESPALIER_CHECK(row >= in.first_row && row < in.first_row + in.rows);
   return row;

@@ -54,7 +54,6 @@ struct KvNode {
   int32_t committed_tokens = 0;  // watermark of all earlier steps
   std::vector<int32_t> tokens;
   std::vector<int32_t> blocks;
-  int32_t batch_index = -1;  // scratch of BatchBuilder
 
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }
   int32_t end_position() const { return begin_position + size(); }
@@ -80,7 +79,6 @@ class KvTree {
 
   int32_t block_tokens() const { return block_tokens_; }
   const KvNode& node(int32_t id) const { return nodes_[static_cast<size_t>(id)]; }
-  KvNode& mutable_node(int32_t id) { return nodes_[static_cast<size_t>(id)]; }
   int32_t node_slots() const { return static_cast<int32_t>(nodes_.size()); }
 
   // Cache namespaces: paths of different spaces never share anything. A private space is found by nobody

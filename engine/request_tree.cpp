@@ -18,7 +18,7 @@ RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
     : request_(std::move(request)),
       context_(context),
       nodes_(request_.nodes.size()),
-      plans_(PlanRuns(request_)) {
+      sequences_(this, PlanRuns(request_)) {
   const std::vector<int32_t> first_ordinals = FirstOrdinals(request_);
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const TreeNodeSpec& spec = request_.nodes[i];
@@ -46,7 +46,7 @@ std::string RequestTree::TextOf(const GivenSpec& spec) const {
 
 void RequestTree::Start(std::vector<int32_t>* created) {
   nodes_[0].closed = true;
-  created->push_back(CreateBranch(-1, 0, 0, OpenGroup(-1, 0)));
+  created->push_back(CreateBranch(-1, 0, 0, sequences_.OpenGroup(-1, 0)));
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
   Grow(std::numeric_limits<int64_t>::max(), created, &selected, &candidates);
@@ -72,7 +72,7 @@ int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int
   if (parent_number < 0) {
     created.stream = RootStream(request_.seed);
   } else {
-    Branch& parent = branch(parent_number);
+    Branch& parent = at(parent_number);
     ++parent.children;
     created.stream = ChildStream(parent.stream, ordinal);
     created.siblings =
@@ -82,8 +82,8 @@ int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int
     created.generated_tokens = parent.generated_tokens;
     created.dead = parent.dead;
   }
-  if (group >= 0) JoinGroup(&created, group);
-  ChangeBarriers(&created, static_cast<int32_t>(node(node_index).selects.size()));
+  sequences_.Add(created, group, generate_spec != nullptr && generate_spec->awaits_result);
+  sequences_.ChangeBarriers(number, static_cast<int32_t>(node(node_index).selects.size()));
   if (given_spec != nullptr) {
     InitGiven(&created, *given_spec);
   } else {
@@ -93,7 +93,7 @@ int32_t RequestTree::CreateBranch(int32_t parent_number, int32_t node_index, int
 }
 
 void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
-  const Node& at = node(created->node);
+  const Node& of = node(created->node);
   to_spawn_.push_back(created->number);
   const int32_t room = context_->max_path_tokens - created->start_position;
   created->scored = spec.score;
@@ -102,28 +102,16 @@ void RequestTree::InitGiven(Branch* created, const GivenSpec& spec) {
     return FinishDead(created);
   }
   created->tokens = spec.token_ids;
-  created->text = at.given_text;
-  const bool tip = at.children.empty() && at.selects.empty();
+  created->text = of.given_text;
+  const bool tip = of.children.empty() && of.selects.empty();
   if (!spec.score && !tip) Finish(created, FinishReason::kNone);
 }
 
-// Its first token is drawn with a row of its group's runs, or with the row of its parent's last token.
 void RequestTree::InitGenerated(Branch* created) {
   if (created->dead || DrawLimit(*created) <= 0) return FinishDead(created);
-  created->work = BranchWork::kAwait;
   if (context_->tokenizer != nullptr)
     created->decoder = BranchText(*context_->tokenizer, false, node(created->node).stop_strings);
-  const bool by_run = created->source >= 0;
-  Branch& parent = branch(created->parent);
-  const bool after_group = by_run && branch(created->source).parent == created->parent;
-  if (!by_run) {
-    created->source = created->parent;
-    parent.tail_pending = true;
-    CountTail(&parent, 1);
-  }
-  (after_group ? branch(created->source) : parent).awaiting.push_back(created->number);
-  created->claims_source = true;
-  ++branch(created->source).continuations;
+  sequences_.AwaitFirstToken(created->number);
 }
 
 // No room, or below an error.
@@ -144,7 +132,8 @@ void RequestTree::CreateBranches(int32_t parent, int32_t node_index, int32_t gro
 
 void RequestTree::Spawn(int32_t number, std::vector<int32_t>* created) {
   const int32_t index = branch(number).node;
-  const int32_t group = given(branch(number)) != nullptr ? branch(number).group : OpenGroup(number, index);
+  const int32_t group =
+      given(branch(number)) != nullptr ? sequences_.at(number).group : sequences_.OpenGroup(number, index);
   for (const int32_t child : node(index).children) CreateBranches(number, child, group, created);
   Node& spawned = node(index);
   ++spawned.spawned;
@@ -156,7 +145,8 @@ void RequestTree::Spawn(int32_t number, std::vector<int32_t>* created) {
 
 // Tokens and scores.
 
-void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* text) {
+void RequestTree::TakeToken(int32_t number, const TokenResult& token, std::string* text) {
+  Branch* of = &at(number);
   const GenerateSpec& spec = *generate(*of);
   if (token.failed()) {
     of->dead = true;
@@ -188,18 +178,23 @@ void RequestTree::TakeToken(Branch* of, const TokenResult& token, std::string* t
   if (reason != FinishReason::kNone) Finish(of, reason);
 }
 
-void RequestTree::TakeScores(Branch* of) {
+bool RequestTree::TakeScore(int32_t number, const TokenResult& taken) {
+  Branch* of = &at(number);
+  of->scores.push_back(taken);
+  if (static_cast<int32_t>(of->scores.size()) < of->size()) return false;
   for (const TokenResult& score : of->scores) {
     if (score.failed()) {
       of->verdict = kUnknownVerdict;
-      return Finish(of, FinishReason::kError);
+      Finish(of, FinishReason::kError);
+      return true;
     }
     of->verdict += static_cast<double>(score.logprob);
   }
   Finish(of, FinishReason::kNone);
+  return true;
 }
 
-void RequestTree::FinishGiven(Branch* of) { Finish(of, FinishReason::kNone); }
+void RequestTree::FinishGiven(int32_t branch) { Finish(&at(branch), FinishReason::kNone); }
 
 void RequestTree::Finish(Branch* of, FinishReason reason) {
   ESPALIER_CHECK(!of->finished);
@@ -210,12 +205,13 @@ void RequestTree::Finish(Branch* of, FinishReason reason) {
   if (generate(*of) != nullptr) {
     to_spawn_.push_back(of->number);
     // The last token's row was run where its logits were not finite.
-    distinct_tokens_ += reason == FinishReason::kError ? of->size() : std::max(of->size() - 1, 0);
+    generated_rows_ += reason == FinishReason::kError ? of->size() : std::max(of->size() - 1, 0);
   }
   CheckBarrier(of->node);
   // Barriers below wait for the scores of all branches here.
-  const Node& at = node(of->node);
-  if (of->scored && at.finished == static_cast<int32_t>(at.branches.size())) CheckBarriersBelow(of->node);
+  const Node& of_node = node(of->node);
+  if (of->scored && of_node.finished == static_cast<int32_t>(of_node.branches.size()))
+    CheckBarriersBelow(of->node);
 }
 
 // Growth.
@@ -305,41 +301,29 @@ void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vec
   const TreeNodeSpec& spec = request_.nodes[static_cast<size_t>(index)];
   std::vector<SelectCandidate> candidates;
   for (const int32_t number : node(spec.parent).branches) {
-    Branch& from = branch(number);
-    ChangeBarriers(&from, -1);
+    sequences_.ChangeBarriers(number, -1);
     taking_part->push_back(number);
-    candidates.push_back(CandidateOf(from));
+    candidates.push_back(CandidateOf(branch(number)));
   }
   SelectOutcome outcome = Select(std::get<SelectSpec>(spec.content), candidates);
   Node& resolved = node(index);
   resolved.branches = outcome.kept;
   std::sort(resolved.branches.begin(), resolved.branches.end());
-  for (const int32_t number : outcome.pruned) branch(number).pruned = true;
+  for (const int32_t number : outcome.pruned) at(number).pruned = true;
   for (const int32_t number : resolved.branches)
-    ChangeBarriers(&branch(number), static_cast<int32_t>(resolved.selects.size()));
+    sequences_.ChangeBarriers(number, static_cast<int32_t>(resolved.selects.size()));
   if (!candidates.empty())
     selected->push_back(
         {index, std::move(outcome.kept), std::move(outcome.pruned), std::move(outcome.scores)});
   for (const int32_t select : resolved.selects) ready_selects_.push(select);
   for (const int32_t number : resolved.branches) {
-    const int32_t group = OpenGroup(number, index);
+    const int32_t group = sequences_.OpenGroup(number, index);
     for (const int32_t child : resolved.children) CreateBranches(number, child, group, created);
   }
   for (const int32_t child : resolved.children) Close(child);
 }
 
 // Reports.
-
-std::vector<int32_t> RequestTree::PathTokens(const Branch& of, int32_t begin) const {
-  std::vector<int32_t> path(static_cast<size_t>(std::max(of.end_position() - begin, 0)));
-  for (const Branch* at = &of; at->end_position() > begin; at = &branch(at->parent)) {
-    const int32_t first = std::max(begin - at->start_position, 0);
-    std::copy(at->tokens.begin() + first, at->tokens.end(),
-              path.begin() + at->start_position + first - begin);
-    if (at->parent < 0) break;
-  }
-  return path;
-}
 
 void RequestTree::PathHistory(const Branch& of, SlotHistory* history) const {
   for (const Branch* at = &of;; at = &branch(at->parent)) {

@@ -2,8 +2,7 @@
 
 namespace espalier {
 
-std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows) {
-  constexpr size_t kLeastTrees = 8;
+std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows, size_t least_trees) {
   std::vector<size_t> ascending = wanted;
   std::sort(ascending.begin(), ascending.end());
   size_t left = rows;
@@ -15,7 +14,7 @@ std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows) {
     left -= size;
     --sharing;
   }
-  const size_t most = std::max(share + 1, rows / kLeastTrees);
+  const size_t most = std::max(share + 1, rows / least_trees);
   std::vector<size_t> shares = wanted;
   for (size_t& size : shares) {
     if (size <= share) continue;

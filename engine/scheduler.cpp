@@ -3,43 +3,22 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/scheduler_impl.h"
 #include "engine/tree_cost.h"
 
 namespace espalier {
 
 Scheduler::Scheduler(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer)
-    : impl_(std::make_unique<Impl>(std::move(options), std::move(tokenizer))) {}
-Scheduler::~Scheduler() = default;
-std::shared_ptr<ScheduledRequest> Scheduler::Prepare(TreeRequest request) const {
-  return impl_->Prepare(std::move(request));
-}
-void Scheduler::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request) {
-  impl_->Submit(id, std::move(request));
-}
-void Scheduler::Abort(uint64_t id, const Error& reason) { impl_->Abort(id, reason); }
-void Scheduler::FailAll(const Error& error) { impl_->FailAll(error); }
-std::shared_ptr<const StepInput> Scheduler::Next() { return impl_->Next(); }
-void Scheduler::Commit(const StepResult& result) { impl_->Commit(result); }
-std::vector<RequestEvent> Scheduler::TakeEvents() { return impl_->TakeEvents(); }
-int32_t Scheduler::steps_in_flight() const { return impl_->steps_in_flight(); }
-bool Scheduler::growing() const { return impl_->growing(); }
-void Scheduler::SetUnread(const std::string& peer, int32_t answers) { impl_->SetUnread(peer, answers); }
-bool Scheduler::idle() const { return impl_->idle(); }
-EngineStats Scheduler::Stats() const { return impl_->Stats(); }
-TreeSnapshot Scheduler::Snapshot() const { return impl_->Snapshot(); }
-void Scheduler::SetAttentionMode(AttentionMode mode) { impl_->SetAttentionMode(mode); }
-int32_t Scheduler::FlushCache() { return impl_->FlushCache(); }
-std::vector<int32_t> Scheduler::FreeBlocks() const { return impl_->FreeBlocks(); }
-Status Scheduler::CheckInvariants() const { return impl_->CheckInvariants(); }
-
-Scheduler::Impl::Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer> tokenizer)
     : options_(std::move(options)),
       tokenizer_(std::move(tokenizer)),
       context_{tokenizer_.get(), options_.eos_token_ids, options_.max_path_tokens},
-      allocator_(options_.engine.total_blocks),
-      tree_(&allocator_, options_.engine.block_tokens),
-      builder_(&tree_, options_.shuffle_seed) {
+      tails_(options_.engine.total_blocks, options_.engine.block_tokens, &requests_),
+      pressure_(options_.policy, &requests_, &tails_),
+      opener_(options_.policy, &tails_, &pressure_, &usage_),
+      updater_(options_.policy, &requests_, &tails_, &slots_, &usage_, &events_),
+      turns_(options_.policy, options_.engine.max_batch_rows, &requests_),
+      admission_(options_.policy, &requests_, &tails_, &pressure_, &turns_, &updater_, &events_),
+      builder_(options_, &tails_, &pressure_, &opener_, &slots_, &usage_),
+      rows_(options_, &requests_, &tails_, &opener_, &turns_, &builder_) {
   ESPALIER_CHECK(options_.steps_in_flight == 1 || options_.steps_in_flight == 2);
   ESPALIER_CHECK(options_.engine.max_batch_rows > 0 && options_.engine.prefill_chunk_tokens > 0);
   SetAttentionMode(options_.engine.attention_mode);
@@ -47,96 +26,119 @@ Scheduler::Impl::Impl(SchedulerOptions options, std::shared_ptr<const Tokenizer>
 
 // Life of requests.
 
-std::shared_ptr<ScheduledRequest> Scheduler::Impl::Prepare(TreeRequest request) const {
+std::shared_ptr<ScheduledRequest> Scheduler::Prepare(TreeRequest request) const {
   const int32_t first_rows = FirstBranches(request);
-  auto prepared = std::make_shared<Request>(std::move(request), &context_);
-  prepared->first_rows = first_rows;
-  return prepared;
+  return std::make_shared<ScheduledRequest>(std::move(request), &context_, first_rows);
 }
 
-void Scheduler::Impl::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> submitted) {
-  ESPALIER_CHECK(requests_.empty() || requests_.rbegin()->first < id);
-  submitted->id = id;
-  const TreeRequest& content = submitted->tree.request();
-  submitted->space =
-      content.cache_bypass ? tree_.AcquirePrivateSpace() : tree_.AcquireSpace(content.cache_namespace);
-  const auto& root = std::get<GivenSpec>(content.nodes[0].content);
-  submitted->wanted_blocks = static_cast<int32_t>(root.token_ids.size()) / options_.engine.block_tokens + 2;
-  submitted->peer = peers_.Submit(content.peer, id);
-  requests_.emplace(id, std::move(submitted));
+void Scheduler::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request) {
+  const TreeRequest& content = request->tree.request();
+  const auto prompt_tokens =
+      static_cast<int32_t>(std::get<GivenSpec>(content.nodes[0].content).token_ids.size());
+  tails_.Enter(request.get());
+  requests_.Add(id, content.peer, prompt_tokens / options_.engine.block_tokens + 2, std::move(request));
 }
 
-void Scheduler::Impl::Abort(uint64_t id, const Error& reason) {
-  const auto it = requests_.find(id);
-  if (it == requests_.end()) return;
-  Emit(id, reason);
-  ++counters_.cancelled;
-  End(it);
+void Scheduler::Abort(uint64_t id, const Error& reason) {
+  ScheduledRequest* request = requests_.Find(id);
+  if (request == nullptr) return;
+  usage_.AddCancelled();
+  updater_.Abort(request, reason);
 }
 
-void Scheduler::Impl::FailAll(const Error& error) {
+void Scheduler::FailAll(const Error& error) {
   failed_ = true;
-  while (!requests_.empty()) {
-    Emit(requests_.begin()->first, error);
-    End(requests_.begin());
-  }
+  while (!requests_.empty()) updater_.Abort(requests_.oldest(), error);
 }
 
-// Releases all that the request holds. Steps in flight may still compute for it: their results find no
-// request, and its blocks retire after them.
-void Scheduler::Impl::End(Requests::iterator it) {
-  Request& ending = *it->second;
-  while (!ending.in_memory.empty()) DropLeaf(&ending, &ending.tree.branch(*ending.in_memory.begin()));
-  for (int32_t number = 0; number < ending.tree.size(); ++number) EndSlot(&ending.tree.branch(number));
-  peers_.End(ending.peer, ending.id, ending.wanted_blocks, ending.admitted);
-  tree_.ReleaseSpace(ending.space);
-  if (found_ == &ending) found_ = nullptr;
-  requests_.erase(it);
+// Steps.
+
+std::shared_ptr<const StepInput> Scheduler::Next() {
+  if (failed_ || steps_in_flight() >= options_.steps_in_flight) return nullptr;
+  // Planning without a result may still have dropped leaves: with nothing in flight their blocks are free by
+  // the next attempt.
+  for (int32_t attempt = 1; !requests_.empty(); ++attempt) {
+    std::shared_ptr<const StepInput> step = PlanStep();
+    if (step != nullptr || steps_in_flight() > 0 || updater_.growing()) return step;
+    if (attempt < options_.policy.planning_attempts || requests_.empty()) continue;
+    // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
+    updater_.Abort(requests_.oldest(),
+                   {ErrorCode::kResourceExhausted, "", "a path of the tree does not fit into the KV cache"});
+    attempt = 0;
+  }
+  return nullptr;
 }
 
-// New branches and runs: those with rows to run go to the work list, given branches are reported.
-void Scheduler::Impl::NoteCreated(Request* request, const std::vector<int32_t>& created) {
-  for (const int32_t number : created) {
-    Branch& branch = request->tree.branch(number);
-    if (request->tree.given(branch) != nullptr) {
-      request->usage.prompt_tokens += branch.size();
-      if (number > 0 && (!branch.scored || branch.finished)) ReportGiven(request, branch);
-    } else if (branch.finished) {
-      DeltaOf(request, branch)->finish_reason = branch.reason;
-    }
-    Reconsider(request, &branch);
-  }
-  for (const int32_t number : request->tree.TakeNewRuns()) Reconsider(request, &request->tree.branch(number));
+std::shared_ptr<const StepInput> Scheduler::PlanStep() {
+  tails_.BeginStep(step_ + 1);
+  pressure_.BeginStep();
+  builder_.Begin(step_ + 1);
+  admission_.AdmitRequests();
+  updater_.SettleTouched(step_, /*committed=*/false);
+  rows_.FillStep();
+  PlannedStep step = builder_.Finish();
+  const bool issued = step.input != nullptr;
+  tails_.EndStep(issued);
+  if (!issued) return nullptr;
+  ++step_;
+  in_flight_.push_back(std::move(step.record));
+  if (options_.engine.check_invariants) CheckStep(*step.input);
+  return step.input;
+}
+
+void Scheduler::Commit(const StepResult& result) {
+  ESPALIER_CHECK(!in_flight_.empty() && in_flight_.front().step_id == result.step_id);
+  const StepRecord record = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  tails_.mutable_kv().CommitStep(record.step_id);
+  updater_.Commit(record, result);
+  updater_.SettleTouched(record.step_id, /*committed=*/true);
+  if (!options_.engine.check_invariants && !requests_.empty()) return;
+  const KvTree& kv = tails_.kv();
+  const Status status = options_.engine.check_invariants ? kv.Check() : kv.CheckSums(/*idle=*/true);
+  ESPALIER_CHECK_MSG(status.ok(), status.ok() ? std::string() : status.error().ToString());
+}
+
+void Scheduler::CheckStep(const StepInput& input) const {
+  const auto require = [](const Status& status) {
+    ESPALIER_CHECK_MSG(status.ok(), status.ok() ? std::string() : status.error().ToString());
+  };
+  require(CheckInvariants());
+  require(ValidateBatch(input.batch));
+  require(CheckPlan(input.batch, input.plan, options_.plan));
+  for (const RowToken& token : input.tokens) ESPALIER_CHECK(token.token_id >= 0 || token.slot >= 0);
 }
 
 // Reports.
 
-EngineStats Scheduler::Impl::Stats() const {
-  EngineStats stats = counters_;
+EngineStats Scheduler::Stats() const {
+  EngineStats stats = usage_.totals();
   stats.block_tokens = options_.engine.block_tokens;
-  stats.blocks_total = allocator_.total_blocks();
-  stats.blocks_free = allocator_.free_blocks();
-  stats.blocks_indexed = tree_.indexed_blocks();
-  stats.blocks_live = tree_.live_blocks() + allocator_.retiring_blocks();
-  stats.requests_active = static_cast<int32_t>(requests_.size());
-  stats.requests_queued = peers_.waiting();
-  stats.peers_active = peers_.active();
-  stats.branches_active = running_;
-  stats.evicted_blocks = tree_.evicted_blocks();
+  stats.blocks_total = tails_.blocks().total_blocks();
+  stats.blocks_free = tails_.blocks().free_blocks();
+  stats.blocks_indexed = tails_.kv().indexed_blocks();
+  stats.blocks_live = tails_.kv().live_blocks() + tails_.blocks().retiring_blocks();
+  stats.requests_active = requests_.size();
+  stats.requests_queued = requests_.peers().waiting();
+  stats.peers_active = requests_.peers().active();
+  stats.branches_active = tails_.running();
+  stats.preemptions = pressure_.preemptions();
+  stats.evicted_blocks = tails_.kv().evicted_blocks();
   return stats;
 }
 
-TreeSnapshot Scheduler::Impl::Snapshot() const {
+TreeSnapshot Scheduler::Snapshot() const {
+  const KvTree& kv = tails_.kv();
   TreeSnapshot snapshot;
-  for (int32_t id = 0; id < tree_.node_slots(); ++id) {
-    const KvNode& node = tree_.node(id);
+  for (int32_t id = 0; id < kv.node_slots(); ++id) {
+    const KvNode& node = kv.node(id);
     if (!node.alive) continue;
     KvNodeSnapshot& seen = snapshot.nodes.emplace_back();
     seen.id = id;
     seen.parent = node.parent;
     seen.begin_position = node.begin_position;
     seen.tokens = node.size();
-    seen.computed_tokens = tree_.ComputedTokens(id);
+    seen.computed_tokens = kv.ComputedTokens(id);
     seen.blocks = static_cast<int32_t>(node.blocks.size());
     seen.pins = node.pins;
     seen.indexed = node.indexed_tokens > 0;
@@ -150,6 +152,8 @@ TreeSnapshot Scheduler::Impl::Snapshot() const {
   return snapshot;
 }
 
-int32_t Scheduler::Impl::FlushCache() { return tree_.Evict(allocator_.total_blocks()); }
+int32_t Scheduler::FlushCache() { return tails_.mutable_kv().Evict(tails_.blocks().total_blocks()); }
+
+std::vector<int32_t> Scheduler::FreeBlocks() const { return tails_.blocks().free_list(); }
 
 }  // namespace espalier

@@ -33,6 +33,9 @@ struct GenerateSpec {
   std::vector<std::string> stop_strings;  // UTF-8; left out of the text, their tokens are kept in token_ids
   bool ignore_eos = false;                // the model's end-of-sequence tokens do not stop a branch
   int32_t top_logprobs = 0;               // [0, kMaxTopLogprobs]
+  // The next row of a branch depends on the result of its last one, not on the token alone: a branch is in at
+  // most one step in flight.
+  bool awaits_result = false;
 };
 
 enum class SelectScore : uint8_t {

@@ -2,9 +2,12 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <deque>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "engine/random_stream.h"
 #include "tests/engine/fakes/scheduler_harness.h"
 #include "tests/support/catch.h"
 
@@ -83,6 +86,39 @@ TEST_CASE("two equal prompts of 1000 tokens in flight compute at most 1000 token
   CHECK(harness.finished(second).usage.cached_tokens == 996);
   CHECK(harness.Compare(first).empty());
   CHECK(harness.Compare(second).empty());
+}
+
+TEST_CASE("a branch that awaits its results is in one step in flight, others are in two") {
+  constexpr int32_t kBranches = 3;
+  SchedulerHarness harness(LargePool());
+  TreeRequest awaits = FewShot(8, kBranches, 6);
+  std::get<GenerateSpec>(awaits.nodes[1].content).awaits_result = true;
+  TreeRequest runs_ahead = FewShot(8, kBranches, 6, 1);
+  runs_ahead.seed = 1;
+  const std::vector<uint64_t> ids = {harness.Submit(awaits), harness.Submit(runs_ahead)};
+
+  // In how many neighbouring steps in flight the branches of the request with this seed both draw a token.
+  int32_t twice[2] = {0, 0};
+  std::deque<std::set<uint64_t>> in_flight;  // streams of the branches that draw
+  do {
+    while (harness.Issue()) {
+      in_flight.emplace_back();
+      for (const SampleRequest& sample : harness.last_issued()->samples)
+        in_flight.back().insert(sample.stream);
+      if (in_flight.size() < 2) continue;
+      for (uint64_t seed = 0; seed < 2; ++seed) {
+        for (int32_t i = 0; i < kBranches; ++i) {
+          const uint64_t stream = ChildStream(RootStream(seed), i);
+          twice[seed] += in_flight[0].count(stream) > 0 && in_flight[1].count(stream) > 0 ? 1 : 0;
+        }
+      }
+    }
+    if (harness.Commit()) in_flight.pop_front();
+  } while (!harness.scheduler().idle() && harness.problem().empty());
+  REQUIRE(harness.problem().empty());
+  CHECK(twice[0] == 0);
+  CHECK(twice[1] == 5 * kBranches);
+  for (const uint64_t id : ids) CHECK(harness.Compare(id) == "");
 }
 
 TEST_CASE("where steps are full, requests wait instead of sharing their rows in slivers") {

@@ -69,6 +69,7 @@ class Generator {
     GenerateSpec generate;
     generate.branches = Pick({1, 1, 2, 2, 3, 4, 9});
     generate.max_new_tokens = Pick({1, 2, 3, 5, 8, 12});
+    generate.awaits_result = generate.max_new_tokens % 3 == 2;
     generate.ignore_eos = Chance(20);
     if (Chance(20)) generate.stop_token_ids = {Token()};
     if (Chance(20)) generate.top_logprobs = static_cast<int32_t>(1 + Below(3));

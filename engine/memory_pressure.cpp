@@ -1,0 +1,108 @@
+#include "engine/memory_pressure.h"
+
+#include <utility>
+
+// What gives way to a request, whoever asks for it.
+
+namespace espalier {
+
+bool MemoryPressure::MakeRoom(ScheduledRequest* request, const Sequence& sequence, int32_t blocks) {
+  const BlockAllocator& pool = tails_.blocks();
+  while (pool.free_blocks() < blocks) {
+    if (tails_.mutable_kv().Evict(blocks - pool.free_blocks()) > 0) continue;
+    const bool awaited = pool.free_blocks() + pool.retiring_blocks() >= blocks;
+    if (!awaited && TakeRoom(*request, sequence, blocks)) continue;
+    request->pressure.comes_first_ =
+        MayClaim(*request, blocks) || IsLastOfOldest(*request, sequence) || IsStarvedOldest(*request);
+    return false;
+  }
+  request->pressure.comes_first_ = false;
+  return true;
+}
+
+// One thing gives way. In this order: what peers hold beyond their share; leaves that nothing runs on;
+// younger requests; later sequences of the same request; for the oldest request, anything. Nothing that has
+// rows in the step being planned is touched.
+bool MemoryPressure::TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
+  return ClaimBlocks(request, blocks) || DropIdle(request, sequence, blocks) ||
+         PreemptYounger(request, blocks) || ParkHigher(request, sequence) ||
+         PreemptForOldest(request, sequence);
+}
+
+void MemoryPressure::ListIdle() {
+  if (std::exchange(idle_listed_, true)) return;
+  idle_.clear();
+  for (const auto& [id, holder] : requests_.by_age()) {
+    for (const int32_t number : holder->tails.in_memory()) {
+      Sequence& idle = holder->sequence(number);
+      if (InStep(idle.last_step) || holder->Wants(idle)) continue;
+      if (idle.generates() && !idle.finished()) continue;  // its last tokens are under way
+      idle_.push_back({holder.get(), &idle});
+    }
+  }
+}
+
+// Of the youngest request first, not of older ones; the source of the sequence last.
+bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
+  ListIdle();
+  const auto is_source = [&](const Candidate& idle) {
+    return idle.request == &request && idle.sequence->number == sequence.source;
+  };
+  Candidate source;
+  size_t last = idle_.size();
+  while (last > 0 && idle_[last - 1].request->id() >= request.id()) {
+    const Candidate idle = idle_[last - 1];
+    const bool stays =
+        idle.sequence == &sequence || is_source(idle) || IsProtected(*idle.request, request, blocks);
+    if (idle.sequence->leaf >= 0 && stays) {
+      if (is_source(idle)) source = idle;
+      --last;  // stays
+      continue;
+    }
+    idle_.erase(idle_.begin() + static_cast<ptrdiff_t>(last) - 1);
+    if (idle.sequence->leaf < 0) {  // dropped meanwhile
+      --last;
+      continue;
+    }
+    tails_.Drop(idle.request, idle.sequence);
+    return true;
+  }
+  if (source.request == nullptr) return false;
+  tails_.Drop(source.request, source.sequence);
+  return true;
+}
+
+bool MemoryPressure::PreemptYounger(const ScheduledRequest& request, int32_t blocks) {
+  const RequestTable::Requests& by_age = requests_.by_age();
+  for (auto it = by_age.rbegin(); it != by_age.rend() && it->first > request.id(); ++it) {
+    ScheduledRequest& victim = *it->second;
+    if (victim.tails.in_memory().empty() || InStep(victim.issued.last_step())) continue;
+    if (IsProtected(victim, request, blocks)) continue;
+    Preempt(&victim);
+    return true;
+  }
+  return false;
+}
+
+void MemoryPressure::Preempt(ScheduledRequest* victim) {
+  const int32_t before = tails_.kv().live_blocks();
+  while (!victim->tails.in_memory().empty())
+    tails_.Drop(victim, &victim->sequence(*victim->tails.in_memory().begin()));
+  victim->pressure.comes_first_ = false;
+  requests_.Withdraw(victim, before - tails_.kv().live_blocks());
+  ++preemptions_;
+}
+
+bool MemoryPressure::ParkHigher(const ScheduledRequest& request, const Sequence& sequence) {
+  ScheduledRequest& own = *requests_.Find(request.id());
+  const std::set<int32_t>& in_memory = own.tails.in_memory();
+  for (auto it = in_memory.rbegin(); it != in_memory.rend() && *it > sequence.number; ++it) {
+    Sequence& parked = own.sequence(*it);
+    if (InStep(parked.last_step)) continue;
+    tails_.Drop(&own, &parked);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace espalier

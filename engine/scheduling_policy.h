@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+
+namespace espalier {
+
+// The constants of scheduling: whom to serve first and how far ahead, never what an answer says.
+struct SchedulingPolicy {
+  // Requests that are admitted in all where steps have no rows to spare: the prompts of those whose turn has
+  // not come are run and their first tokens drawn; enough that steps are full whichever of them end.
+  int32_t max_begun_requests = 128;
+  // Requests that run side by side whatever rows they want, so that small ones do not wait for the end of
+  // large ones.
+  int32_t min_side_by_side_requests = 32;
+  // Steps count as full when requests want this many times the rows of one: some requests prefill while
+  // others decode, and some end.
+  double full_step_ratio = 1.25;
+  // The part of the pool that must be left to those before it where a request is begun ahead of its turn.
+  double pool_left_to_earlier = 0.5;
+  // Where branches want more rows than a step has, none gets more than one part in this many of them unless
+  // that is its equal share: so many trees at least advance in each step.
+  int32_t min_trees_per_step = 8;
+  // The part of a step's rows that is kept for prefill where decode rows would fill the step, so that neither
+  // starves.
+  double prefill_reserve = 0.25;
+  // The part of the prefill rows that is divided evenly among prompts; the rest goes to the oldest, which so
+  // ends early: equal parts of everything would let all of them end late.
+  double even_prefill_part = 0.25;
+  // Runs of at least this many blocks are promised to others while they are computed; shorter ones are not
+  // worth a node more.
+  int32_t min_promised_blocks = 4;
+  // The oldest request comes first once it has had no row for so many steps: others might take, step after
+  // step, what was given up for it.
+  uint64_t starved_after_steps = 4;
+  // Candidates and branches that a tree may take up at one time (RequestTree::Grow): a few milliseconds.
+  int64_t grow_budget = 4096;
+  // How often a step is planned anew where nothing is in flight and planning only made room: what was given
+  // up in one attempt is free in the next. After that the request cannot run at all.
+  int32_t planning_attempts = 4;
+};
+
+}  // namespace espalier
