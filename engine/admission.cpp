@@ -5,11 +5,11 @@
 namespace espalier {
 
 void Admission::AdmitRequests() {
-  if (!requests_.empty() && !requests_.oldest()->place.admitted()) Admit(requests_.oldest());
+  if (requests_.runnable() && !requests_.first()->place.admitted()) Admit(requests_.first());
   const std::set<PeerShares::Head>& heads = requests_.peers().heads();
   bool overtakes = false;
   for (auto head = heads.begin(); head != heads.end();) {
-    ScheduledRequest* request = requests_.Find(head->id);
+    ScheduledRequest* request = requests_.at(head->place);
     const bool ahead = !turns_.HasTurn(*request);
     if (ahead && (overtakes || turns_.size() >= policy_.max_begun_requests))
       return;  // and so for all behind it

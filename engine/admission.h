@@ -24,11 +24,12 @@ class Admission {
         updater_(*updater),
         events_(*events) {}
 
-  // Admits peer by peer: those first whose peer has the fewest that run, then by age; and none overtakes one
-  // that waits for blocks, but to take what its peer may claim. Those that find no rows to spare are begun
-  // all the same, up to a number and while a part of the pool is left: first tokens come with the prompt's
-  // rows, which have to be run in any case; what follows waits for its turn. A preempted request waits until
-  // the blocks that it had are there again. The oldest of all is always admitted: it can always run.
+  // Admits peer by peer: those first whose peer has the fewest that run, then by precedence; and none
+  // overtakes one that waits for blocks, but to take what its peer may claim. Those that find no rows to
+  // spare are begun all the same, up to a number and while a part of the pool is left: first tokens come with
+  // the prompt's rows, which have to be run in any case; what follows waits for its turn. A preempted request
+  // waits until the blocks that it had are there again. The first of all is always admitted: it can always
+  // run.
   void AdmitRequests();
 
  private:

@@ -32,7 +32,7 @@ void MemoryPressure::ClaimToBegin(ScheduledRequest* request) {
   }
 }
 
-// Whether `from` may not take from `holder`, which is another peer's, though it is older.
+// Whether `from` may not take from `holder`, which is another peer's, though it comes first.
 bool MemoryPressure::IsProtected(const ScheduledRequest& holder, const ScheduledRequest& from,
                                  int32_t blocks) {
   if (!requests_.peers().several() || holder.peer() == from.peer() || MayClaim(from, blocks)) return false;
@@ -47,7 +47,7 @@ bool MemoryPressure::ClaimBlocks(const ScheduledRequest& request, int32_t blocks
   return false;
 }
 
-// Of the youngest request first.
+// Of the last request first.
 bool MemoryPressure::DropIdleOf(int32_t peer) {
   ListIdle();
   for (auto idle = idle_.rbegin(); idle != idle_.rend(); ++idle) {
@@ -58,20 +58,20 @@ bool MemoryPressure::DropIdleOf(int32_t peer) {
   return false;
 }
 
-// The youngest request of the peer; branch by branch where it is the only one that is in memory, or the
-// oldest of all, which keeps one.
+// The last request of the peer; branch by branch where it is the only one that is in memory, or the
+// first of all, which keeps one.
 bool MemoryPressure::PreemptOf(int32_t peer) {
-  const ScheduledRequest* oldest = requests_.OldestAdmitted();
-  const RequestTable::Requests& by_age = requests_.by_age();
+  const ScheduledRequest* first = requests_.FirstAdmitted();
+  const RequestTable::Ordered& order = requests_.by_precedence();
   const auto in_memory = [&](const auto& entry) {
     return entry.second->peer() == peer && !entry.second->tails.in_memory().empty();
   };
-  const bool only_one = std::count_if(by_age.begin(), by_age.end(), in_memory) == 1;
-  for (auto it = by_age.rbegin(); it != by_age.rend(); ++it) {
+  const bool only_one = std::count_if(order.begin(), order.end(), in_memory) == 1;
+  for (auto it = order.rbegin(); it != order.rend(); ++it) {
     if (!in_memory(*it)) continue;
     ScheduledRequest& victim = *it->second;
     const std::set<int32_t>& held = victim.tails.in_memory();
-    const bool keeps_one = &victim == oldest;
+    const bool keeps_one = &victim == first;
     if (held.size() == 1 && keeps_one) continue;
     if (!keeps_one && !(only_one && held.size() > 1)) {
       if (InStep(victim.issued.last_step())) continue;
@@ -89,29 +89,29 @@ bool MemoryPressure::PreemptOf(int32_t peer) {
 }
 
 // Whether, among several peers, this is the request that always goes on.
-bool MemoryPressure::IsOldest(const ScheduledRequest& request) const {
-  return requests_.peers().several() && &request == requests_.OldestAdmitted();
+bool MemoryPressure::IsFirst(const ScheduledRequest& request) const {
+  return requests_.peers().several() && &request == requests_.FirstAdmitted();
 }
 
 // Whether it is that one and does not: it has had no row in the last steps.
-bool MemoryPressure::IsStarvedOldest(const ScheduledRequest& request) const {
-  return IsOldest(request) &&
+bool MemoryPressure::IsStarvedFirst(const ScheduledRequest& request) const {
+  return IsFirst(request) &&
          request.issued.last_step() + policy_.starved_after_steps < tails_.kv().current_step();
 }
 
-// Whether this is the one sequence that the oldest request keeps whatever happens.
-bool MemoryPressure::IsLastOfOldest(const ScheduledRequest& request, const Sequence& sequence) const {
-  if (!IsOldest(request)) return false;
+// Whether this is the one sequence that the first request keeps whatever happens.
+bool MemoryPressure::IsOnlyOneOfFirst(const ScheduledRequest& request, const Sequence& sequence) const {
+  if (!IsFirst(request)) return false;
   const std::set<int32_t>& in_memory = request.tails.in_memory();
   return std::all_of(in_memory.begin(), in_memory.end(),
                      [&](int32_t number) { return number == sequence.number; });
 }
 
-// For that sequence, the youngest of the other requests.
-bool MemoryPressure::PreemptForOldest(const ScheduledRequest& request, const Sequence& sequence) {
-  if (!IsLastOfOldest(request, sequence)) return false;
-  const RequestTable::Requests& by_age = requests_.by_age();
-  for (auto it = by_age.rbegin(); it != by_age.rend(); ++it) {
+// For that sequence, the last of the other requests.
+bool MemoryPressure::PreemptForFirst(const ScheduledRequest& request, const Sequence& sequence) {
+  if (!IsOnlyOneOfFirst(request, sequence)) return false;
+  const RequestTable::Ordered& order = requests_.by_precedence();
+  for (auto it = order.rbegin(); it != order.rend(); ++it) {
     ScheduledRequest& victim = *it->second;
     if (&victim == &request || victim.tails.in_memory().empty() || InStep(victim.issued.last_step()))
       continue;

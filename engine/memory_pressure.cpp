@@ -13,7 +13,7 @@ bool MemoryPressure::MakeRoom(ScheduledRequest* request, const Sequence& sequenc
     const bool awaited = pool.free_blocks() + pool.retiring_blocks() >= blocks;
     if (!awaited && TakeRoom(*request, sequence, blocks)) continue;
     request->pressure.comes_first_ =
-        MayClaim(*request, blocks) || IsLastOfOldest(*request, sequence) || IsStarvedOldest(*request);
+        MayClaim(*request, blocks) || IsOnlyOneOfFirst(*request, sequence) || IsStarvedFirst(*request);
     return false;
   }
   request->pressure.comes_first_ = false;
@@ -21,28 +21,27 @@ bool MemoryPressure::MakeRoom(ScheduledRequest* request, const Sequence& sequenc
 }
 
 // One thing gives way. In this order: what peers hold beyond their share; leaves that nothing runs on;
-// younger requests; later sequences of the same request; for the oldest request, anything. Nothing that has
+// later requests; later sequences of the same request; for the first request, anything. Nothing that has
 // rows in the step being planned is touched.
 bool MemoryPressure::TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
   return ClaimBlocks(request, blocks) || DropIdle(request, sequence, blocks) ||
-         PreemptYounger(request, blocks) || ParkHigher(request, sequence) ||
-         PreemptForOldest(request, sequence);
+         PreemptLater(request, blocks) || ParkHigher(request, sequence) || PreemptForFirst(request, sequence);
 }
 
 void MemoryPressure::ListIdle() {
   if (std::exchange(idle_listed_, true)) return;
   idle_.clear();
-  for (const auto& [id, holder] : requests_.by_age()) {
+  for (const auto& [place, holder] : requests_.by_precedence()) {
     for (const int32_t number : holder->tails.in_memory()) {
       Sequence& idle = holder->sequence(number);
       if (InStep(idle.last_step) || holder->Wants(idle)) continue;
       if (idle.generates() && !idle.finished()) continue;  // its last tokens are under way
-      idle_.push_back({holder.get(), &idle});
+      idle_.push_back({holder, &idle});
     }
   }
 }
 
-// Of the youngest request first, not of older ones; the source of the sequence last.
+// Of the last request first, not of those before it; the source of the sequence last.
 bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
   ListIdle();
   const auto is_source = [&](const Candidate& idle) {
@@ -50,7 +49,7 @@ bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& s
   };
   Candidate source;
   size_t last = idle_.size();
-  while (last > 0 && idle_[last - 1].request->id() >= request.id()) {
+  while (last > 0 && idle_[last - 1].request->place.precedence() >= request.place.precedence()) {
     const Candidate idle = idle_[last - 1];
     const bool stays =
         idle.sequence == &sequence || is_source(idle) || IsProtected(*idle.request, request, blocks);
@@ -72,9 +71,9 @@ bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& s
   return true;
 }
 
-bool MemoryPressure::PreemptYounger(const ScheduledRequest& request, int32_t blocks) {
-  const RequestTable::Requests& by_age = requests_.by_age();
-  for (auto it = by_age.rbegin(); it != by_age.rend() && it->first > request.id(); ++it) {
+bool MemoryPressure::PreemptLater(const ScheduledRequest& request, int32_t blocks) {
+  const RequestTable::Ordered& order = requests_.by_precedence();
+  for (auto it = order.rbegin(); it != order.rend() && it->first > request.place.precedence(); ++it) {
     ScheduledRequest& victim = *it->second;
     if (victim.tails.in_memory().empty() || InStep(victim.issued.last_step())) continue;
     if (IsProtected(victim, request, blocks)) continue;
@@ -86,8 +85,7 @@ bool MemoryPressure::PreemptYounger(const ScheduledRequest& request, int32_t blo
 
 void MemoryPressure::Preempt(ScheduledRequest* victim) {
   const int32_t before = tails_.kv().live_blocks();
-  while (!victim->tails.in_memory().empty())
-    tails_.Drop(victim, &victim->sequence(*victim->tails.in_memory().begin()));
+  tails_.DropAll(victim);
   victim->pressure.comes_first_ = false;
   requests_.Withdraw(victim, before - tails_.kv().live_blocks());
   ++preemptions_;

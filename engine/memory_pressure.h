@@ -11,9 +11,9 @@ namespace espalier {
 
 // What gives way where blocks run out, within a request and between peers. A peer that holds less than an
 // equal share of the pool may take blocks, up to its share, from those that hold more than theirs; and none
-// that holds more may take what leaves another with less, however old its request. One exception, so that
-// something always goes on: the oldest request keeps one branch, and may take for it what it needs. Not
-// thread-safe.
+// that holds more may take what leaves another with less, whatever its request's precedence. One exception,
+// so that something always goes on: the first request keeps one branch, and may take for it what it needs.
+// Not thread-safe.
 class MemoryPressure {
  public:
   // Both outlive this.
@@ -24,7 +24,7 @@ class MemoryPressure {
 
   // Sees to it that `blocks` blocks are free for the sequence. In this order: evict cold prefixes; wait for
   // blocks that steps in flight still read; then others give way. False: not in this step; where the request
-  // may take blocks from others, it comes first in the next. So does the oldest where it has had no row for a
+  // may take blocks from others, it comes first in the next. So does the first where it has had no row for a
   // while.
   bool MakeRoom(ScheduledRequest* request, const Sequence& sequence, int32_t blocks);
 
@@ -44,7 +44,7 @@ class MemoryPressure {
   // Within peers (memory_pressure.cpp).
   void ListIdle();
   bool DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks);
-  bool PreemptYounger(const ScheduledRequest& request, int32_t blocks);
+  bool PreemptLater(const ScheduledRequest& request, int32_t blocks);
   void Preempt(ScheduledRequest* victim);
   bool ParkHigher(const ScheduledRequest& request, const Sequence& sequence);
   bool InStep(uint64_t last_step) const { return last_step == tails_.kv().current_step(); }
@@ -55,10 +55,10 @@ class MemoryPressure {
   bool ClaimBlocks(const ScheduledRequest& request, int32_t blocks);
   bool DropIdleOf(int32_t peer);
   bool PreemptOf(int32_t peer);
-  bool IsOldest(const ScheduledRequest& request) const;
-  bool IsStarvedOldest(const ScheduledRequest& request) const;
-  bool IsLastOfOldest(const ScheduledRequest& request, const Sequence& sequence) const;
-  bool PreemptForOldest(const ScheduledRequest& request, const Sequence& sequence);
+  bool IsFirst(const ScheduledRequest& request) const;
+  bool IsStarvedFirst(const ScheduledRequest& request) const;
+  bool IsOnlyOneOfFirst(const ScheduledRequest& request, const Sequence& sequence) const;
+  bool PreemptForFirst(const ScheduledRequest& request, const Sequence& sequence);
 
   const SchedulingPolicy& policy_;
   RequestTable& requests_;

@@ -41,39 +41,39 @@ void PeerShares::Update(int32_t peer, const Change& change) {
   running_peers_ += (changed.admitted > 0 ? 1 : 0) - (ran ? 1 : 0);
 }
 
-int32_t PeerShares::Submit(const std::string& peer, uint64_t id) {
+int32_t PeerShares::Submit(const std::string& peer, const Precedence& place) {
   const int32_t handle = Find(peer);
   Update(handle, [&](Peer& changed) {
     ++changed.requests;
-    changed.waiting.insert(id);
+    changed.waiting.insert(place);
   });
   return handle;
 }
 
-void PeerShares::Admit(int32_t peer, uint64_t id, int32_t blocks) {
+void PeerShares::Admit(int32_t peer, const Precedence& place, int32_t blocks) {
   Update(peer, [&](Peer& changed) {
-    ESPALIER_CHECK(changed.waiting.erase(id) == 1);
+    ESPALIER_CHECK(changed.waiting.erase(place) == 1);
     ++changed.admitted;
     changed.expected += blocks;
   });
 }
 
-void PeerShares::Preempt(int32_t peer, uint64_t id, int32_t blocks) {
+void PeerShares::Preempt(int32_t peer, const Precedence& place, int32_t blocks) {
   Update(peer, [&](Peer& changed) {
     --changed.admitted;
     changed.expected -= blocks;
-    changed.waiting.insert(id);
+    changed.waiting.insert(place);
   });
 }
 
-void PeerShares::End(int32_t peer, uint64_t id, int32_t blocks, bool admitted) {
+void PeerShares::End(int32_t peer, const Precedence& place, int32_t blocks, bool admitted) {
   Update(peer, [&](Peer& changed) {
     --changed.requests;
     if (admitted) {
       --changed.admitted;
       changed.expected -= blocks;
     } else {
-      changed.waiting.erase(id);
+      changed.waiting.erase(place);
     }
   });
   DropIfGone(peer);

@@ -7,6 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/precedence.h"
+
 namespace espalier {
 
 // Who asks for what, where several peers share one engine: how many requests of each wait, run, or have ended
@@ -15,21 +17,21 @@ namespace espalier {
 // matter only while there are several peers, and only where something is short.
 class PeerShares {
  public:
-  // A waiting request that is the oldest of its peer. In the order in which they are to be admitted: those
-  // first whose peer has the fewest requests that run or are unread, then by age.
+  // A waiting request that is the first of its peer. In the order in which they are to be admitted: those
+  // first whose peer has the fewest requests that run or are unread, then by precedence.
   struct Head {
     int32_t running = 0;
-    uint64_t id = 0;
+    Precedence place;
     int32_t peer = 0;
     auto operator<=>(const Head&) const = default;
   };
 
-  // A request waits from Submit on, and again when it is preempted. Ids ascend. Returns its peer's handle.
-  int32_t Submit(const std::string& peer, uint64_t id);
+  // A request waits from Submit on, and again when it is preempted. Returns its peer's handle.
+  int32_t Submit(const std::string& peer, const Precedence& place);
   // `blocks`: what the request is expected to hold at least while it is admitted.
-  void Admit(int32_t peer, uint64_t id, int32_t blocks);
-  void Preempt(int32_t peer, uint64_t id, int32_t blocks);
-  void End(int32_t peer, uint64_t id, int32_t blocks, bool admitted);
+  void Admit(int32_t peer, const Precedence& place, int32_t blocks);
+  void Preempt(int32_t peer, const Precedence& place, int32_t blocks);
+  void End(int32_t peer, const Precedence& place, int32_t blocks, bool admitted);
   // Answers of ended requests that the peer has yet to read.
   void SetUnread(const std::string& peer, int32_t answers);
 
@@ -62,7 +64,7 @@ class PeerShares {
     int32_t unread = 0;
     int32_t held = 0;
     int32_t expected = 0;
-    std::set<uint64_t> waiting;
+    std::set<Precedence> waiting;
   };
 
   Peer& at(int32_t peer) { return peers_[static_cast<size_t>(peer)]; }

@@ -18,7 +18,8 @@ RequestTree::RequestTree(TreeRequest request, const TreeContext* context)
     : request_(std::move(request)),
       context_(context),
       nodes_(request_.nodes.size()),
-      sequences_(this, PlanRuns(request_)) {
+      sequences_(this, PlanRuns(request_)),
+      open_(request_.stays_open) {
   const std::vector<int32_t> first_ordinals = FirstOrdinals(request_);
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const TreeNodeSpec& spec = request_.nodes[i];

@@ -81,7 +81,10 @@ class RequestTree {
 
   // Barriers are left that the next Grow resolves.
   bool growing() const { return !ready_selects_.empty(); }
-  bool done() const { return unfinished_ == 0 && !growing(); }
+  bool done() const { return unfinished_ == 0 && !growing() && !open_; }
+  // All that was asked for is there, and the client may ask for more.
+  bool waits_for_client() const { return unfinished_ == 0 && !growing() && open_; }
+  void Close() { open_ = false; }  // the client asks for nothing more
   // How often each kind of token stands on the path, for penalties: given ones and generated ones.
   void PathHistory(const Branch& of, SlotHistory* history) const;
   std::vector<BranchSummary> Summaries() const;
@@ -128,7 +131,8 @@ class RequestTree {
   int64_t generated_rows_ = 0;
   std::vector<int32_t> to_spawn_;
   std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> ready_selects_;  // in order of nodes
-  int32_t unfinished_ = 0;
+  int32_t unfinished_ = 0;                                                            // branches
+  bool open_ = false;
 };
 
 }  // namespace espalier

@@ -34,12 +34,12 @@ void RowScheduler::CollectCandidates() {
   decode_.clear();
   prefill_.clear();
   int32_t decoding = 0;  // requests
-  const ScheduledRequest* oldest = requests_.OldestAdmitted();
+  const ScheduledRequest* first = requests_.FirstAdmitted();
   for (Turns::Turn& turn : turns_.Renew()) {
     ScheduledRequest& request = *turn.request;
     const bool drew = request.issued.drew();
     const bool has_turn = turns_.HasRowsToSpare(decoding, static_cast<int64_t>(decode_.size()));
-    if (drew && !has_turn && &request != oldest) continue;
+    if (drew && !has_turn && &request != first) continue;
     if (drew) ++decoding;
     const std::vector<int32_t>& work = tails_.CollectWork(&request);
     const auto wanted = static_cast<int64_t>(work.size());
@@ -65,14 +65,14 @@ bool RowScheduler::IsDecode(const ScheduledRequest& request, const Sequence& seq
 }
 
 // Those that found no blocks in the last step, and may take them from others, do so before the others take
-// more: the oldest request before the rest of them.
+// more: the first request before the rest of them.
 std::array<RowScheduler::Candidates, RowScheduler::kUrgencies> RowScheduler::ByUrgency(
     const Candidates& candidates) const {
   std::array<Candidates, kUrgencies> sorted;
-  const ScheduledRequest* oldest = requests_.OldestAdmitted();
+  const ScheduledRequest* first = requests_.FirstAdmitted();
   for (const Candidate& candidate : candidates) {
     const bool comes_first = candidate.request->pressure.comes_first();
-    sorted[!comes_first ? 2 : candidate.request == oldest ? 0 : 1].push_back(candidate);
+    sorted[!comes_first ? 2 : candidate.request == first ? 0 : 1].push_back(candidate);
   }
   return sorted;
 }

@@ -9,17 +9,17 @@
 
 namespace espalier {
 
-// How many of `rows` each request gets, of which `wanted` tells, oldest first, and which want more in all.
-// Those that want no more than an equal share of what smaller ones leave get all of it. The larger ones run
-// whole, oldest first: branches of one tree share the KV that they read, and a tree that ends early frees its
-// own. None gets more than one part in `least_trees` of the rows unless that is its equal share.
+// How many of `rows` each request gets, of which `wanted` tells, first ones first, and which want more in
+// all. Those that want no more than an equal share of what smaller ones leave get all of it. The larger ones
+// run whole, first ones first: branches of one tree share the KV that they read, and a tree that ends early
+// frees its own. None gets more than one part in `least_trees` of the rows unless that is its equal share.
 std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows, size_t least_trees);
 
-// Hands out `rows` among askers, oldest first, that say only afterwards how many they took: `take(i, most)`
-// takes up to `most`; fewer mean that it wants no more. `served[i]` is the last step that had rows of it.
-// None waits for the whole of another, and small wants are met whole: `even_part` of the rows goes out in
+// Hands out `rows` among askers, first ones first, that say only afterwards how many they took: `take(i,
+// most)` takes up to `most`; fewer mean that it wants no more. `served[i]` is the last step that had rows of
+// it. None waits for the whole of another, and small wants are met whole: `even_part` of the rows goes out in
 // equal parts, where what one leaves is for the others; to those that have waited longest, where there are
-// more of them than rows. The rest goes to the oldest, which so ends early: equal parts of everything would
+// more of them than rows. The rest goes to the first, which so ends early: equal parts of everything would
 // let all of them end late. Returns how many rows were taken.
 template <typename Take>
 int32_t ShareOut(const std::vector<uint64_t>& served, int32_t rows, double even_part, const Take& take) {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/precedence.h"
 #include "engine/request_tree.h"
 #include "engine/tree_event.h"
 
@@ -17,6 +18,7 @@ namespace espalier {
 class TablePlace {
  public:
   uint64_t id() const { return id_; }
+  const Precedence& precedence() const { return precedence_; }
   int32_t peer() const { return peer_; }             // handle of PeerShares
   bool admitted() const { return admitted_; }        // may hold leaves
   int32_t wanted_blocks() const { return blocks_; }  // to wait for before it is admitted
@@ -24,6 +26,8 @@ class TablePlace {
  private:
   friend class RequestTable;
   uint64_t id_ = 0;
+  Precedence precedence_;
+  bool suspended_ = false;
   int32_t peer_ = -1;
   bool admitted_ = false;
   int32_t blocks_ = 0;

@@ -36,7 +36,7 @@ void Scheduler::Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request) {
   const auto prompt_tokens =
       static_cast<int32_t>(std::get<GivenSpec>(content.nodes[0].content).token_ids.size());
   tails_.Enter(request.get());
-  requests_.Add(id, content.peer, prompt_tokens / options_.engine.block_tokens + 2, std::move(request));
+  requests_.Add(id, prompt_tokens / options_.engine.block_tokens + 2, std::move(request));
 }
 
 void Scheduler::Abort(uint64_t id, const Error& reason) {
@@ -46,9 +46,14 @@ void Scheduler::Abort(uint64_t id, const Error& reason) {
   updater_.Abort(request, reason);
 }
 
+void Scheduler::Close(uint64_t id) {
+  ScheduledRequest* request = requests_.Find(id);
+  if (request != nullptr) updater_.Close(request);
+}
+
 void Scheduler::FailAll(const Error& error) {
   failed_ = true;
-  while (!requests_.empty()) updater_.Abort(requests_.oldest(), error);
+  while (!requests_.empty()) updater_.Abort(requests_.any(), error);
 }
 
 // Steps.
@@ -57,12 +62,12 @@ std::shared_ptr<const StepInput> Scheduler::Next() {
   if (failed_ || steps_in_flight() >= options_.steps_in_flight) return nullptr;
   // Planning without a result may still have dropped leaves: with nothing in flight their blocks are free by
   // the next attempt.
-  for (int32_t attempt = 1; !requests_.empty(); ++attempt) {
+  for (int32_t attempt = 1; requests_.runnable(); ++attempt) {
     std::shared_ptr<const StepInput> step = PlanStep();
     if (step != nullptr || steps_in_flight() > 0 || updater_.growing()) return step;
-    if (attempt < options_.policy.planning_attempts || requests_.empty()) continue;
+    if (attempt < options_.policy.planning_attempts || !requests_.runnable()) continue;
     // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
-    updater_.Abort(requests_.oldest(),
+    updater_.Abort(requests_.first(),
                    {ErrorCode::kResourceExhausted, "", "a path of the tree does not fit into the KV cache"});
     attempt = 0;
   }

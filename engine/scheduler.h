@@ -47,7 +47,7 @@ namespace espalier {
 //     TreeSelected.
 //  6. Short of blocks (MemoryPressure): evict, wait for retiring blocks, drop leaves of idle sequences,
 //  preempt
-//     the youngest request; of several peers, those that hold more than an equal share give way to those that
+//     the last request; of several peers, those that hold more than an equal share give way to those that
 //     hold less. Whatever lost its leaf is opened again later by its tokens, and continues.
 //  7. Nothing left to run: TreeFinished. Everything it held is released; whole blocks stay in the index.
 //
@@ -61,9 +61,12 @@ class Scheduler {
 
   // The part of Submit that takes time with a large request. Thread-safe. Precondition: ValidateTreeRequest.
   std::shared_ptr<ScheduledRequest> Prepare(TreeRequest request) const;
-  // Ids ascend.
+  // Each id only once.
   void Submit(uint64_t id, std::shared_ptr<ScheduledRequest> request);
   void Submit(uint64_t id, TreeRequest request) { Submit(id, Prepare(std::move(request))); }
+  // The client of a request that stays open asks for nothing more: it ends as soon as all of it is there. No
+  // effect on unknown ids.
+  void Close(uint64_t id);
   // Ends a request now, with Error kCancelled. No effect on unknown ids.
   void Cancel(uint64_t id) { Abort(id, {ErrorCode::kCancelled, "", "the request was cancelled"}); }
   void Abort(uint64_t id, const Error& reason);  // the same, with another error
@@ -74,7 +77,7 @@ class Scheduler {
   // where growing(), before Next has been called again: a tree with very many selections grows a piece at a
   // time, so that others get their steps in between.
   std::shared_ptr<const StepInput> Next();
-  bool growing() const { return updater_.growing() && !requests_.empty(); }
+  bool growing() const { return updater_.growing() && requests_.runnable(); }
   // The result of the oldest step in flight.
   void Commit(const StepResult& result);
 
@@ -89,6 +92,9 @@ class Scheduler {
 
   int32_t steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   bool idle() const { return requests_.empty(); }  // no request
+  // Whether there are requests that do not wait for their clients. Those can always go on: where none is in
+  // flight and nothing grows, Next returns a step.
+  bool runnable() const { return requests_.runnable(); }
   // All but step_us, forward_us, attention_us, deliver_us and idle_us.
   EngineStats Stats() const;
   TreeSnapshot Snapshot() const;

@@ -23,13 +23,13 @@ struct SchedulingPolicy {
   // The part of a step's rows that is kept for prefill where decode rows would fill the step, so that neither
   // starves.
   double prefill_reserve = 0.25;
-  // The part of the prefill rows that is divided evenly among prompts; the rest goes to the oldest, which so
+  // The part of the prefill rows that is divided evenly among prompts; the rest goes to the first, which so
   // ends early: equal parts of everything would let all of them end late.
   double even_prefill_part = 0.25;
   // Runs of at least this many blocks are promised to others while they are computed; shorter ones are not
   // worth a node more.
   int32_t min_promised_blocks = 4;
-  // The oldest request comes first once it has had no row for so many steps: others might take, step after
+  // The first request comes first once it has had no row for so many steps: others might take, step after
   // step, what was given up for it.
   uint64_t starved_after_steps = 4;
   // Candidates and branches that a tree may take up at one time (RequestTree::Grow): a few milliseconds.

@@ -12,8 +12,7 @@ void TailNodes::Enter(ScheduledRequest* request) {
 }
 
 void TailNodes::Leave(ScheduledRequest* request) {
-  while (!request->tails.in_memory_.empty())
-    Drop(request, &request->sequence(*request->tails.in_memory_.begin()));
+  DropAll(request);
   kv_.ReleaseSpace(request->tails.space_);
 }
 
@@ -66,6 +65,11 @@ void TailNodes::Drop(ScheduledRequest* request, Sequence* sequence) {
   kv_.Release(Take(request, sequence));
   NoteHeld(*request, live_before);
   sequence->path_issued = false;
+}
+
+void TailNodes::DropAll(ScheduledRequest* request) {
+  while (!request->tails.in_memory_.empty())
+    Drop(request, &request->sequence(*request->tails.in_memory_.begin()));
 }
 
 void TailNodes::IssueRows(ScheduledRequest* request, int32_t node, int32_t rows, StepMemory* memory) {
@@ -131,7 +135,7 @@ void TailNodes::CountHeld() {
   PeerShares& peers = requests_->held_by_peers();
   peers.ClearHeld();
   std::vector<int32_t> holder(static_cast<size_t>(kv_.node_slots()), kNoPeer);
-  for (const auto& [id, request] : requests_->by_age()) {
+  for (const auto& [place, request] : requests_->by_precedence()) {
     for (const int32_t number : request->tails.in_memory()) {
       for (int32_t at = request->sequence(number).leaf; at >= 0; at = kv_.node(at).parent) {
         int32_t& known = holder[static_cast<size_t>(at)];

@@ -44,6 +44,7 @@ class TailNodes {
   void TakeOver(ScheduledRequest* request, Sequence* sequence, Sequence* source);
   // The sequence goes on later, from its tokens. Results of steps in flight are still taken.
   void Drop(ScheduledRequest* request, Sequence* sequence);
+  void DropAll(ScheduledRequest* request);
   void IssueRows(ScheduledRequest* request, int32_t node, int32_t rows, StepMemory* memory);
 
   // The sequence has no further need of its source's leaf.

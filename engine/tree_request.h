@@ -65,9 +65,13 @@ struct TreeNodeSpec {
 
 struct TreeRequest {
   std::vector<TreeNodeSpec> nodes;
-  uint64_t seed = 0;               // of all random streams, together with the path of branch ordinals
-  bool cache_bypass = false;       // neither reads nor fills the prefix cache
-  std::string cache_namespace;     // requests of different namespaces never share KV
+  uint64_t seed = 0;            // of all random streams, together with the path of branch ordinals
+  bool cache_bypass = false;    // neither reads nor fills the prefix cache
+  std::string cache_namespace;  // requests of different namespaces never share KV
+  int32_t priority = 0;         // of each peer's requests, higher ones are served first
+  // The tree may still grow when all that is asked for is there: it waits for its client then, without memory
+  // and rows, until that extends or closes it.
+  bool stays_open = false;
   std::string peer;                // who asks: where something is short, peers get equal shares of it
   bool return_prompt_ids = false;  // TreeStarted::prompt_token_ids
   bool return_logprobs = false;    // BranchSummary::logprobs

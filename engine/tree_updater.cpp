@@ -131,7 +131,8 @@ void TreeUpdater::SettleTouched(uint64_t step_id, bool committed) {
   for (const uint64_t id : events_.TakeTouched()) {
     ScheduledRequest* request = requests_.Find(id);
     if (request == nullptr) continue;
-    if (!committed && !request->tree.done() && !request->tree.growing()) {
+    const RequestTree& tree = request->tree;
+    if (!committed && !tree.done() && !tree.waits_for_client() && !tree.growing()) {
       events_.KeepTouched(id);
       continue;
     }
@@ -161,11 +162,27 @@ void TreeUpdater::Settle(ScheduledRequest* request, uint64_t step_id, bool commi
     events_.Touch(request);
   }
   const bool done = request->tree.done();
-  if ((committed && selected.empty()) || done) events_.FlushDeltas(request, step_id);
-  if (!done) return;
+  const bool waits = request->tree.waits_for_client();
+  if ((committed && selected.empty()) || done || waits) events_.FlushDeltas(request, step_id);
+  if (waits) Suspend(request);
+  if (done) Finish(request);
+}
+
+void TreeUpdater::Finish(ScheduledRequest* request) {
   events_.Emit(request->id(), TreeFinished{request->tree.Summaries(), usage_.Of(*request)});
   usage_.AddFinished();
   End(request);
+}
+
+// Nothing of it runs: it keeps neither memory nor a place among those that do.
+void TreeUpdater::Suspend(ScheduledRequest* request) {
+  tails_.DropAll(request);
+  requests_.Suspend(request);
+}
+
+void TreeUpdater::Close(ScheduledRequest* request) {
+  request->tree.Close();
+  if (request->tree.done()) Finish(request);
 }
 
 }  // namespace espalier

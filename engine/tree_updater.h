@@ -39,6 +39,9 @@ class TreeUpdater {
   // A tree has barriers left to resolve.
   bool growing() const { return growing_; }
 
+  // The client asks for nothing more: a tree that waits for it ends.
+  void Close(ScheduledRequest* request);
+
   // Releases all that the request holds. Steps in flight may still compute for it: their results find no
   // request, and its blocks retire after them.
   void End(ScheduledRequest* request);
@@ -54,6 +57,8 @@ class TreeUpdater {
   void CommitReads(const StepRecord& record);
   void NoteCreated(ScheduledRequest* request, const std::vector<int32_t>& created);
   void Settle(ScheduledRequest* request, uint64_t step_id, bool committed);
+  void Finish(ScheduledRequest* request);
+  void Suspend(ScheduledRequest* request);
 
   const SchedulingPolicy& policy_;
   RequestTable& requests_;

@@ -12,11 +12,11 @@ bool Turns::HasRowsToSpare(int32_t requests, int64_t rows_wanted) const {
 }
 
 bool Turns::HasTurn(const ScheduledRequest& request) const {
-  const std::pair place(requests_.peers().running(request.peer()), request.id());
+  const std::pair place(requests_.peers().running(request.peer()), request.place.precedence());
   int32_t before = 0;
   int64_t rows_wanted = 0;
   for (const Turn& turn : turns_) {
-    if (std::pair(turn.rank, turn.id) > place) continue;
+    if (std::pair(turn.rank, turn.place) > place) continue;
     ++before;
     rows_wanted += turn.rows;
   }
@@ -24,20 +24,21 @@ bool Turns::HasTurn(const ScheduledRequest& request) const {
 }
 
 void Turns::Add(ScheduledRequest* request) {
-  turns_.push_back({requests_.peers().running(request->peer()), request->id(), request, request->first_rows});
+  turns_.push_back({requests_.peers().running(request->peer()), request->place.precedence(), request,
+                    request->first_rows});
 }
 
 std::vector<Turns::Turn>& Turns::Renew() {
   turns_.clear();
   std::unordered_map<int32_t, int32_t> next_rank;  // by peers
   int32_t admitted = requests_.admitted();
-  for (auto it = requests_.by_age().begin(); admitted > 0; ++it) {
+  for (auto it = requests_.by_precedence().begin(); admitted > 0; ++it) {
     ScheduledRequest& request = *it->second;
     if (!request.place.admitted()) continue;
     --admitted;
     const int32_t unread = requests_.peers().unread(request.peer());
     const int32_t rank = next_rank.try_emplace(request.peer(), unread).first->second++;
-    turns_.push_back({rank, request.id(), &request, 0});
+    turns_.push_back({rank, request.place.precedence(), &request, 0});
   }
   std::stable_sort(turns_.begin(), turns_.end(),
                    [](const Turn& a, const Turn& b) { return a.rank < b.rank; });

@@ -9,12 +9,12 @@
 namespace espalier {
 
 // The order in which requests get rows: the first request of each peer, then the second of each, and so on;
-// by age where that is equal. And how many of them steps have rows for. Not thread-safe.
+// by precedence where that is equal. And how many of them steps have rows for. Not thread-safe.
 class Turns {
  public:
   struct Turn {
     int32_t rank = 0;  // among the requests of its peer
-    uint64_t id = 0;
+    Precedence place;
     ScheduledRequest* request = nullptr;  // while the step is planned
     int64_t rows = 0;                     // that it wants a step
   };

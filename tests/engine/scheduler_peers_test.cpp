@@ -170,21 +170,21 @@ TEST_CASE("the oldest request ends even where its one path needs what smaller pe
 
 TEST_CASE("unread answers count as requests that run") {
   PeerShares shares;
-  const int32_t a = shares.Submit("a", 1);
-  const int32_t b = shares.Submit("b", 2);
-  CHECK(shares.heads().begin()->id == 1);
+  const int32_t a = shares.Submit("a", {0, 1});
+  const int32_t b = shares.Submit("b", {0, 2});
+  CHECK(shares.heads().begin()->place.arrival == 1);
   shares.SetUnread("a", 3);
-  CHECK(shares.heads().begin()->id == 2);
+  CHECK(shares.heads().begin()->place.arrival == 2);
   CHECK(shares.running(a) == 3);
-  shares.Admit(b, 2, 7);
-  CHECK(shares.heads().begin()->id == 1);
-  shares.End(a, 1, 7, /*admitted=*/false);
+  shares.Admit(b, {0, 2}, 7);
+  CHECK(shares.heads().begin()->place.arrival == 1);
+  shares.End(a, {0, 1}, 7, /*admitted=*/false);
   CHECK(shares.active() == 1);
-  CHECK(shares.Submit("a", 3) == a);  // the unread answers keep it
+  CHECK(shares.Submit("a", {0, 3}) == a);  // the unread answers keep it
   CHECK(shares.running(a) == 3);
   shares.SetUnread("a", 0);
-  shares.End(a, 3, 7, /*admitted=*/false);
-  shares.End(b, 2, 7, /*admitted=*/true);
+  shares.End(a, {0, 3}, 7, /*admitted=*/false);
+  shares.End(b, {0, 2}, 7, /*admitted=*/true);
   CHECK(shares.active() == 0);
   CHECK(shares.waiting() == 0);
 }

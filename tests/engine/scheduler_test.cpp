@@ -121,6 +121,49 @@ TEST_CASE("a branch that awaits its results is in one step in flight, others are
   for (const uint64_t id : ids) CHECK(harness.Compare(id) == "");
 }
 
+// A pool for one request of kOnlyOne at a time, beside which another cannot be admitted.
+HarnessOptions PoolForOne() {
+  HarnessOptions options = LargePool();
+  options.runner.total_blocks = 8;
+  return options;
+}
+TreeRequest OnlyOne(int32_t first_token, int32_t priority) {
+  TreeRequest request = FewShot(20, 1, 8, first_token);
+  request.priority = priority;
+  return request;
+}
+
+// Ids of requests in the order in which they finish.
+std::vector<uint64_t> Finished(SchedulerHarness* harness) {
+  std::vector<uint64_t> ids;
+  for (const RequestEvent& event : harness->TakeNewEvents())
+    if (std::holds_alternative<TreeFinished>(event.event)) ids.push_back(event.request_id);
+  return ids;
+}
+
+TEST_CASE("requests are served by priority, then as they arrive, whatever their ids") {
+  SchedulerHarness harness(PoolForOne());
+  harness.SubmitAs(30, OnlyOne(0, 0));
+  harness.SubmitAs(10, OnlyOne(1, 0));
+  harness.SubmitAs(40, OnlyOne(2, 1));
+  harness.SubmitAs(20, OnlyOne(3, -1));
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(Finished(&harness) == std::vector<uint64_t>{40, 30, 10, 20});
+}
+
+TEST_CASE("a request gives way to one of higher priority, and goes on after it") {
+  SchedulerHarness harness(PoolForOne());
+  const uint64_t low = harness.Submit(OnlyOne(0, 0));
+  for (int32_t i = 0; i < 4; ++i) harness.Step();
+  const uint64_t high = harness.Submit(OnlyOne(1, 1));
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK(harness.scheduler().Stats().preemptions >= 1);
+  CHECK(Finished(&harness) == std::vector<uint64_t>{high, low});
+  for (const uint64_t id : {low, high}) CHECK(harness.Compare(id) == "");
+}
+
 TEST_CASE("where steps are full, requests wait instead of sharing their rows in slivers") {
   SchedulerHarness harness(StepsOf(32));
   std::vector<uint64_t> ids;

@@ -40,10 +40,19 @@ EngineLimits SchedulerHarness::limits() const {
 
 uint64_t SchedulerHarness::Submit(TreeRequest request) {
   const uint64_t id = next_id_++;
+  SubmitAs(id, std::move(request));
+  return id;
+}
+
+void SchedulerHarness::SubmitAs(uint64_t id, TreeRequest request) {
   requests_[id].request = request;
   scheduler_->Submit(id, std::move(request));
   AfterCall();
-  return id;
+}
+
+void SchedulerHarness::Close(uint64_t id) {
+  scheduler_->Close(id);
+  AfterCall();
 }
 
 void SchedulerHarness::Cancel(uint64_t id) {
@@ -97,7 +106,7 @@ void SchedulerHarness::RunUntilIdle() {
   while (problem_.empty() && Step()) {
     if (++steps > kMostSteps) Report("requests keep one another from their end");
   }
-  if (!scheduler_->idle()) Report("nothing can run, yet requests are left");
+  if (scheduler_->runnable()) Report("nothing can run, yet requests are left");
 }
 
 bool SchedulerHarness::ended(uint64_t id) const {

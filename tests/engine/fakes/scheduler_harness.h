@@ -36,6 +36,8 @@ class SchedulerHarness {
   FakeRunner& runner() { return *runner_; }
 
   uint64_t Submit(TreeRequest request);
+  void SubmitAs(uint64_t id, TreeRequest request);
+  void Close(uint64_t id);
   void Cancel(uint64_t id);
   int32_t Flush();
   bool Issue();   // one step; false: there is none
