@@ -38,6 +38,10 @@ class Engine {
   // kCancelled. No effect once it has ended.
   virtual void Cancel(uint64_t request_id) = 0;
 
+  // The client of a request that stays open (TreeRequest::stays_open) asks for nothing more: the request ends
+  // as soon as all of it is there. No effect once it has ended.
+  virtual void Close(uint64_t request_id) = 0;
+
   virtual EngineStats Stats() const = 0;
   virtual TreeSnapshot Snapshot() const = 0;
 

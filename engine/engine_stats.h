@@ -12,7 +12,7 @@ struct EngineStats {
   int32_t blocks_indexed = 0;   // hold cached prefixes that no branch uses
   int32_t blocks_live = 0;      // used by branches, or still read by steps in flight
   int32_t blocks_scratch = 0;   // of speculative rows: 0 as long as nothing drafts
-  int32_t requests_active = 0;  // running or waiting
+  int32_t requests_active = 0;  // running or waiting, for admission or for their clients
   int32_t requests_queued = 0;  // thereof waiting for admission
   int32_t peers_active = 0;     // with such requests
   int32_t branches_active = 0;

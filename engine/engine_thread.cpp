@@ -96,6 +96,10 @@ void EngineThread::Cancel(uint64_t request_id) {
   gate_.Post({[this, request_id] { scheduler_.Cancel(request_id); }});
 }
 
+void EngineThread::Close(uint64_t request_id) {
+  gate_.Post({[this, request_id] { scheduler_.Close(request_id); }});
+}
+
 bool EngineThread::RunBetweenSteps(const std::function<void()>& action) const {
   auto done = std::make_shared<std::promise<bool>>();
   std::future<bool> future = done->get_future();
@@ -157,7 +161,7 @@ void EngineThread::RunSteps() {
     if (!step_begin_us_.empty()) {
       CommitStep();
       PublishAndDeliver();
-    } else if (!scheduler_.idle() && !scheduler_.growing()) {
+    } else if (scheduler_.runnable() && !scheduler_.growing()) {
       Fail(InternalError("the scheduler has work and does not plan it"));
       PublishAndDeliver();
     }
@@ -186,9 +190,9 @@ void EngineThread::Abandon(const Error& error) {
   }
 }
 
-// Waits for something to do. False: stop.
+// Waits for something to do: a request that waits for its client is nothing to do. False: stop.
 bool EngineThread::TakeCommands() {
-  const bool go_on = gate_.Take(scheduler_.idle() && step_begin_us_.empty(), &taken_);
+  const bool go_on = gate_.Take(!scheduler_.runnable() && step_begin_us_.empty(), &taken_);
   std::reverse(taken_.begin(), taken_.end());
   while (!taken_.empty()) {
     taken_.back().run();

@@ -30,6 +30,7 @@ class EngineThread final : public Engine {
 
   Result<uint64_t> Submit(TreeRequest request, std::shared_ptr<TreeEventSink> sink) override;
   void Cancel(uint64_t request_id) override;
+  void Close(uint64_t request_id) override;
   EngineStats Stats() const override { return gate_.Stats(); }
   TreeSnapshot Snapshot() const override;
   int32_t FlushCache() override;

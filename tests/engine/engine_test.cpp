@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -179,6 +180,38 @@ TEST_CASE("a cancelled request ends with kCancelled and gives back all that only
   fixture.engine->FlushCache();
   CHECK(fixture.engine->Stats().requests_active == 0);
   CHECK(fixture.engine->Snapshot().nodes.empty());
+}
+
+TEST_CASE("a request that waits for its client neither fails the engine nor keeps its thread busy") {
+  Fixture fixture;
+  Engine& engine = *fixture.engine;
+  const auto submit = [&](bool stays_open, uint64_t seed) {
+    TreeRequest request = FewShot(20, 2, 5, seed);
+    request.stays_open = stays_open;
+    auto sink = std::make_shared<RecordingSink>();
+    const Result<uint64_t> id = engine.Submit(request, sink);
+    REQUIRE(id.ok());
+    return std::pair(*id, sink);
+  };
+  const auto [waiting, waiting_sink] = submit(true, 1);
+  const auto [other, other_sink] = submit(false, 2);
+  CHECK(std::holds_alternative<TreeFinished>(other_sink->Wait().back()));
+  // The thread goes to sleep, though a request is left.
+  bool asleep = false;
+  for (int attempt = 0; attempt < 250 && !asleep; ++attempt) {
+    const EngineStats before = engine.Stats();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const EngineStats after = engine.Stats();
+    asleep = after.steps == before.steps && after.idle_us - before.idle_us >= 15'000;
+  }
+  CHECK(asleep);
+  CHECK(engine.Stats().requests_active == 1);
+  CHECK(engine.Stats().blocks_live == 0);
+
+  // It serves others, and ends the request when its client closes it.
+  CHECK(std::holds_alternative<TreeFinished>(submit(false, 3).second->Wait().back()));
+  engine.Close(waiting);
+  CHECK(std::holds_alternative<TreeFinished>(waiting_sink->Wait().back()));
 }
 
 TEST_CASE("draining lets requests finish, cancels what is left, and refuses new ones") {

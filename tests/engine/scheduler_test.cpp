@@ -164,6 +164,48 @@ TEST_CASE("a request gives way to one of higher priority, and goes on after it")
   for (const uint64_t id : {low, high}) CHECK(harness.Compare(id) == "");
 }
 
+TEST_CASE("a request that waits for its client holds no memory and holds nobody up") {
+  SchedulerHarness harness(PoolForOne());
+  TreeRequest open = OnlyOne(0, 1);
+  open.stays_open = true;
+  const uint64_t waiting = harness.Submit(open);
+  harness.RunUntilIdle();
+  REQUIRE(harness.problem().empty());
+  CHECK_FALSE(harness.ended(waiting));
+  CHECK_FALSE(harness.scheduler().idle());
+  CHECK_FALSE(harness.scheduler().runnable());
+  CHECK(harness.scheduler().Next() == nullptr);
+  CHECK(harness.scheduler().Stats().blocks_live == 0);
+  CHECK(GeneratedTokens(harness, waiting) == 8);
+
+  const uint64_t other = harness.Submit(OnlyOne(1, 0));
+  harness.RunUntilIdle();
+  CHECK(harness.Compare(other) == "");
+  harness.Close(waiting);
+  CHECK(harness.Compare(waiting) == "");
+  CHECK(harness.scheduler().idle());
+  CHECK(harness.problem().empty());
+}
+
+TEST_CASE(
+    "a request that is closed while it runs ends when all of it is there; one that waits can be cancelled") {
+  SchedulerHarness harness(LargePool());
+  TreeRequest open = FewShot(8, 2, 6);
+  open.stays_open = true;
+  const uint64_t closed = harness.Submit(open);
+  const uint64_t cancelled = harness.Submit(open);
+  harness.Step();
+  harness.Close(closed);
+  CHECK_FALSE(harness.ended(closed));
+  harness.RunUntilIdle();
+  CHECK(harness.Compare(closed) == "");
+  CHECK_FALSE(harness.ended(cancelled));
+  harness.Cancel(cancelled);
+  CHECK(harness.ended(cancelled));
+  CHECK(harness.scheduler().idle());
+  CHECK(harness.problem().empty());
+}
+
 TEST_CASE("where steps are full, requests wait instead of sharing their rows in slivers") {
   SchedulerHarness harness(StepsOf(32));
   std::vector<uint64_t> ids;
