@@ -12,12 +12,21 @@ bool MemoryPressure::MakeRoom(ScheduledRequest* request, const Sequence& sequenc
     if (tails_.mutable_kv().Evict(blocks - pool.free_blocks()) > 0) continue;
     const bool awaited = pool.free_blocks() + pool.retiring_blocks() >= blocks;
     if (!awaited && TakeRoom(*request, sequence, blocks)) continue;
-    request->pressure.comes_first_ =
-        MayClaim(*request, blocks) || IsOnlyOneOfFirst(*request, sequence) || IsStarvedFirst(*request);
+    request->pressure.comes_first_ = MayClaim(*request, blocks) || IsOnlyOneOfFirst(*request, sequence) ||
+                                     IsStarvedFirst(*request) || HasLesserInMemory(*request);
     return false;
   }
   request->pressure.comes_first_ = false;
   return true;
+}
+
+// Whether a request of lower priority has memory that it could give up, if this one came before it.
+bool MemoryPressure::HasLesserInMemory(const ScheduledRequest& request) const {
+  const RequestTable::Ordered& order = requests_.by_precedence();
+  for (auto it = order.rbegin(); it->first.priority < request.place.precedence().priority; ++it) {
+    if (!it->second->tails.in_memory().empty()) return true;
+  }
+  return false;
 }
 
 // One thing gives way. In this order: what peers hold beyond their share; leaves that nothing runs on;

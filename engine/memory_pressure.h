@@ -24,8 +24,8 @@ class MemoryPressure {
 
   // Sees to it that `blocks` blocks are free for the sequence. In this order: evict cold prefixes; wait for
   // blocks that steps in flight still read; then others give way. False: not in this step; where the request
-  // may take blocks from others, it comes first in the next. So does the first where it has had no row for a
-  // while.
+  // may take blocks from others, it comes first in the next. So does the first one that has had no row for a
+  // while, and one that finds requests of lower priority in memory.
   bool MakeRoom(ScheduledRequest* request, const Sequence& sequence, int32_t blocks);
 
   // Whether the request's peer holds at most its share with so many blocks more.
@@ -39,6 +39,7 @@ class MemoryPressure {
   int64_t preemptions() const { return preemptions_; }
 
  private:
+  bool HasLesserInMemory(const ScheduledRequest& request) const;
   bool TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks);
 
   // Within peers (memory_pressure.cpp).
