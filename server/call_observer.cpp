@@ -1,6 +1,7 @@
 #include "server/call_observer.h"
 
 #include <string>
+#include <utility>
 
 namespace espalier {
 namespace {
@@ -8,33 +9,34 @@ namespace {
 // One for each call; lives as long as its context.
 class CallObserver final : public grpc::experimental::Interceptor {
  public:
-  CallObserver(Acceptor& acceptor, const std::string& peer)
-      : acceptor_(acceptor), connection_(acceptor.CallStarted(peer)) {}
-  ~CallObserver() override { acceptor_.CallEnded(connection_); }
+  CallObserver(std::shared_ptr<Acceptor> acceptor, const std::string& peer)
+      : acceptor_(std::move(acceptor)), connection_(acceptor_->CallStarted(peer)) {}
+  ~CallObserver() override { acceptor_->CallEnded(connection_); }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override { methods->Proceed(); }
 
  private:
-  Acceptor& acceptor_;
+  const std::shared_ptr<Acceptor> acceptor_;
   const uint64_t connection_;
 };
 
 class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  explicit Factory(Acceptor& acceptor) : acceptor_(acceptor) {}
+  explicit Factory(std::shared_ptr<Acceptor> acceptor) : acceptor_(std::move(acceptor)) {}
 
   grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
     return new CallObserver(acceptor_, info->server_context()->peer());
   }
 
  private:
-  Acceptor& acceptor_;
+  const std::shared_ptr<Acceptor> acceptor_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(Acceptor& acceptor) {
-  return std::make_unique<Factory>(acceptor);
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(
+    std::shared_ptr<Acceptor> acceptor) {
+  return std::make_unique<Factory>(std::move(acceptor));
 }
 
 }  // namespace espalier

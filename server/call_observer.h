@@ -9,7 +9,9 @@
 
 namespace espalier {
 
-// Has the acceptor know which connections have calls under way. The acceptor outlives every call.
-std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(Acceptor& acceptor);
+// Has the acceptor know which connections have calls under way. Calls share it: gRPC may end the last of them
+// in a thread of its own after Server::Wait has returned.
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(
+    std::shared_ptr<Acceptor> acceptor);
 
 }  // namespace espalier

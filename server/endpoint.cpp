@@ -65,7 +65,7 @@ class GrpcEndpoint final : public Endpoint {
   Status Listen(const EndpointOptions& options, const std::vector<NamedService>& services) {
     auto sockets = ListeningSocket::Open(options.flag, options.address);
     if (!sockets) return sockets.error();
-    acceptor_ = std::make_unique<Acceptor>(std::move(*sockets), OptionsOf(options.limits));
+    acceptor_ = std::make_shared<Acceptor>(std::move(*sockets), OptionsOf(options.limits));
     port_ = acceptor_->port();
     const std::optional<Address> address = ParseAddress(options.address);
     address_ = !address || address->is_unix() ? options.address : address->host + ":" + std::to_string(port_);
@@ -100,7 +100,7 @@ class GrpcEndpoint final : public Endpoint {
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
         grpc::InsecureServerCredentials());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
-    observers.push_back(MakeCallObserver(*acceptor_));
+    observers.push_back(MakeCallObserver(acceptor_));
     builder.experimental().SetInterceptorCreators(std::move(observers));
     std::vector<std::string> names{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
                                    "grpc.reflection.v1alpha.ServerReflection"};
@@ -132,7 +132,7 @@ class GrpcEndpoint final : public Endpoint {
   }
 
   // In this order: calls use what stands before the server.
-  std::unique_ptr<Acceptor> acceptor_;
+  std::shared_ptr<Acceptor> acceptor_;
   std::vector<std::unique_ptr<grpc::Service>> reflection_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> external_;
   std::unique_ptr<grpc::Server> server_;
