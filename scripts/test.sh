@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh [--preset release] [--only <label>,...] [-D<variable>=<value> ...] [ctest arguments ...]
 #
-# --only: build and run the tests of these labels alone (kernels, model, engine, server, bench, support).
+# --only: build and run the tests of these labels alone (kernels, model, engine, server, bench, support; threads: those for
+# ThreadSanitizer).
 # Tests on reference data outside the repository take its folder from ESPALIER_SHARED_DIR (default: ../shared where
 # that exists) and are skipped without it.
 set -euo pipefail
