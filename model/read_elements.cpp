@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <mutex>
 #include <span>
 #include <thread>
 #include <vector>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -37,7 +38,7 @@ class Reading {
       unfit.Add(FindUnfit(piece.data(), type_, static_cast<int64_t>(piece.size() / element_bytes), kept_),
                 static_cast<int64_t>(at / element_bytes));
     }
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     unfit_.Add(unfit, 0);
     if (!status.ok()) {
       status_ = status;
@@ -45,7 +46,8 @@ class Reading {
     }
   }
 
-  Result<UnfitValues> Finished() const {
+  Result<UnfitValues> Finished() {
+    const MutexLock lock(mutex_);
     if (!status_.ok()) return status_.error();
     return unfit_;
   }
@@ -58,9 +60,9 @@ class Reading {
   const DType kept_;
   std::byte* const to_;
   std::atomic<uint64_t> next_{0};
-  std::mutex mutex_;
-  UnfitValues unfit_;
-  Status status_;
+  Mutex mutex_;
+  UnfitValues unfit_ ESPALIER_GUARDED_BY(mutex_);
+  Status status_ ESPALIER_GUARDED_BY(mutex_);
 };
 
 }  // namespace

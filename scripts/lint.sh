@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# clang-format, the include direction and clang-tidy.
+# clang-format, the include direction, locks and clang-tidy.
 #
-#   scripts/lint.sh [--format-only] [--all] [--build build/release]
+#   scripts/lint.sh [--format-only | --no-tidy] [--all] [--build build/release]
 #
-# Format and includes: every tracked C++ file. clang-tidy: the .cpp files that differ from the last commit on the main
-# branch (on main itself: from the commit before), or with --all every one; it needs the compile_commands.json of a
+# Format and includes: every tracked C++ file. Locks: clang's -Wthread-safety on the files that annotate what a mutex
+# guards (kernels/base/mutex.h). clang-tidy: the .cpp files that differ from the last commit on the main
+# branch (on main itself: from the commit before), or with --all every one. Both need the compile_commands.json of a
 # configured and built tree. A tool that is not installed is named and left out: scripts/install_deps.sh --dev.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,17 +13,19 @@ source scripts/stage.sh
 
 build=build/release
 all=false
+locks=true
 tidy=true
 while [ $# -gt 0 ]; do
   case "$1" in
-    --format-only) tidy=false ;;
+    --format-only) locks=false tidy=false ;;
+    --no-tidy) tidy=false ;;
     --all) all=true ;;
     --build)
       build=${2:?--build needs a folder}
       shift
       ;;
     *)
-      echo "usage: $0 [--format-only] [--all] [--build folder]" >&2
+      echo "usage: $0 [--format-only | --no-tidy] [--all] [--build folder]" >&2
       exit 2
       ;;
   esac
@@ -66,22 +69,39 @@ changed_sources() {
   git diff --name-only --diff-filter=d "$base" -- '*.cpp'
 }
 
-if $tidy; then
+# The .cpp files that annotate locks, or whose header does.
+locking_sources() {
+  local file
+  git grep -lE 'ESPALIER_(GUARDED_BY|REQUIRES)\(' -- '*.h' '*.cpp' | while read -r file; do
+    [ ! -f "${file%.h}.cpp" ] || echo "${file%.h}.cpp"
+    [[ $file == *.h ]] || echo "$file"
+  done | sort -u
+}
+
+# run_tidy <name> <files, one a line> [clang-tidy's arguments ...]: only files that this configuration compiles.
+# Generated headers must exist, so build first.
+run_tidy() {
+  local name=$1 files=$2 sources
+  shift 2
+  mapfile -t sources < <(echo "$files" | while read -r file; do
+    if grep -qF "\"file\": \"$PWD/$file\"" "$build/compile_commands.json"; then echo "$file"; fi
+  done)
+  stage "$name: ${#sources[@]} files"
+  [ ${#sources[@]} -gt 0 ] || return 0
+  printf '%s\0' "${sources[@]}" |
+    xargs -0 -n 1 -P "$(nproc)" "$clang_tidy" --quiet -p "$build" "$@" 2> >(grep -v 'warnings\? generated\|^Suppressed' >&2)
+}
+
+if $locks || $tidy; then
   clang_tidy=$(find_tool clang-tidy)
   if [ ! -f "$build/compile_commands.json" ]; then
     echo "lint.sh: no $build/compile_commands.json: run scripts/build.sh first" >&2
     failed=1
   elif [ -n "$clang_tidy" ]; then
-    # Only files that this configuration compiles; generated headers must exist, so build first.
-    mapfile -t sources < <(changed_sources | while read -r file; do
-      if grep -qF "\"file\": \"$PWD/$file\"" "$build/compile_commands.json"; then echo "$file"; fi
-    done)
-    stage "clang-tidy: ${#sources[@]} files"
-    if [ ${#sources[@]} -gt 0 ]; then
-      printf '%s\0' "${sources[@]}" |
-        xargs -0 -n 1 -P "$(nproc)" "$clang_tidy" --quiet -p "$build" 2> >(grep -v 'warnings\? generated\|^Suppressed' >&2) ||
-        failed=1
-    fi
+    # clang-tidy wants a check of its own too, not only the compiler's warnings: a cheap one.
+    run_tidy locks "$(locking_sources)" --extra-arg=-Wthread-safety --warnings-as-errors='*' \
+      --checks='-*,clang-diagnostic-thread-safety*,performance-noexcept-move-constructor' || failed=1
+    if $tidy; then run_tidy clang-tidy "$(changed_sources)" || failed=1; fi
   fi
 fi
 

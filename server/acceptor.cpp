@@ -95,7 +95,7 @@ void Acceptor::Stop() {
   [[maybe_unused]] const ssize_t written = write(wake_, &one, sizeof one);
   if (thread_.joinable()) thread_.join();
   sockets_.clear();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const uint64_t id : table_.Ids()) {
     if (!table_.Find(id)->served) close(table_.Find(id)->file);
     table_.Remove(id);
@@ -104,14 +104,14 @@ void Acceptor::Stop() {
 
 uint64_t Acceptor::CallStarted(const std::string& grpc_peer) {
   const std::string connection = PeerOfCall(grpc_peer).connection;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const uint64_t id = table_.FindNamed(connection).value_or(0);
   table_.CallStarted(id);
   return id;
 }
 
 void Acceptor::CallEnded(uint64_t connection) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   table_.CallEnded(connection, Clock::now());
 }
 
@@ -131,7 +131,7 @@ void Acceptor::Run() {
     }
     CloseSilent();
     if (Clock::now() - last_look_ > kLookPeriod) {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       ForgetEnded();
     }
   }
@@ -197,7 +197,7 @@ void Acceptor::Admit(int file, const sockaddr_storage& address, bool is_unix) {
   Peer peer = PeerOfSocket(address, file);
   uint64_t id = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (cookie && MakeRoom(peer.share)) {
       id = table_.Add({.peer = peer, .file = file, .cookie = *cookie, .quiet_since = Clock::now()});
     }
@@ -211,12 +211,11 @@ void Acceptor::Admit(int file, const sockaddr_storage& address, bool is_unix) {
     Report("no place for a connection of " + peer.connection + ": max_connections is " +
            std::to_string(options_.max_connections));
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   table_.Remove(id);
   close(file);
 }
 
-// With mutex_.
 bool Acceptor::MakeRoom(const std::string& share) {
   const auto max = static_cast<size_t>(options_.max_connections);
   if (table_.size() < max) return true;
@@ -234,7 +233,7 @@ bool Acceptor::MakeRoom(const std::string& share) {
 void Acceptor::LookAt(uint64_t id) {
   int file = -1;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const ConnectionTable::Connection* connection = table_.Find(id);
     if (connection == nullptr || connection->served) return;
     file = connection->file;
@@ -253,7 +252,7 @@ void Acceptor::LookAt(uint64_t id) {
 }
 
 void Acceptor::CloseSilent() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   while (!silent_until_.empty() && silent_until_.front().first <= Clock::now()) {
     const ConnectionTable::Connection* connection = table_.Find(silent_until_.front().second);
     if (connection != nullptr && !connection->served) Drop(silent_until_.front().second);
@@ -261,7 +260,7 @@ void Acceptor::CloseSilent() {
   }
 }
 
-// Closes a connection, or has gRPC close it. With mutex_.
+// Closes a connection, or has gRPC close it.
 void Acceptor::Drop(uint64_t id) {
   const ConnectionTable::Connection* connection = table_.Find(id);
   if (connection->served) {
@@ -272,7 +271,7 @@ void Acceptor::Drop(uint64_t id) {
   table_.Remove(id);
 }
 
-// gRPC does not say when it closes a connection. With mutex_.
+// gRPC does not say when it closes a connection.
 void Acceptor::ForgetEnded() {
   last_look_ = Clock::now();
   for (const uint64_t id : table_.Ids()) {

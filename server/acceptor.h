@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "kernels/base/mutex.h"
 #include "server/connection_table.h"
 #include "server/listening_socket.h"
 
@@ -61,11 +61,11 @@ class Acceptor {
   // What to do after accept() has failed: false if there is nothing to accept for now.
   bool Survive(int error, const ListeningSocket& listening);
   void Admit(int file, const sockaddr_storage& address, bool is_unix);
-  bool MakeRoom(const std::string& share);
+  bool MakeRoom(const std::string& share) ESPALIER_REQUIRES(mutex_);
   void LookAt(uint64_t id);
   void CloseSilent();
-  void Drop(uint64_t id);
-  void ForgetEnded();
+  void Drop(uint64_t id) ESPALIER_REQUIRES(mutex_);
+  void ForgetEnded() ESPALIER_REQUIRES(mutex_);
   void SetListening(bool on);
   void Report(const std::string& trouble);
 
@@ -77,8 +77,8 @@ class Acceptor {
   int reserve_ = -1;  // given up for a moment to refuse a connection when there are no descriptors left
   std::atomic<bool> stopping_ = false;
 
-  std::mutex mutex_;
-  ConnectionTable table_;  // under mutex_
+  Mutex mutex_;
+  ConnectionTable table_ ESPALIER_GUARDED_BY(mutex_);
 
   // Of the thread.
   std::deque<std::pair<Time, uint64_t>> silent_until_;  // when a connection that says nothing is closed

@@ -60,14 +60,14 @@ void MergedDelta::Add(TreeDelta later) {
 
 void GenerateQueue::Attach(Reader* reader) {
   {
-    const std::lock_guard one_at_a_time(send_mutex_);
+    const MutexLock one_at_a_time(send_mutex_);
     reader_ = reader;
   }
   Send();
 }
 
 void GenerateQueue::Detach() {
-  const std::lock_guard one_at_a_time(send_mutex_);
+  const MutexLock one_at_a_time(send_mutex_);
   reader_ = nullptr;
 }
 
@@ -84,7 +84,7 @@ std::shared_ptr<GenerateQueue> GenerateQueue::Create(const TreeRequest& request,
 void GenerateQueue::WriteDone(bool ok) {
   int64_t uncounted = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     writing_ = false;
     writing_bytes_ = 0;
     if (!ok) Break();
@@ -99,9 +99,10 @@ void GenerateQueue::OnEvent(TreeEvent event) {
   bool list = false;
   int64_t uncounted = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (ends_early_ || final_) return;
     const Status kept = CatchOutOfMemory([&]() -> Status {
+      mutex_.AssertHeld();
       const bool ends = std::holds_alternative<TreeFinished>(event);
       if (const Error* error = std::get_if<Error>(&event)) {
         final_ = ToStatus(*error);
@@ -132,7 +133,7 @@ void GenerateQueue::List() {
 }
 
 bool GenerateQueue::HasUnread() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return writing_ || (final_ && !broken_ && (!waiting_.empty() || last_));
 }
 
@@ -141,7 +142,7 @@ bool GenerateQueue::HasUnread() const {
 void GenerateQueue::EndEarly(const std::string& why) {
   int64_t uncounted = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool all_written = final_ && waiting_.empty() && !last_;  // but for the write under way
     cut_ = ends_early_ || all_written;
     if (!cut_) final_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, why);
@@ -156,7 +157,7 @@ void GenerateQueue::EndEarly(const std::string& why) {
     return {};
   });
   if (listed) return;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   listed_ = false;  // the next event or write lists it
 }
 
@@ -168,7 +169,7 @@ void GenerateQueue::Break() {
   last_.reset();
 }
 
-// What has changed since the last call. Under the lock; to be added without it.
+// What has changed since the last call: to be added without the lock.
 int64_t GenerateQueue::TakeUncounted() {
   const int64_t bytes =
       waiting_bytes_ + writing_bytes_ + (last_ ? static_cast<int64_t>(last_->bytes()) : int64_t{0});
@@ -223,13 +224,13 @@ std::optional<TreeEvent> GenerateQueue::TakeNext() {
 }
 
 void GenerateQueue::Send() {
-  const std::lock_guard one_at_a_time(send_mutex_);
+  const MutexLock one_at_a_time(send_mutex_);
   std::optional<TreeEvent> next;
   std::optional<grpc::Status> status;
   bool gives_up = false;
   bool cuts = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     listed_ = false;
     if (reader_ == nullptr || ended_) return;
     gives_up = ends_early_ && !std::exchange(gave_up_, ends_early_);
@@ -257,7 +258,7 @@ void GenerateQueue::Send() {
 void GenerateQueue::Write(grpc::ByteBuffer message) {
   int64_t uncounted = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     writing_bytes_ = static_cast<int64_t>(message.Length());
     uncounted = TakeUncounted();
   }

@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_map>
 
 #include "engine/tree_event.h"
+#include "kernels/base/mutex.h"
 #include "server/outbox.h"
 #include "server/tree_codec.h"
 #include "server/unread_answers.h"
@@ -73,15 +73,15 @@ class GenerateQueue final : public TreeEventSink,
  private:
   GenerateQueue(const TreeRequest& request, Outbox& outbox) : encoder_(request), outbox_(outbox) {}
 
-  void Keep(TreeEvent event);
-  void Wait(TreeEvent event);
-  void Break();
+  void Keep(TreeEvent event) ESPALIER_REQUIRES(mutex_);
+  void Wait(TreeEvent event) ESPALIER_REQUIRES(mutex_);
+  void Break() ESPALIER_REQUIRES(mutex_);
   void List();
   void EndEarly(const std::string& why);
   int64_t BytesOf(const TreeEvent& event) const;
-  int64_t TakeUncounted();
-  std::optional<TreeEvent> TakeNext();
-  void Write(grpc::ByteBuffer message);
+  int64_t TakeUncounted() ESPALIER_REQUIRES(mutex_);
+  std::optional<TreeEvent> TakeNext() ESPALIER_REQUIRES(mutex_);
+  void Write(grpc::ByteBuffer message) ESPALIER_REQUIRES(send_mutex_);
   v1::GenerateResponse Encode(TreeEvent event) const;
 
   const TreeEncoder encoder_;
@@ -89,25 +89,25 @@ class GenerateQueue final : public TreeEventSink,
 
   std::unique_ptr<UnreadAnswers::Answer> unread_;
 
-  std::mutex send_mutex_;  // taken before mutex_, never by the engine's thread
-  Reader* reader_ = nullptr;
-  bool ended_ = false;
-  bool gave_up_ = false;
+  Mutex send_mutex_ ESPALIER_ACQUIRED_BEFORE(mutex_);  // never taken by the engine's thread
+  Reader* reader_ ESPALIER_GUARDED_BY(send_mutex_) = nullptr;
+  bool ended_ ESPALIER_GUARDED_BY(send_mutex_) = false;
+  bool gave_up_ ESPALIER_GUARDED_BY(send_mutex_) = false;
 
-  mutable std::mutex mutex_;  // held for moments only
-  std::deque<TreeEvent> waiting_;
-  int64_t waiting_bytes_ = 0;        // of those
-  int64_t counted_bytes_ = 0;        // in unread_
-  std::optional<MergedDelta> last_;  // behind those
-  std::optional<grpc::Status> final_;
-  bool listed_ = false;  // in the outbox
-  bool writing_ = false;
-  int64_t writing_bytes_ = 0;
-  bool broken_ =
-      false;  // the client is gone, lets too much wait, or memory is short: nothing more is written
-  bool ends_early_ = false;
-  bool cut_ = false;      // the write under way is not waited for
-  bool was_cut_ = false;  // the reader has been told to, once
+  mutable Mutex mutex_;  // held for moments only
+  std::deque<TreeEvent> waiting_ ESPALIER_GUARDED_BY(mutex_);
+  int64_t waiting_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;        // of those
+  int64_t counted_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;        // in unread_
+  std::optional<MergedDelta> last_ ESPALIER_GUARDED_BY(mutex_);  // behind those
+  std::optional<grpc::Status> final_ ESPALIER_GUARDED_BY(mutex_);
+  bool listed_ ESPALIER_GUARDED_BY(mutex_) = false;  // in the outbox
+  bool writing_ ESPALIER_GUARDED_BY(mutex_) = false;
+  int64_t writing_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;
+  // The client is gone, lets too much wait, or memory is short: nothing more is written.
+  bool broken_ ESPALIER_GUARDED_BY(mutex_) = false;
+  bool ends_early_ ESPALIER_GUARDED_BY(mutex_) = false;
+  bool cut_ ESPALIER_GUARDED_BY(mutex_) = false;      // the write under way is not waited for
+  bool was_cut_ ESPALIER_GUARDED_BY(mutex_) = false;  // the reader has been told to, once
 };
 
 }  // namespace espalier

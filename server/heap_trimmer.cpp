@@ -31,17 +31,21 @@ HeapTrimmer::HeapTrimmer() : thread_([this] { Run(); }) {}
 
 HeapTrimmer::~HeapTrimmer() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void HeapTrimmer::Run() {
   int64_t least_bytes = UnusedBytes();  // since the last time that anything was given back
-  std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, kPeriod, [this] { return stopping_; })) {
-    lock.unlock();
+  MutexLock lock(mutex_);
+  while (true) {
+    const auto until = std::chrono::steady_clock::now() + kPeriod;
+    while (!stopping_ && changed_.WaitUntil(mutex_, until)) {
+    }
+    if (stopping_) return;
+    lock.Unlock();
     const int64_t unused_bytes = UnusedBytes();
     if (unused_bytes > least_bytes + kGrowthBytes) {
       malloc_trim(0);
@@ -49,7 +53,7 @@ void HeapTrimmer::Run() {
     } else {
       least_bytes = std::min(least_bytes, unused_bytes);
     }
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
 #include <thread>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -19,10 +19,10 @@ class HeapTrimmer {
  private:
   void Run();
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stopping_ = false;  // under mutex_
-  std::jthread thread_;    // last: it runs when everything else is there
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
+  std::jthread thread_;  // last: it runs when everything else is there
 };
 
 }  // namespace espalier

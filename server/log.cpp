@@ -14,6 +14,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "kernels/base/mutex.h"
 #include "server/cli/terminal.h"
 #include "server/cli/text.h"
 #include "server/log_writer.h"
@@ -68,7 +69,7 @@ class GrpcLines {
     const auto now = std::chrono::steady_clock::now();
     int64_t untold = 0;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (now - begin_ >= std::chrono::seconds(1)) {
         untold = lines_ - kGrpcLinesPerSecond;
         lines_ = 0;
@@ -81,24 +82,24 @@ class GrpcLines {
   }
 
  private:
-  std::mutex mutex_;
-  std::chrono::steady_clock::time_point begin_;  // of the second that counts
-  int64_t lines_ = 0;                            // in it
+  Mutex mutex_;
+  std::chrono::steady_clock::time_point begin_ ESPALIER_GUARDED_BY(mutex_);  // of the second that counts
+  int64_t lines_ ESPALIER_GUARDED_BY(mutex_) = 0;                            // in it
 };
 
 std::atomic<bool> grpc_listens = false;
 
 // Two places, so that a signal handler reads one that is not being written.
-std::array<std::array<char, 512>, 2> last_errors;
 std::atomic<const char*> last_error = "";
-std::mutex last_error_mutex;
+Mutex last_error_mutex;
+std::array<std::array<char, 512>, 2> last_errors ESPALIER_GUARDED_BY(last_error_mutex);
+size_t next_error ESPALIER_GUARDED_BY(last_error_mutex) = 0;
 
 void KeepError(const char* message) {
-  static size_t next = 0;  // under last_error_mutex
   const std::string text = cli::Escaped(message);
-  const std::lock_guard lock(last_error_mutex);
-  std::array<char, 512>& place = last_errors[next];
-  next = 1 - next;
+  const MutexLock lock(last_error_mutex);
+  std::array<char, 512>& place = last_errors[next_error];
+  next_error = 1 - next_error;
   std::snprintf(place.data(), place.size(), "%s", text.c_str());
   last_error = place.data();
 }

@@ -15,16 +15,16 @@ LogWriter::LogWriter(int file) : file_(file), thread_([this] { Run(); }) {}
 
 LogWriter::~LogWriter() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_one();
+  changed_.NotifyOne();
   thread_.join();
 }
 
 void LogWriter::Write(std::string line) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (queued_bytes_ + line.size() > kMaxQueuedBytes) {
       ++lost_;
       return;
@@ -32,18 +32,22 @@ void LogWriter::Write(std::string line) {
     queued_bytes_ += line.size();
     lines_.push_back(std::move(line));
   }
-  changed_.notify_one();
+  changed_.NotifyOne();
 }
 
 bool LogWriter::Flush(std::chrono::milliseconds patience) {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_for(lock, patience, [this] { return lines_.empty() && !writing_; });
+  const auto until = std::chrono::steady_clock::now() + patience;
+  const MutexLock lock(mutex_);
+  while (!lines_.empty() || writing_) {
+    if (!idle_.WaitUntil(mutex_, until)) return lines_.empty() && !writing_;
+  }
+  return true;
 }
 
 void LogWriter::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stopping_ || !lines_.empty(); });
+    while (!stopping_ && lines_.empty()) changed_.Wait(mutex_);
     if (stopping_) return;
     std::string line = std::move(lines_.front());
     lines_.pop_front();
@@ -55,11 +59,11 @@ void LogWriter::Run() {
       lost_ = 0;
     }
     writing_ = true;
-    lock.unlock();
+    lock.Unlock();
     WriteAll(file_, line);  // the next line may find a reader or room again
-    lock.lock();
+    lock.Lock();
     writing_ = false;
-    if (lines_.empty()) idle_.notify_all();
+    if (lines_.empty()) idle_.NotifyAll();
   }
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <mutex>
 #include <string>
 #include <thread>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -32,14 +32,14 @@ class LogWriter {
   void Run();
 
   const int file_;
-  std::mutex mutex_;
-  std::condition_variable changed_;  // for the thread: a line, or the end
-  std::condition_variable idle_;     // for Flush
-  std::deque<std::string> lines_;    // under mutex_, like what follows
-  size_t queued_bytes_ = 0;
-  int64_t lost_ = 0;      // lines
-  bool writing_ = false;  // a line is taken and not yet written
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar changed_;  // for the thread: a line, or the end
+  CondVar idle_;     // for Flush
+  std::deque<std::string> lines_ ESPALIER_GUARDED_BY(mutex_);
+  size_t queued_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;
+  int64_t lost_ ESPALIER_GUARDED_BY(mutex_) = 0;      // lines
+  bool writing_ ESPALIER_GUARDED_BY(mutex_) = false;  // a line is taken and not yet written
+  bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it runs when everything else is there
 };
 

@@ -18,30 +18,30 @@ Outbox::~Outbox() { Stop(); }
 
 void Outbox::Stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Outbox::List(std::shared_ptr<Sender> sender) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     listed_.push_back(std::move(sender));
   }
-  changed_.notify_one();
+  changed_.NotifyOne();
 }
 
 void Outbox::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stopping_ || !listed_.empty(); });
+    while (!stopping_ && listed_.empty()) changed_.Wait(mutex_);
     if (stopping_) return;
     const std::shared_ptr<Sender> next = std::move(listed_.front());
     listed_.pop_front();
-    lock.unlock();
+    lock.Unlock();
     next->Send();
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -30,10 +30,10 @@ class Outbox {
   void Run();
   void Stop();
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::shared_ptr<Sender>> listed_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::shared_ptr<Sender>> listed_ ESPALIER_GUARDED_BY(mutex_);
+  bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
   std::vector<std::jthread> threads_;  // last: they run when everything else is there
 };
 

@@ -7,19 +7,20 @@ namespace espalier {
 
 UnreadAnswers::Answer::~Answer() {
   if (!counted_) return;
-  const std::lock_guard lock(all_->mutex_);
+  const MutexLock lock(all_->mutex_);
   const auto peer = all_->peers_.find(peer_);
-  all_->bytes_ -= bytes_;
-  peer->second.bytes -= bytes_;
-  peer->second.answers.erase(this);
+  const auto waiting = peer->second.answers.find(this);
+  all_->bytes_ -= waiting->second.bytes;
+  peer->second.bytes -= waiting->second.bytes;
+  peer->second.answers.erase(waiting);
   if (peer->second.answers.empty()) all_->peers_.erase(peer);
 }
 
 std::unique_ptr<UnreadAnswers::Answer> UnreadAnswers::Open(const std::string& peer,
                                                            std::function<void(const std::string&)> end) {
   std::unique_ptr<Answer> answer(new Answer(shared_from_this(), peer, std::move(end)));
-  const std::lock_guard lock(mutex_);
-  peers_[peer].answers.insert(answer.get());
+  const MutexLock lock(mutex_);
+  peers_[peer].answers.try_emplace(answer.get());
   answer->counted_ = true;
   return answer;
 }
@@ -28,9 +29,9 @@ void UnreadAnswers::Add(Answer* answer, int64_t bytes) {
   std::function<void(const std::string&)> end;
   std::string why;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     Peer* peer = &peers_.at(answer->peer_);
-    answer->bytes_ += bytes;
+    peer->answers.at(answer).bytes += bytes;
     peer->bytes += bytes;
     bytes_ += bytes;
     const bool too_much = bytes_ > kPeers * max_bytes_;
@@ -41,10 +42,10 @@ void UnreadAnswers::Add(Answer* answer, int64_t bytes) {
       });
       peer = &most->second;
     }
-    Answer* largest = LargestOf(*peer);
-    if (largest == nullptr) return;
-    ++largest->ends_;
-    end = largest->end_;
+    const auto largest = LargestOf(*peer);
+    if (largest == peer->answers.end()) return;
+    ++largest->second.ends;
+    end = largest->first->end_;
     why = "not read: " + std::to_string(peer->bytes) +
           " bytes of answers wait for this client, which may let " + std::to_string(max_bytes_) +
           " wait (max_unread_bytes of the server); this is the largest of them";
@@ -52,18 +53,19 @@ void UnreadAnswers::Add(Answer* answer, int64_t bytes) {
   end(why);
 }
 
-// Null: all have been ended twice.
-UnreadAnswers::Answer* UnreadAnswers::LargestOf(const Peer& peer) {
-  Answer* largest = nullptr;
-  for (Answer* answer : peer.answers) {
-    if (answer->ends_ == 2 || answer->bytes_ == 0) continue;
-    if (largest == nullptr || answer->bytes_ > largest->bytes_) largest = answer;
+// End: all have been told to end twice.
+std::map<UnreadAnswers::Answer*, UnreadAnswers::Waiting>::iterator UnreadAnswers::LargestOf(Peer& peer) {
+  auto largest = peer.answers.end();
+  for (auto each = peer.answers.begin(); each != peer.answers.end(); ++each) {
+    const Waiting& waiting = each->second;
+    if (waiting.ends == 2 || waiting.bytes == 0) continue;
+    if (largest == peer.answers.end() || waiting.bytes > largest->second.bytes) largest = each;
   }
   return largest;
 }
 
 int64_t UnreadAnswers::bytes() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return bytes_;
 }
 

@@ -4,10 +4,10 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <new>
-#include <set>
 #include <string>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -40,8 +40,6 @@ class UnreadAnswers : public std::enable_shared_from_this<UnreadAnswers> {
     const std::string peer_;
     const std::function<void(const std::string&)> end_;
     bool counted_ = false;  // is in peers_
-    int64_t bytes_ = 0;
-    int ends_ = 0;
   };
 
   explicit UnreadAnswers(int64_t max_bytes) : max_bytes_(max_bytes) {}
@@ -54,18 +52,22 @@ class UnreadAnswers : public std::enable_shared_from_this<UnreadAnswers> {
   int64_t bytes() const;
 
  private:
-  struct Peer {
+  struct Waiting {
     int64_t bytes = 0;
-    std::set<Answer*> answers;
+    int ends = 0;  // how often it was told to end
+  };
+  struct Peer {
+    int64_t bytes = 0;  // of all its answers
+    std::map<Answer*, Waiting> answers;
   };
 
   void Add(Answer* answer, int64_t bytes);
-  static Answer* LargestOf(const Peer& peer);
+  static std::map<Answer*, Waiting>::iterator LargestOf(Peer& peer);
 
   const int64_t max_bytes_;
-  mutable std::mutex mutex_;
-  std::map<std::string, Peer> peers_;
-  int64_t bytes_ = 0;
+  mutable Mutex mutex_;
+  std::map<std::string, Peer> peers_ ESPALIER_GUARDED_BY(mutex_);
+  int64_t bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace espalier

@@ -4,16 +4,15 @@ namespace espalier {
 
 UnreadMessage::UnreadMessage(UnreadAnswers& unread, const std::string& peer,
                              grpc::CallbackServerContext& context)
-    : call_(std::make_shared<Call>()) {
-  call_->context = &context;
+    : call_(std::make_shared<Call>(context)) {
   answer_ = unread.Open(peer, [call = call_](const std::string& /*why*/) {
-    const std::lock_guard lock(call->mutex);
+    const MutexLock lock(call->mutex);
     if (call->context != nullptr) call->context->TryCancel();
   });
 }
 
 UnreadMessage::~UnreadMessage() {
-  const std::lock_guard lock(call_->mutex);
+  const MutexLock lock(call_->mutex);
   call_->context = nullptr;
 }
 

@@ -3,9 +3,9 @@
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
-#include <mutex>
 #include <string>
 
+#include "kernels/base/mutex.h"
 #include "server/unread_answers.h"
 
 namespace espalier {
@@ -22,8 +22,9 @@ class UnreadMessage {
 
  private:
   struct Call {
-    std::mutex mutex;
-    grpc::CallbackServerContext* context = nullptr;
+    explicit Call(grpc::CallbackServerContext& of) : context(&of) {}
+    Mutex mutex;
+    grpc::CallbackServerContext* context ESPALIER_GUARDED_BY(mutex);
   };
 
   const std::shared_ptr<Call> call_;

@@ -24,10 +24,10 @@ WorkerPool::~WorkerPool() { Stop(); }
 
 void WorkerPool::Stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 // The peer, if it may have so many bytes more; end: it may not.
@@ -47,7 +47,7 @@ void WorkerPool::Count(Peers::iterator peer, int64_t bytes) {
 bool WorkerPool::Add(const std::string& peer, int64_t bytes, Job* job) {
   std::list<Peers::iterator> turn(1);  // what needs memory comes first
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = FindRoom(peer, bytes);
     if (found == peers_.end()) return false;
     found->second.waiting.push_back({job, bytes});
@@ -56,12 +56,12 @@ bool WorkerPool::Add(const std::string& peer, int64_t bytes, Job* job) {
     turn.front() = found;
     if (found->second.waiting.size() == 1) turns_.splice(turns_.end(), turn);
   }
-  changed_.notify_one();
+  changed_.NotifyOne();
   return true;
 }
 
 bool WorkerPool::Remove(const Job* job) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (auto turn = turns_.begin(); turn != turns_.end(); ++turn) {
     const Peers::iterator peer = *turn;
     std::deque<Waiting>& waiting = peer->second.waiting;
@@ -79,7 +79,7 @@ bool WorkerPool::Remove(const Job* job) {
 }
 
 int64_t WorkerPool::RetryAfterMs() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const double us = job_us_ * static_cast<double>(waiting_jobs_) / static_cast<double>(threads_.size());
   return std::clamp(static_cast<int64_t>(us / 1000), kMinRetryMs, kMaxRetryMs);
 }
@@ -109,19 +109,19 @@ WorkerPool::Waiting WorkerPool::Take(Peers::iterator peer) {
 }
 
 void WorkerPool::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   ++idle_threads_;
   while (true) {
     auto peer = peers_.end();
-    changed_.wait(lock, [&] { return stopping_ || (peer = Next()) != peers_.end(); });
+    while (!stopping_ && (peer = Next()) == peers_.end()) changed_.Wait(mutex_);
     if (stopping_) return;
     const Waiting next = Take(peer);
     --idle_threads_;
-    lock.unlock();
+    lock.Unlock();
     const auto begin = std::chrono::steady_clock::now();
     next.job->Run();  // which may end its life
     const std::chrono::duration<double, std::micro> us = std::chrono::steady_clock::now() - begin;
-    lock.lock();
+    lock.Lock();
     ++idle_threads_;
     job_us_ += (us.count() - job_us_) / 8;
     --peer->second.running;

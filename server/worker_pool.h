@@ -1,14 +1,14 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <map>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "kernels/base/mutex.h"
 
 namespace espalier {
 
@@ -57,22 +57,22 @@ class WorkerPool {
 
   void Run();
   void Stop();
-  Peers::iterator FindRoom(const std::string& peer, int64_t bytes);
-  void Count(Peers::iterator peer, int64_t bytes);
-  Peers::iterator Next();
-  Waiting Take(Peers::iterator peer);
+  Peers::iterator FindRoom(const std::string& peer, int64_t bytes) ESPALIER_REQUIRES(mutex_);
+  void Count(Peers::iterator peer, int64_t bytes) ESPALIER_REQUIRES(mutex_);
+  Peers::iterator Next() ESPALIER_REQUIRES(mutex_);
+  Waiting Take(Peers::iterator peer) ESPALIER_REQUIRES(mutex_);
 
   const int64_t max_bytes_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  Peers peers_;                       // those that are not idle
-  std::list<Peers::iterator> turns_;  // those with anything waiting, next first
-  int64_t bytes_ = 0;                 // of all peers
-  int64_t waiting_jobs_ = 0;
-  int idle_threads_ = 0;
-  double job_us_ = 10'000.0;  // what one takes, of late
-  bool stopping_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  Peers peers_ ESPALIER_GUARDED_BY(mutex_);                       // those that are not idle
+  std::list<Peers::iterator> turns_ ESPALIER_GUARDED_BY(mutex_);  // those with anything waiting, next first
+  int64_t bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;                 // of all peers
+  int64_t waiting_jobs_ ESPALIER_GUARDED_BY(mutex_) = 0;
+  int idle_threads_ ESPALIER_GUARDED_BY(mutex_) = 0;
+  double job_us_ ESPALIER_GUARDED_BY(mutex_) = 10'000.0;  // what one takes, of late
+  bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
   std::vector<std::jthread> threads_;  // last: they run when everything else is there
 };
 

@@ -6,12 +6,12 @@
 #include <cctype>
 #include <csignal>
 #include <cstdio>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "kernels/base/mutex.h"
 #include "server/address.h"
 #include "server/cli/terminal.h"
 #include "server/cli/text.h"
@@ -23,9 +23,9 @@ constexpr int kMaxMessageBytes = 256 << 20;
 constexpr int kConnectTimeoutMs = 10'000;
 constexpr int kSilenceMs = 10'000;
 
-std::mutex signal_mutex;
-std::function<void()> on_signal;  // under signal_mutex
-int signal_received = 0;          // under signal_mutex
+Mutex signal_mutex;
+std::function<void()> on_signal ESPALIER_GUARDED_BY(signal_mutex);
+int signal_received ESPALIER_GUARDED_BY(signal_mutex) = 0;
 
 const char* NameOf(grpc::StatusCode code) {
   switch (code) {
@@ -199,7 +199,7 @@ void WatchSignals() {
         Screen::Return();
         continue;
       }
-      const std::lock_guard lock(signal_mutex);
+      const MutexLock lock(signal_mutex);
       signal_received = signal;
       if (on_signal == nullptr) {
         Screen::Leave();
@@ -211,17 +211,17 @@ void WatchSignals() {
 }
 
 int SignalReceived() {
-  const std::lock_guard lock(signal_mutex);
+  const MutexLock lock(signal_mutex);
   return signal_received;
 }
 
 OnSignal::OnSignal(std::function<void()> end) {
-  const std::lock_guard lock(signal_mutex);
+  const MutexLock lock(signal_mutex);
   on_signal = std::move(end);
 }
 
 OnSignal::~OnSignal() {
-  const std::lock_guard lock(signal_mutex);
+  const MutexLock lock(signal_mutex);
   on_signal = nullptr;
 }
 

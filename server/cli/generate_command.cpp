@@ -10,10 +10,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <mutex>
 #include <sstream>
 
 #include "espalier/v1/tree.grpc.pb.h"
+#include "kernels/base/mutex.h"
 #include "model/tokenizer/utf8.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
@@ -136,8 +136,8 @@ std::string FlagOfField(const std::string& field) {
 // A tree that one thread feeds and another draws.
 struct GrowingTree {
   explicit GrowingTree(const v1::GenerateRequest& request) : model(request) {}
-  std::mutex mutex;
-  TreeModel model;  // under mutex
+  Mutex mutex;
+  TreeModel model ESPALIER_GUARDED_BY(mutex);
 };
 
 ViewOptions ViewOf(const GenerateOptions& options, int width) {
@@ -156,7 +156,7 @@ std::unique_ptr<LiveView> StartView(const GenerateOptions& options, bool as_json
       // In the last column some terminals erase what has just been written.
       ViewOptions view = ViewOf(options, size.columns - 1);
       view.full = false;  // what grows is shown at its end
-      const std::lock_guard lock(tree.mutex);
+      const MutexLock lock(tree.mutex);
       std::vector<std::string> lines = FitRows(DrawTree(tree.model, view), std::max(3, size.rows - 1), view);
       lines.resize(std::min(lines.size(), static_cast<size_t>(std::max(0, size.rows - 1))));
       lines.push_back(DescribeProgress(tree.model, seconds, size.columns - 1));
@@ -166,7 +166,7 @@ std::unique_ptr<LiveView> StartView(const GenerateOptions& options, bool as_json
   }
   if (!IsTerminal(STDERR_FILENO)) return nullptr;
   const auto draw = [&tree](TerminalSize size, double seconds) {
-    const std::lock_guard lock(tree.mutex);
+    const MutexLock lock(tree.mutex);
     return std::vector<std::string>{DescribeProgress(tree.model, seconds, size.columns - 1)};
   };
   return LiveView::OnLine(STDERR_FILENO, milliseconds(500), draw);
@@ -239,11 +239,12 @@ int Generate(const GenerateOptions& options, const CommonOptions& common) {
   while (reader->Read(&response)) {
     if (record.is_open()) record << ToJson(response).dump() << '\n';
     if (common.json) PrintLine(ToJson(response));
-    const std::lock_guard lock(tree.mutex);
+    const MutexLock lock(tree.mutex);
     tree.model.Apply(response);
   }
   const grpc::Status ended = reader->Finish();
   view.reset();
+  const MutexLock lock(tree.mutex);
   const grpc::Status status = EndOf(ended, options, tree.model);
   const int printed = common.json ? kExitDone : PrintTree(options, tree.model);
   const int code = Report(status, common.server, common.json);

@@ -20,16 +20,19 @@ std::unique_ptr<LiveView> LiveView::OnLine(int file, Clock::duration delay, Draw
 
 LiveView::~LiveView() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ended_ = true;
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
   thread_.join();
 }
 
 bool LiveView::WaitFor(Clock::duration time) {
-  std::unique_lock lock(mutex_);
-  return wake_.wait_for(lock, time, [this] { return ended_; });
+  const Clock::time_point until = Clock::now() + time;
+  const MutexLock lock(mutex_);
+  while (!ended_ && wake_.WaitUntil(mutex_, until)) {
+  }
+  return ended_;
 }
 
 void LiveView::Run() {

@@ -1,14 +1,13 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "kernels/base/mutex.h"
 #include "server/cli/terminal.h"
 
 namespace espalier::cli {
@@ -41,9 +40,9 @@ class LiveView {
   const Clock::duration delay_;
   const Draw draw_;
   const Clock::time_point begin_ = Clock::now();
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool ended_ = false;  // under mutex_
+  Mutex mutex_;
+  CondVar wake_;
+  bool ended_ ESPALIER_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: runs when everything else is there
 };
 

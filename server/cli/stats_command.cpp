@@ -1,11 +1,10 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
 #include <optional>
 
+#include "kernels/base/mutex.h"
 #include "server/cli/admin.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
@@ -32,9 +31,9 @@ class Watcher {
   int Run() {
     if (const int code = ConnectAdmin(common_, admin_); code != kExitDone) return code;
     const OnSignal on_signal([this] {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       ended_ = true;
-      wake_.notify_one();
+      wake_.NotifyOne();
     });
     StatsSpan span;
     if (const grpc::Status status = Fetch(span); !status.ok()) return Fail(status);
@@ -98,17 +97,20 @@ class Watcher {
   }
 
   bool WaitFor(Clock::duration time) {
-    std::unique_lock lock(mutex_);
-    return wake_.wait_for(lock, time, [this] { return ended_; });
+    const Clock::time_point until = Clock::now() + time;
+    const MutexLock lock(mutex_);
+    while (!ended_ && wake_.WaitUntil(mutex_, until)) {
+    }
+    return ended_;
   }
 
   const CommonOptions& common_;
   const Clock::duration interval_;
   Admin admin_;
   Clock::time_point fetched_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool ended_ = false;  // under mutex_
+  Mutex mutex_;
+  CondVar wake_;
+  bool ended_ ESPALIER_GUARDED_BY(mutex_) = false;
 };
 
 int StatsOnce(const CommonOptions& common) {

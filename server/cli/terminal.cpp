@@ -7,9 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <string_view>
 
+#include "kernels/base/mutex.h"
 #include "server/cli/text.h"
 #include "server/write_all.h"
 
@@ -26,25 +26,25 @@ constexpr const char* kNoWrap = "\x1b[?7l";
 constexpr const char* kWrap = "\x1b[?7h";
 
 struct ScreenState {
-  std::mutex mutex;
-  int file = -1;       // of the Screen that there is
-  bool shown = false;  // entered and not left
-  std::vector<std::string> lines;
-  TerminalSize size;
+  Mutex mutex;
+  int file ESPALIER_GUARDED_BY(mutex) = -1;       // of the Screen that there is
+  bool shown ESPALIER_GUARDED_BY(mutex) = false;  // entered and not left
+  std::vector<std::string> lines ESPALIER_GUARDED_BY(mutex);
+  TerminalSize size ESPALIER_GUARDED_BY(mutex);
 };
 ScreenState& State() {
   static ScreenState state;
   return state;
 }
 
-void EnterLocked(ScreenState& state) {
+void EnterLocked(ScreenState& state) ESPALIER_REQUIRES(state.mutex) {
   WriteAll(state.file, kEnter);
   state.shown = true;
   state.lines.clear();
   state.size = {};
 }
 
-void LeaveLocked(ScreenState& state) {
+void LeaveLocked(ScreenState& state) ESPALIER_REQUIRES(state.mutex) {
   if (state.shown) WriteAll(state.file, kLeave);
   state.shown = false;
 }
@@ -85,21 +85,21 @@ bool UseColour(const std::string& choice, int file) {
 
 Screen::Screen(int file) {
   ScreenState& state = State();
-  const std::lock_guard lock(state.mutex);
+  const MutexLock lock(state.mutex);
   state.file = file;
   EnterLocked(state);
 }
 
 Screen::~Screen() {
   ScreenState& state = State();
-  const std::lock_guard lock(state.mutex);
+  const MutexLock lock(state.mutex);
   LeaveLocked(state);
   state.file = -1;
 }
 
 void Screen::Show(const std::vector<std::string>& lines, TerminalSize size) {
   ScreenState& state = State();
-  const std::lock_guard lock(state.mutex);
+  const MutexLock lock(state.mutex);
   if (!state.shown) return;
   const bool resized = size.columns != state.size.columns || size.rows != state.size.rows;
   std::string frame = kBeginFrame;
@@ -120,13 +120,13 @@ void Screen::Show(const std::vector<std::string>& lines, TerminalSize size) {
 
 void Screen::Leave() {
   ScreenState& state = State();
-  const std::lock_guard lock(state.mutex);
+  const MutexLock lock(state.mutex);
   LeaveLocked(state);
 }
 
 void Screen::Return() {
   ScreenState& state = State();
-  const std::lock_guard lock(state.mutex);
+  const MutexLock lock(state.mutex);
   if (state.file >= 0 && !state.shown) EnterLocked(state);
 }
 
