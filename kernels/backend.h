@@ -70,8 +70,8 @@ struct BackendInfo {
   PlanOptions plan;  // what PlanAttention needs to know of the kernels
 };
 
-// Where devices meet: the operations of a Llama-style forward pass on opaque device objects. The model code
-// that calls them exists once. Not thread-safe: one thread calls.
+// Where devices meet: the operations of a decoder's forward pass on opaque device objects. The model code that
+// calls them exists once. Not thread-safe: one thread calls.
 //
 // Set-up calls come before the first step and return errors (out of memory, unsupported shape). A step is
 // BeginStep, operations in order, EndStep; they may run asynchronously and then see the StepInput until Wait

@@ -106,11 +106,14 @@ Result<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
 }
 
 const json* JsonReader::Find(const char* key) const {
+  asked_.insert(key);
   const auto it = object_.find(key);
   return it == object_.end() || it->is_null() ? nullptr : &*it;
 }
 
 bool JsonReader::Has(const char* key) const { return Find(key) != nullptr; }
+
+bool JsonReader::IsNull(const char* key) const { return Find(key) == nullptr && object_.contains(key); }
 
 void JsonReader::Fail(const std::string& key, const std::string& why) {
   if (status_.ok()) status_ = InvalidArgument(file_, prefix_ + key + ": " + why);

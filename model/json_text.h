@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +40,12 @@ class JsonReader {
   double Positive(const char* key, double value);  // from 1e-30 to 1e30, so that fp32 holds it too
   bool Bool(const char* key, bool value);
   std::string String(const char* key, std::string value);
+  bool IsNull(const char* key) const;  // present, with the value null
+
+  // Says that the member is heeded, for the case that no call above asks for it.
+  void Understand(const char* key) { asked_.insert(key); }
+  // Whether any call above has asked for it.
+  bool Understands(const char* key) const { return asked_.contains(key); }
 
   void Fail(const std::string& key, const std::string& why);
   const Status& status() const { return status_; }
@@ -47,6 +55,7 @@ class JsonReader {
   std::string file_;
   std::string prefix_;
   Status status_;
+  mutable std::set<std::string, std::less<>> asked_;
 };
 
 }  // namespace espalier

@@ -22,7 +22,7 @@ struct LayerNames {
   std::string prefix;
   Parts qkv, output, gate_up, down;
 
-  LayerNames(const LlamaConfig& config, const std::string& model, int32_t i)
+  LayerNames(const ModelConfig& config, const std::string& model, int32_t i)
       : prefix(model + "layers." + std::to_string(i) + ".") {
     const std::string attention = prefix + "self_attn.";
     const std::string mlp = prefix + "mlp.";
@@ -35,7 +35,7 @@ struct LayerNames {
   }
 };
 
-// "model.", or nothing where the folder holds a LlamaModel, saved without what stands around it.
+// "model.", or nothing where the folder holds a base model, saved without what stands around it.
 std::string ModelPrefix(TensorLoader& loader) {
   const std::string embedding = "embed_tokens.weight";
   if (!loader.Holds(embedding)) return "model.";
@@ -62,26 +62,33 @@ std::string TiedName(const std::string& model, TensorLoader& loader) {
   return model + "embed_tokens";
 }
 
+// "self_attn.o_proj.bias" of "model.layers.3.self_attn.o_proj.bias".
+std::string BehindLayer(const std::string& name) {
+  return name.substr(name.find('.', name.find("layers.") + 7) + 1);
+}
+
 // transformers takes zeros for a bias that the files lack. Where all layers lack it, it was never there
 // (attention_bias with no bias on o_proj, as in Qwen's made into a Llama); where some have it, the files are
 // damaged, which Get reports.
-void FindLackingBiases(const LlamaConfig& config, const std::string& model, TensorLoader& loader,
+void FindLackingBiases(const ModelConfig& config, const std::string& model, TensorLoader& loader,
                        std::vector<std::string>* notes) {
   if (!loader.HasNames()) return;
-  const auto check = [&](Parts LayerNames::*stack, size_t part) {
+  const auto check = [&](bool LayerSpec::*has_bias, Parts LayerNames::*stack, size_t part) {
     std::vector<std::string> names;
-    for (int32_t i = 0; i < config.layers; ++i) {
+    for (int32_t i = 0; i < config.layer_count(); ++i) {
+      if (!(config.layers[static_cast<size_t>(i)].*has_bias)) continue;
       names.push_back((LayerNames(config, model, i).*stack)[part].name + ".bias");
       if (loader.Holds(names.back())) return;
     }
+    if (names.empty()) return;
     for (const std::string& name : names) loader.LackBias(name);
-    notes->push_back("no layer has " + names.front().substr(names.front().find("layers.0.") + 9) +
+    notes->push_back("no layer has " + BehindLayer(names.front()) +
                      ", which config.json describes: zeros stand for it, as in transformers");
   };
-  for (size_t part = 0; config.attention_bias && part < 3; ++part) check(&LayerNames::qkv, part);
-  if (config.attention_bias) check(&LayerNames::output, 0);
-  for (size_t part = 0; config.mlp_bias && part < 2; ++part) check(&LayerNames::gate_up, part);
-  if (config.mlp_bias) check(&LayerNames::down, 0);
+  for (size_t part = 0; part < 3; ++part) check(&LayerSpec::qkv_bias, &LayerNames::qkv, part);
+  check(&LayerSpec::output_bias, &LayerNames::output, 0);
+  for (size_t part = 0; part < 2; ++part) check(&LayerSpec::mlp_bias, &LayerNames::gate_up, part);
+  check(&LayerSpec::mlp_bias, &LayerNames::down, 0);
 }
 
 // The index in "layers.INDEX.rest"; -1 for other names.
@@ -104,20 +111,20 @@ bool IsOldBuffer(std::string_view name) {
 // zeros. A tensor of a part that is computed here would belong to another kind of model (a bias where
 // config.json describes none, a norm of queries): with such a folder transformers computes something else
 // than what was trained, without a word, and we refuse.
-Result<bool> MayPassOver(const std::string& name, const LlamaConfig& config, const std::string& model,
+Result<bool> MayPassOver(const std::string& name, const ModelConfig& config, const std::string& model,
                          TensorSource& source) {
   const bool head = name.starts_with("lm_head.");
   const std::string_view inner =
       name.starts_with(model) ? std::string_view(name).substr(model.size()) : std::string_view();
   const int32_t layer = LayerOf(inner);
-  const bool computed = head || (layer >= 0 && layer < config.layers) || inner.starts_with("embed_tokens.") ||
-                        inner.starts_with("norm.");
+  const bool computed = head || (layer >= 0 && layer < config.layer_count()) ||
+                        inner.starts_with("embed_tokens.") || inner.starts_with("norm.");
   if (!computed || IsOldBuffer(name)) return true;
   if (!name.ends_with(".bias")) return false;
   return source.IsZero(name);
 }
 
-void PassOverTheRest(const LlamaConfig& config, const std::string& model, TensorLoader& loader,
+void PassOverTheRest(const ModelConfig& config, const std::string& model, TensorLoader& loader,
                      std::vector<std::string>* notes) {
   if (!loader.status().ok()) return;
   const std::vector<std::string> left = loader.Left();
@@ -139,19 +146,22 @@ void PassOverTheRest(const LlamaConfig& config, const std::string& model, Tensor
       " that the model does not use, as transformers does: " + list + (left.size() > kNamed ? ", ..." : ""));
 }
 
-LlamaLayer AddLayer(const LlamaConfig& config, const LayerNames& names, TensorLoader& loader) {
-  LlamaLayer layer;
+DecoderLayer AddLayer(const ModelConfig& config, const LayerSpec& spec, const LayerNames& names,
+                      TensorLoader& loader) {
+  DecoderLayer layer;
   layer.attention_norm = loader.Norm(names.prefix + "input_layernorm", config.hidden_size);
   layer.qkv = loader.Matrix(names.qkv, config.hidden_size);
   layer.output = loader.Matrix(names.output, config.q_size());
   layer.ffn_norm = loader.Norm(names.prefix + "post_attention_layernorm", config.hidden_size);
   layer.gate_up = loader.Matrix(names.gate_up, config.hidden_size);
   layer.down = loader.Matrix(names.down, config.intermediate_size);
-  if (config.attention_bias) {
-    layer.qkv_bias = loader.Bias(names.qkv);
-    layer.output_bias = loader.Bias(names.output);
+  if (spec.query_key_norm) {
+    layer.query_norm = loader.Norm(names.prefix + "self_attn.q_norm", config.head_dim);
+    layer.key_norm = loader.Norm(names.prefix + "self_attn.k_norm", config.head_dim);
   }
-  if (config.mlp_bias) {
+  if (spec.qkv_bias) layer.qkv_bias = loader.Bias(names.qkv);
+  if (spec.output_bias) layer.output_bias = loader.Bias(names.output);
+  if (spec.mlp_bias) {
     layer.gate_up_bias = loader.Bias(names.gate_up);
     layer.down_bias = loader.Bias(names.down);
   }
@@ -160,16 +170,17 @@ LlamaLayer AddLayer(const LlamaConfig& config, const LayerNames& names, TensorLo
 
 }  // namespace
 
-Result<LlamaWeights> AddLlamaWeights(const LlamaConfig& config, TensorSource& source, Backend& backend) {
+Result<DecoderWeights> AddWeights(const ModelConfig& config, TensorSource& source, Backend& backend) {
   TensorLoader loader(source, backend);
-  LlamaWeights weights;
+  DecoderWeights weights;
   const std::string model = ModelPrefix(loader);
   const bool tied = config.tie_word_embeddings;
   const std::string embedding = tied ? TiedName(model, loader) : model + "embed_tokens";
   FindLackingBiases(config, model, loader, &weights.notes);
   weights.embedding = loader.Table(embedding, config.vocab_size, config.hidden_size);
-  for (int32_t i = 0; i < config.layers && loader.status().ok(); ++i) {
-    weights.layers.push_back(AddLayer(config, LayerNames(config, model, i), loader));
+  for (int32_t i = 0; i < config.layer_count() && loader.status().ok(); ++i) {
+    const LayerSpec& spec = config.layers[static_cast<size_t>(i)];
+    weights.layers.push_back(AddLayer(config, spec, LayerNames(config, model, i), loader));
   }
   weights.norm = loader.Norm(model + "norm", config.hidden_size);
   if (tied && backend.info().weights == WeightType::kDType) {

@@ -27,7 +27,7 @@ import numpy as np
 import sentencepiece
 from safetensors.torch import load_file, save_file
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import transformers
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "model" / "data"
@@ -89,7 +89,7 @@ def hashed_tensor(name, shape, seed):
 
 
 def hashed_model(config, seed):
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -137,7 +137,7 @@ def expectations(model, prompt, greedy_tokens, logit_positions, text=None):
 
 
 def fp32_model(path):
-    return LlamaForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 # --- Random configurations ---

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "model/backend_runner.h"
 #include "model/folder_hints.h"
-#include "model/llama_runner.h"
 #include "server/admin_service.h"
 #include "server/endpoint.h"
 #include "server/heap_trimmer.h"

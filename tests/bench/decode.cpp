@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "engine/scheduler.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/bench/decode_run.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/statistics.h"
@@ -215,7 +215,7 @@ Result<Report> RunDecode(const DecodeOptions& options) {
   std::vector<std::unique_ptr<ModelRunner>> runners;
   for (const WeightType type : options.weights) {
     progress.Say("making the model");
-    auto runner = RandomLlama(model.Config(options.max_positions()), options.seed, options.Runner(type));
+    auto runner = RandomModel(model.Config(options.max_positions()), options.seed, options.Runner(type));
     if (!runner) return runner.error();
     runners.push_back(std::move(*runner));
   }

@@ -2,21 +2,20 @@
 
 #include <algorithm>
 
-#include "model/llama.h"
+#include "model/decoder.h"
 
 namespace espalier::bench {
 
-LlamaConfig ModelOptions::Config(int32_t max_positions) const {
-  LlamaConfig config;
+ModelConfig ModelOptions::Config(int32_t max_positions) const {
+  ModelConfig config;
   config.vocab_size = vocab;
   config.hidden_size = hidden;
   config.intermediate_size = ffn;
-  config.layers = layers;
+  config.layers.resize(static_cast<size_t>(layers));
   config.query_heads = query_heads;
   config.kv_heads = kv_heads;
   config.head_dim = head_dim;
   config.max_positions = max_positions;
-  config.dtype = dtype;
   return config;
 }
 
@@ -35,7 +34,7 @@ RunnerOptions ModelOptions::Runner(int32_t max_rows, int32_t blocks) const {
 
 int64_t ModelOptions::MemoryBytes(int32_t max_positions, int32_t blocks) const {
   const DType type = backend == "ref" ? DType::kFloat32 : dtype;
-  const LlamaConfig config = Config(max_positions);
+  const ModelConfig config = Config(max_positions);
   const AttentionShape attention = AttentionOf(config, type);
   return WeightMemoryBytes(config, type, weights) +
          attention.KvBytesPerTokenLayer() * attention.layers * block_tokens * blocks;

@@ -6,7 +6,7 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/plan/attention_plan.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 
 namespace espalier::bench {
 
@@ -30,7 +30,7 @@ struct ModelOptions {
   double peak_gb_per_s = 0.0;
   double peak_tflop_per_s = 0.0;
 
-  LlamaConfig Config(int32_t max_positions) const;
+  ModelConfig Config(int32_t max_positions) const;
   // For steps of at most so many rows, and a KV pool of so many blocks.
   RunnerOptions Runner(int32_t max_rows, int32_t blocks) const;
   // Weights, and a KV pool of so many blocks.

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "kernels/base/result.h"
-#include "model/llama.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
+#include "model/decoder.h"
 #include "tests/bench/decode_run.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/replay_request.h"
@@ -111,7 +111,7 @@ int32_t ChunkTokens(const ReplayOptions& options, const Needs& needs) {
   return std::max(options.prefill_chunk_tokens, needs.branches * options.model.block_tokens);
 }
 
-Status CheckMemory(const ReplayOptions& options, const LlamaConfig& config, const Needs& needs) {
+Status CheckMemory(const ReplayOptions& options, const ModelConfig& config, const Needs& needs) {
   if (options.model.backend == "cuda") return {};  // the device says itself what does not fit
   const int64_t bytes = options.model.MemoryBytes(config.max_positions, needs.blocks);
   const auto available = AvailableMemoryBytes();
@@ -217,11 +217,11 @@ Result<Report> RunReplay(const ReplayOptions& options) {
     windows.push_back(MakeWindows(options, workload));
     for (const ReplayWindow& window : windows.back()) needs.Cover(window, options.model.block_tokens);
   }
-  const LlamaConfig config = options.model.Config(needs.path_tokens);
+  const ModelConfig config = options.model.Config(needs.path_tokens);
   if (Status status = CheckMemory(options, config, needs); !status) return status.error();
   progress.Say("making the model");
   const auto runner =
-      RandomLlama(config, options.seed, options.model.Runner(ChunkTokens(options, needs), needs.blocks));
+      RandomModel(config, options.seed, options.model.Runner(ChunkTokens(options, needs), needs.blocks));
   if (!runner) return runner.error();
   const ModelInfo& info = (*runner)->info();
   report.backend = info.backend;

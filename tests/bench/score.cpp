@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "model/llama.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
+#include "model/decoder.h"
 #include "tests/bench/decode_run.h"
 #include "tests/bench/progress.h"
 #include "tests/bench/step_cost.h"
@@ -156,9 +156,9 @@ Result<Report> RunScore(const ScoreOptions& options) {
   if (report.load_average > kQuietLoad)
     progress.Say("warning: the machine has not been idle; where other programs run, figures are too low");
   progress.Say("making the model");
-  const LlamaConfig config = options.model.Config(options.max_positions());
+  const ModelConfig config = options.model.Config(options.max_positions());
   const auto runner =
-      RandomLlama(config, options.seed, options.model.Runner(options.max_rows, options.Blocks()));
+      RandomModel(config, options.seed, options.model.Runner(options.max_rows, options.Blocks()));
   if (!runner) return runner.error();
   const ModelInfo& info = (*runner)->info();
   report.backend = info.backend;

@@ -1,6 +1,6 @@
 // The scheduler over the cuda backend, two steps in flight: the same tokens as over ref in fp32, alone and
 // together, cold, from the cache and after preemption. On the twin or, with ESPALIER_ENGINE_DEVICE, on a GPU.
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/engine/llama_driver.h"
 #include "tests/engine/overflow_checks.h"
 #include "tests/support/catch.h"
@@ -34,7 +34,7 @@ RunnerOptions OptionsOf(const std::string& backend, const Setting& setting) {
 }
 
 Result<std::unique_ptr<ModelRunner>> Runner(const std::string& backend, const Setting& setting) {
-  return RandomLlama(Config(), 5, OptionsOf(backend, setting));
+  return RandomModel(Config(), 5, OptionsOf(backend, setting));
 }
 
 std::vector<Answer> RefAnswers() {
@@ -103,7 +103,7 @@ TEST_CASE("a pool without a size takes what the device has left, and serves") {
   options.kv_blocks = 0;
   options.kv_cache_bytes = 0;
   options.max_positions = 200;
-  const auto runner = RandomLlama(Config(), 5, options);
+  const auto runner = RandomModel(Config(), 5, options);
   if (!runner && runner.error().field == "backend") return SkipTest(runner.error().ToString());
   if (!runner) FAIL(runner.error().ToString());
   CHECK((*runner)->info().kv_blocks > 1000);
@@ -131,7 +131,7 @@ TEST_CASE("a device with too little memory is refused at the start, with enough 
   int64_t enough = 8 << 20;
   while (enough - refused > 1) {
     const int64_t memory_bytes = refused + (enough - refused) / 2;
-    const auto runner = RandomLlama(Config(), 5, ShortOfMemory(setting, memory_bytes));
+    const auto runner = RandomModel(Config(), 5, ShortOfMemory(setting, memory_bytes));
     CAPTURE(memory_bytes);
     if (runner) {
       enough = memory_bytes;
@@ -150,7 +150,7 @@ TEST_CASE("a device with too little memory is refused at the start, with enough 
     const int64_t memory_bytes =
         enough + (round < 5 ? 0 : std::uniform_int_distribution<int64_t>(0, 200000)(random));
     CAPTURE(memory_bytes, Name(setting.mode));
-    const auto runner = RandomLlama(Config(), 5, ShortOfMemory(setting, memory_bytes)).value();
+    const auto runner = RandomModel(Config(), 5, ShortOfMemory(setting, memory_bytes)).value();
     Driver driver(*runner, setting);
     const std::vector<Answer> answers = AnswersTogether(driver);
     for (size_t i = 0; i < answers.size(); ++i) CheckAnswer(answers[i], expected[i]);

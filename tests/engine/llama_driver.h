@@ -19,12 +19,12 @@ namespace espalier::test {
 inline constexpr int32_t kBlockTokens = 8;
 inline constexpr int32_t kMaxRows = 24;
 
-inline LlamaConfig Config() {
-  LlamaConfig config;
+inline ModelConfig Config() {
+  ModelConfig config;
   config.vocab_size = 64;
   config.hidden_size = 32;
   config.intermediate_size = 48;
-  config.layers = 2;
+  config.layers.resize(2);
   config.query_heads = 4;
   config.kv_heads = 2;
   config.head_dim = 8;

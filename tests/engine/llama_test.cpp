@@ -8,7 +8,7 @@
 
 #include "engine/scheduler.h"
 #include "kernels/cpu/cpu_features.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/engine/fakes/async_backend.h"
 #include "tests/engine/llama_driver.h"
 #include "tests/support/catch.h"
@@ -40,7 +40,7 @@ void CheckTogether(const Setting& setting, const std::vector<Answer>& alone, boo
   const AsyncLlama llama = MakeLlama(setting);
   Driver driver(*llama.runner, setting);
   CheckTwice(driver, alone, expect_preemption);
-  CHECK(llama.backend->attention_calls() == driver.steps() * Config().layers);
+  CHECK(llama.backend->attention_calls() == driver.steps() * Config().layer_count());
 }
 
 TEST_CASE("answers of a real model do not depend on batch, cache, preemption or steps in flight") {
@@ -57,7 +57,7 @@ TEST_CASE("answers of a real model do not depend on batch, cache, preemption or 
 
 // On the cpu backend everything that a branch's log-probability is made of promises the same.
 std::unique_ptr<ModelRunner> OnCpu(WeightType weights, const std::string& isa, const Setting& setting) {
-  LlamaConfig config = Config();
+  ModelConfig config = Config();
   config.head_dim = 16;
   RunnerOptions options;
   options.backend.name = "cpu";
@@ -67,7 +67,7 @@ std::unique_ptr<ModelRunner> OnCpu(WeightType weights, const std::string& isa, c
   options.backend.max_rows = kMaxRows;
   options.block_tokens = kBlockTokens;
   options.kv_blocks = setting.kv_blocks;
-  return RandomLlama(config, 5, options).value();
+  return RandomModel(config, 5, options).value();
 }
 
 void CheckOnCpu(WeightType weights, const std::string& isa) {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/engine/llama_driver.h"
 #include "tests/support/overflow_weights.h"
 
@@ -19,7 +19,7 @@ inline constexpr int32_t kOverflowToken = 50;
 
 inline Result<std::unique_ptr<ModelRunner>> OverflowLlama(OverflowWeights::At at,
                                                           const RunnerOptions& options) {
-  LlamaConfig config = Config();
+  ModelConfig config = Config();
   config.head_dim = 16;
   config.tie_word_embeddings = false;
   OverflowWeights weights(kOverflowToken, at, 5);

@@ -2,7 +2,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "model/tensor_source.h"
 #include "tests/model/model_folder.h"
 #include "tests/support/catch.h"

@@ -2,7 +2,7 @@
 #include <fstream>
 #include <functional>
 
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/model/model_folder.h"
 #include "tests/support/catch.h"
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 
 // The model against transformers' answers, for one backend and type. Inside a test case.
 namespace espalier::test {

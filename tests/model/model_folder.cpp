@@ -13,8 +13,8 @@ namespace espalier::test {
 
 namespace {
 
-// Names and shapes of all tensors of a LlamaForCausalLM in Hugging Face's files.
-std::map<std::string, std::vector<int64_t>> TensorShapes(const LlamaConfig& config) {
+// Names and shapes of all tensors of a model in Hugging Face's files.
+std::map<std::string, std::vector<int64_t>> TensorShapes(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t ffn = config.intermediate_size;
   std::map<std::string, std::vector<int64_t>> shapes;
@@ -25,17 +25,22 @@ std::map<std::string, std::vector<int64_t>> TensorShapes(const LlamaConfig& conf
   linear("model.embed_tokens", config.vocab_size, hidden, false);
   if (!config.tie_word_embeddings) linear("lm_head", config.vocab_size, hidden, false);
   shapes["model.norm.weight"] = {hidden};
-  for (int32_t i = 0; i < config.layers; ++i) {
+  for (int32_t i = 0; i < config.layer_count(); ++i) {
+    const LayerSpec& spec = config.layers[static_cast<size_t>(i)];
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     shapes[layer + "input_layernorm.weight"] = {hidden};
     shapes[layer + "post_attention_layernorm.weight"] = {hidden};
-    linear(layer + "self_attn.q_proj", config.q_size(), hidden, config.attention_bias);
-    linear(layer + "self_attn.k_proj", config.kv_size(), hidden, config.attention_bias);
-    linear(layer + "self_attn.v_proj", config.kv_size(), hidden, config.attention_bias);
-    linear(layer + "self_attn.o_proj", hidden, config.q_size(), config.attention_bias);
-    linear(layer + "mlp.gate_proj", ffn, hidden, config.mlp_bias);
-    linear(layer + "mlp.up_proj", ffn, hidden, config.mlp_bias);
-    linear(layer + "mlp.down_proj", hidden, ffn, config.mlp_bias);
+    linear(layer + "self_attn.q_proj", config.q_size(), hidden, spec.qkv_bias);
+    linear(layer + "self_attn.k_proj", config.kv_size(), hidden, spec.qkv_bias);
+    linear(layer + "self_attn.v_proj", config.kv_size(), hidden, spec.qkv_bias);
+    linear(layer + "self_attn.o_proj", hidden, config.q_size(), spec.output_bias);
+    if (spec.query_key_norm) {
+      shapes[layer + "self_attn.q_norm.weight"] = {config.head_dim};
+      shapes[layer + "self_attn.k_norm.weight"] = {config.head_dim};
+    }
+    linear(layer + "mlp.gate_proj", ffn, hidden, spec.mlp_bias);
+    linear(layer + "mlp.up_proj", ffn, hidden, spec.mlp_bias);
+    linear(layer + "mlp.down_proj", hidden, ffn, spec.mlp_bias);
   }
   return shapes;
 }
@@ -113,7 +118,7 @@ nlohmann::json TinyConfig() {
 }
 
 Tensors HashedTensors(const nlohmann::json& config, uint64_t seed, DType dtype) {
-  const auto parsed = ParseLlamaConfig(config.dump());
+  const auto parsed = ParseModelConfig(config.dump());
   REQUIRE(parsed.ok());
   const auto source = MakeHashedWeights(seed, dtype);
   Tensors tensors;

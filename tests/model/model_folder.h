@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "kernels/base/dtype.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 
 namespace espalier::test {
 

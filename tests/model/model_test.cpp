@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/backend_runner.h"
 #include "model/hashed_weights.h"
-#include "model/llama_runner.h"
 #include "tests/model/model_folder.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
@@ -14,12 +14,12 @@ namespace {
 
 constexpr int32_t kBlockTokens = 16;
 
-LlamaConfig SmallConfig() {
-  LlamaConfig config;
+ModelConfig SmallConfig() {
+  ModelConfig config;
   config.vocab_size = 301;
   config.hidden_size = 96;
   config.intermediate_size = 160;
-  config.layers = 3;
+  config.layers.resize(3);
   config.query_heads = 6;
   config.kv_heads = 2;
   config.head_dim = 32;
@@ -36,7 +36,7 @@ std::unique_ptr<ModelRunner> SmallModel(const std::string& backend) {
   options.backend.max_rows = 128;
   options.block_tokens = kBlockTokens;
   options.kv_blocks = 64;
-  auto runner = RandomLlama(SmallConfig(), 7, options);
+  auto runner = RandomModel(SmallConfig(), 7, options);
   if (runner) return std::move(*runner);
   if (runner.error().code != ErrorCode::kUnimplemented) FAIL(runner.error().ToString());
   SkipTest(runner.error().ToString());

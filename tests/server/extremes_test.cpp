@@ -22,7 +22,7 @@
 #include "engine/engine.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cuda/twin_device.h"
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "server/tree_codec.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
@@ -345,11 +345,11 @@ void FuzzOn(const std::string& backend, DType dtype, WeightType weights = Weight
   if (on_cpu && !cpu::ChooseKernels(backend)) return;  // not on this machine
   std::shared_ptr<const Tokenizer> tokenizer =
       LoadTokenizer(SourceDir() / "tests/model/tokenizer/data/sp_bpe/tokenizer.model").value();
-  LlamaConfig config;
+  ModelConfig config;
   config.vocab_size = tokenizer->vocab_size();
   config.hidden_size = 32;
   config.intermediate_size = 48;
-  config.layers = 1;
+  config.layers.resize(1);
   config.query_heads = 2;
   config.kv_heads = 1;
   config.head_dim = 16;
@@ -370,7 +370,7 @@ void FuzzOn(const std::string& backend, DType dtype, WeightType weights = Weight
   const uint64_t seed = FromEnvironment("ESPALIER_TEST_SEED", std::random_device{}());
   const uint64_t requests = FromEnvironment("ESPALIER_FUZZ_REQUESTS", backend == "cuda" ? 100 : 400);
   CAPTURE(backend, Name(dtype), Name(weights), seed);
-  Fuzzer fuzzer(RandomLlama(config, 3, options).value(), tokenizer);
+  Fuzzer fuzzer(RandomModel(config, 3, options).value(), tokenizer);
   fuzzer.Run(seed, requests, FromEnvironment("ESPALIER_FUZZ_SECONDS", 0));
   std::printf("%s %s, weights %s, seed %llu: %lld answered, %lld of them greedy, %lld refused\n",
               backend.c_str(), Name(dtype), Name(weights), static_cast<unsigned long long>(seed),

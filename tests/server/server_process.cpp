@@ -23,10 +23,11 @@ fs::path NewFolder() {
   return folder;
 }
 
-std::vector<std::string> CommandLine(const fs::path& folder, const std::vector<std::string>& flags) {
+std::vector<std::string> CommandLine(const fs::path& folder, const std::vector<std::string>& flags,
+                                     const std::string& model) {
   std::vector<std::string> words = {ESPALIER_SERVER_PROGRAM,
                                     "--model",
-                                    (SourceDir() / "model/demo").string(),
+                                    (SourceDir() / model).string(),
                                     "--listen",
                                     "127.0.0.1:0",
                                     "--admin-listen",
@@ -53,9 +54,9 @@ int WaitForPort(ChildProcess& server, const std::string& port_file) {
   return port;
 }
 
-ServerProcess::ServerProcess(const std::vector<std::string>& flags)
+ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& model)
     : folder_(NewFolder()),
-      process_(CommandLine(folder_, flags), (folder_ / "log").string()),
+      process_(CommandLine(folder_, flags, model), (folder_ / "log").string()),
       port_(WaitForPort(process_, (folder_ / "port").string())) {
   INFO(Log());
   REQUIRE(port_ > 0);

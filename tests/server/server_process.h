@@ -14,11 +14,12 @@ namespace espalier::test {
 // The port, once the server has written it to the file; 0: it ended before. Fails the test after a minute.
 int WaitForPort(ChildProcess& server, const std::string& port_file);
 
-// espalier-server with the demo model and one thread, without AdminService, at a free port.
+// espalier-server with one thread, without AdminService, at a free port.
 class ServerProcess {
  public:
-  // `flags`: what else its command line holds. Returns when the server listens.
-  explicit ServerProcess(const std::vector<std::string>& flags);
+  // `flags`: what else its command line holds; `model`: its folder in the source tree. Returns when the
+  // server listens.
+  explicit ServerProcess(const std::vector<std::string>& flags, const std::string& model = "model/demo");
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;

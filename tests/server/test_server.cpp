@@ -5,7 +5,7 @@
 #include <chrono>
 #include <thread>
 
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #include "tests/support/overflow_weights.h"
@@ -15,11 +15,11 @@ namespace espalier::test {
 TestServer::TestServer(const TestServerOptions& options) {
   auto tokenizer = LoadTokenizer(SourceDir() / "tests/model/tokenizer/data" / options.tokenizer);
   REQUIRE(tokenizer.ok());
-  LlamaConfig model;
+  ModelConfig model;
   model.vocab_size = (*tokenizer)->vocab_size();
   model.hidden_size = 32;
   model.intermediate_size = 48;
-  model.layers = 2;
+  model.layers.resize(2);
   model.query_heads = 4;
   model.kv_heads = 2;
   model.head_dim = 16;
@@ -27,7 +27,7 @@ TestServer::TestServer(const TestServerOptions& options) {
   RunnerOptions runner_options;
   runner_options.backend = {.name = "ref", .dtype = DType::kFloat32, .max_rows = options.max_batch_rows};
   runner_options.kv_blocks = options.blocks;
-  auto runner = RandomLlama(model, /*seed=*/7, runner_options);
+  auto runner = RandomModel(model, /*seed=*/7, runner_options);
   if (options.overflow_token >= 0) {
     OverflowWeights weights(options.overflow_token, OverflowWeights::At::kHead, /*seed=*/7);
     runner = MakeModel(model, weights, "overflow", runner_options);

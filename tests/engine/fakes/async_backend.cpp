@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "kernels/ref/ref_backend.h"
+#include "model/decoder.h"
 #include "model/hashed_weights.h"
-#include "model/llama.h"
 
 namespace espalier::test {
 
@@ -83,23 +83,23 @@ std::vector<float> AsyncBackend::ReadActivation(ActivationId activation) {
 
 namespace {
 
-class AsyncLlamaRunner : public ModelRunner {
+class AsyncRunner : public ModelRunner {
  public:
-  AsyncLlamaRunner(ModelInfo info, std::unique_ptr<AsyncBackend> backend, Llama llama)
-      : info_(std::move(info)), backend_(std::move(backend)), llama_(std::move(llama)) {}
+  AsyncRunner(ModelInfo info, std::unique_ptr<AsyncBackend> backend, Decoder decoder)
+      : info_(std::move(info)), backend_(std::move(backend)), decoder_(std::move(decoder)) {}
   const ModelInfo& info() const override { return info_; }
-  void Issue(std::shared_ptr<const StepInput> step) override { llama_.Forward(*backend_, std::move(step)); }
+  void Issue(std::shared_ptr<const StepInput> step) override { decoder_.Forward(*backend_, std::move(step)); }
   Result<StepResult> Wait() override { return backend_->Wait(); }
 
  private:
   ModelInfo info_;
   std::unique_ptr<AsyncBackend> backend_;
-  Llama llama_;
+  Decoder decoder_;
 };
 
 }  // namespace
 
-AsyncLlama MakeAsyncLlama(const LlamaConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
+AsyncLlama MakeAsyncLlama(const ModelConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
                           int32_t steps_in_flight, int32_t max_rows) {
   BackendOptions options;
   options.name = "ref";
@@ -108,8 +108,8 @@ AsyncLlama MakeAsyncLlama(const LlamaConfig& config, uint64_t seed, int32_t kv_b
   auto backend =
       std::make_unique<AsyncBackend>(std::move(*ref::CreateRefBackend(options)), steps_in_flight, max_rows);
   const std::unique_ptr<TensorSource> weights = MakeHashedWeights(seed, DType::kFloat32);
-  Result<Llama> llama =
-      Llama::Create(config, *weights, {kv_blocks, block_tokens}, config.max_positions, *backend);
+  Result<Decoder> decoder =
+      Decoder::Create(config, *weights, {kv_blocks, block_tokens}, config.max_positions, *backend);
   ModelInfo info;
   info.name = "random";
   info.vocab_size = config.vocab_size;
@@ -117,11 +117,11 @@ AsyncLlama MakeAsyncLlama(const LlamaConfig& config, uint64_t seed, int32_t kv_b
   info.kv_blocks = kv_blocks;
   info.block_tokens = block_tokens;
   info.eos_token_ids = config.eos_token_ids;
-  info.attention = llama->attention();
+  info.attention = decoder->attention();
   info.backend = backend->info();
   AsyncLlama made;
   made.backend = backend.get();
-  made.runner = std::make_unique<AsyncLlamaRunner>(std::move(info), std::move(backend), std::move(*llama));
+  made.runner = std::make_unique<AsyncRunner>(std::move(info), std::move(backend), std::move(*decoder));
   return made;
 }
 

@@ -65,7 +65,7 @@ struct AsyncLlama {
   std::unique_ptr<ModelRunner> runner;
   const AsyncBackend* backend = nullptr;  // the runner's
 };
-AsyncLlama MakeAsyncLlama(const LlamaConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
+AsyncLlama MakeAsyncLlama(const ModelConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
                           int32_t steps_in_flight, int32_t max_rows);
 
 }  // namespace espalier::test

@@ -1,4 +1,4 @@
-#include "model/llama_runner.h"
+#include "model/backend_runner.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -7,27 +7,27 @@
 
 #include "kernels/base/exhaustion.h"
 #include "kernels/plan/attention_plan.h"
+#include "model/decoder.h"
 #include "model/folder_hints.h"
 #include "model/hashed_weights.h"
-#include "model/llama.h"
 
 namespace espalier {
 
 namespace {
 
-class LlamaRunner : public ModelRunner {
+class BackendRunner : public ModelRunner {
  public:
-  LlamaRunner(ModelInfo info, std::unique_ptr<Backend> backend, Llama llama)
-      : info_(std::move(info)), backend_(std::move(backend)), llama_(std::move(llama)) {}
+  BackendRunner(ModelInfo info, std::unique_ptr<Backend> backend, Decoder decoder)
+      : info_(std::move(info)), backend_(std::move(backend)), decoder_(std::move(decoder)) {}
 
   const ModelInfo& info() const override { return info_; }
-  void Issue(std::shared_ptr<const StepInput> step) override { llama_.Forward(*backend_, std::move(step)); }
+  void Issue(std::shared_ptr<const StepInput> step) override { decoder_.Forward(*backend_, std::move(step)); }
   Result<StepResult> Wait() override { return backend_->Wait(); }
 
  private:
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;
-  Llama llama_;
+  Decoder decoder_;
 };
 
 Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape& attention,
@@ -57,35 +57,46 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
 }
 
 // Bytes of the matrices that every step reads whole; an untied embedding is only gathered from.
-int64_t ReadBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
+int64_t ReadBytes(const ModelConfig& config, DType dtype, WeightType weights) {
   const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
   const int64_t read = config.Parameters() - (config.tie_word_embeddings ? 0 : vocabulary);
   if (weights == WeightType::kDType) return read * static_cast<int64_t>(SizeOf(dtype));
   const int64_t outputs =
       config.q_size() + 2 * config.kv_size() + 2 * (config.hidden_size + config.intermediate_size);
-  return read + (config.layers * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
+  return read + (config.layer_count() * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
 }
 
-// Keys in the cache would have to turn once a text grows beyond the length that the model was trained for.
-Status CheckDynamicRope(const LlamaConfig& config, const std::string& folder, const RunnerOptions& options) {
-  const int32_t limit = config.rope.original_max_positions;
-  if (config.rope.type != RopeType::kDynamic) return {};
-  if (options.max_positions > 0 && options.max_positions <= limit) return {};
-  return InvalidArgument((std::filesystem::path(folder) / kConfigFile).string(),
-                         "rope type dynamic is served only within the " + std::to_string(limit) +
-                             " positions in which it equals default: set max_positions to " +
-                             std::to_string(limit) + " or less");
+// Some models are served only as far as they do what a plain one does: beyond the length that it was trained
+// for, rope type dynamic would turn keys in the cache again; beyond its window, a token no longer sees the
+// whole of its path.
+Status CheckPositions(const ModelConfig& config, const std::string& folder, const RunnerOptions& options) {
+  const auto check = [&](const std::string& what, int32_t limit) -> Status {
+    if (options.max_positions > 0 && options.max_positions <= limit) return {};
+    return InvalidArgument((std::filesystem::path(folder) / kConfigFile).string(),
+                           what + ": set max_positions to " + std::to_string(limit) + " or less");
+  };
+  const int32_t trained = config.rope.original_max_positions;
+  if (config.rope.type == RopeType::kDynamic) {
+    const std::string what = "rope type dynamic is served only within the " + std::to_string(trained) +
+                             " positions in which it equals default";
+    if (auto status = check(what, trained); !status.ok()) return status;
+  }
+  const int32_t window = config.unwindowed_positions();
+  if (window == config.max_positions) return {};
+  return check("sliding_window: attention in a window is served only within its " + std::to_string(window) +
+                   " positions, in which it equals full attention",
+               window);
 }
 
 }  // namespace
 
-int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights) {
+int64_t WeightMemoryBytes(const ModelConfig& config, DType dtype, WeightType weights) {
   const int64_t vocabulary = int64_t{config.vocab_size} * config.hidden_size;
   const bool table = !config.tie_word_embeddings || weights == WeightType::kInt8;
   return ReadBytes(config, dtype, weights) + (table ? vocabulary * static_cast<int64_t>(SizeOf(dtype)) : 0);
 }
 
-Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
+Result<std::unique_ptr<ModelRunner>> MakeModel(const ModelConfig& config, TensorSource& source,
                                                std::string name, const RunnerOptions& options) {
   auto backend = options.make_backend(options.backend);
   if (!backend) return backend.error();
@@ -98,9 +109,9 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   if (pool->blocks > 0) max_positions = std::min(max_positions, pool->blocks * pool->block_tokens);
   if (options.max_positions > 0) max_positions = std::min(max_positions, options.max_positions);
 
-  auto llama = Llama::Create(config, source, *pool, max_positions, **backend);
-  if (!llama) return llama.error();
-  const KvPoolSize& kv = llama->kv_size();
+  auto decoder = Decoder::Create(config, source, *pool, max_positions, **backend);
+  if (!decoder) return decoder.error();
+  const KvPoolSize& kv = decoder->kv_size();
   ModelInfo info;
   info.name = std::move(name);
   info.vocab_size = config.vocab_size;
@@ -114,18 +125,18 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, Tensor
   info.attention = attention;
   info.backend = device;
   info.notes = config.notes;
-  info.notes.insert(info.notes.end(), llama->notes().begin(), llama->notes().end());
+  info.notes.insert(info.notes.end(), decoder->notes().begin(), decoder->notes().end());
   return std::unique_ptr<ModelRunner>(
-      std::make_unique<LlamaRunner>(std::move(info), std::move(*backend), std::move(*llama)));
+      std::make_unique<BackendRunner>(std::move(info), std::move(*backend), std::move(*decoder)));
 }
 
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options) {
   using Loaded = Result<std::unique_ptr<ModelRunner>>;
   return OrExhausted("model", "loading the model", [&]() -> Loaded {
     if (auto status = CheckModelFolder(folder); !status.ok()) return status.error();
-    const auto config = LoadLlamaConfig(folder);
+    const auto config = LoadModelConfig(folder);
     if (!config) return config.error();
-    if (auto status = CheckDynamicRope(*config, folder, options); !status.ok()) return status.error();
+    if (auto status = CheckPositions(*config, folder, options); !status.ok()) return status.error();
     auto source = OpenCheckpoint(folder);
     if (!source) return source.error();
     std::error_code error;
@@ -134,7 +145,7 @@ Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const 
   });
 }
 
-Result<std::unique_ptr<ModelRunner>> RandomLlama(const LlamaConfig& config, uint64_t seed,
+Result<std::unique_ptr<ModelRunner>> RandomModel(const ModelConfig& config, uint64_t seed,
                                                  const RunnerOptions& options) {
   const DType dtype = options.backend.name == "ref" ? DType::kFloat32 : options.backend.dtype;
   const auto source = MakeHashedWeights(seed, dtype);

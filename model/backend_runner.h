@@ -26,19 +26,19 @@ struct RunnerOptions {
 };
 
 // Memory that the weights of a model take on a backend.
-int64_t WeightMemoryBytes(const LlamaConfig& config, DType dtype, WeightType weights);
+int64_t WeightMemoryBytes(const ModelConfig& config, DType dtype, WeightType weights);
 
 // A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.
 // Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...). A config with
-// rope type dynamic needs max_positions.
+// rope type dynamic, or with a sliding window, needs max_positions.
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);
 
 // A model from a config and tensors from anywhere.
-Result<std::unique_ptr<ModelRunner>> MakeModel(const LlamaConfig& config, TensorSource& source,
+Result<std::unique_ptr<ModelRunner>> MakeModel(const ModelConfig& config, TensorSource& source,
                                                std::string name, const RunnerOptions& options);
 
 // A model with weights from a hash (hashed_weights.h) in the backend's own type: for benchmarks and tests.
-Result<std::unique_ptr<ModelRunner>> RandomLlama(const LlamaConfig& config, uint64_t seed,
+Result<std::unique_ptr<ModelRunner>> RandomModel(const ModelConfig& config, uint64_t seed,
                                                  const RunnerOptions& options);
 
 }  // namespace espalier

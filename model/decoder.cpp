@@ -1,16 +1,17 @@
-#include "model/llama.h"
+#include "model/decoder.h"
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "model/rope.h"
 
 namespace espalier {
 
-AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype, int32_t head_dim_multiple) {
+AttentionShape AttentionOf(const ModelConfig& config, DType kv_dtype, int32_t head_dim_multiple) {
   const int32_t multiples = (config.head_dim + head_dim_multiple - 1) / head_dim_multiple;
-  return {.layers = config.layers,
+  return {.layers = config.layer_count(),
           .query_heads = config.query_heads,
           .kv_heads = config.kv_heads,
           .head_dim = config.head_dim,
@@ -18,21 +19,26 @@ AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype, int32_t he
           .stored_dim = multiples * head_dim_multiple};
 }
 
-Result<Llama> Llama::Create(const LlamaConfig& config, TensorSource& source, const KvPoolSize& kv,
-                            int32_t max_positions, Backend& backend) {
-  Llama llama;
-  llama.attention_ = AttentionOf(config, backend.info().dtype, backend.info().head_dim_multiple);
-  llama.epsilon_ = config.rms_norm_epsilon;
-  auto weights = AddLlamaWeights(config, source, backend);
+Result<Decoder> Decoder::Create(const ModelConfig& config, TensorSource& source, const KvPoolSize& kv,
+                                int32_t max_positions, Backend& backend) {
+  if (const int32_t limit = config.unwindowed_positions(); max_positions > limit) {
+    return InvalidArgument("max_positions",
+                           "must be at most " + std::to_string(limit) + ", the model's window");
+  }
+  Decoder decoder;
+  decoder.specs_ = config.layers;
+  decoder.attention_ = AttentionOf(config, backend.info().dtype, backend.info().head_dim_multiple);
+  decoder.epsilon_ = config.rms_norm_epsilon;
+  auto weights = AddWeights(config, source, backend);
   if (!weights) return weights.error();
-  llama.weights_ = std::move(*weights);
-  if (auto status = llama.AddBuffers(config, max_positions, backend); !status.ok()) return status.error();
-  if (auto status = llama.AddKv(kv, backend); !status.ok()) return status.error();
-  return llama;
+  decoder.weights_ = std::move(*weights);
+  if (auto status = decoder.AddBuffers(config, max_positions, backend); !status.ok()) return status.error();
+  if (auto status = decoder.AddKv(kv, backend); !status.ok()) return status.error();
+  return decoder;
 }
 
 // After everything else, so that what is left can be asked for.
-Status Llama::AddKv(const KvPoolSize& size, Backend& backend) {
+Status Decoder::AddKv(const KvPoolSize& size, Backend& backend) {
   kv_size_ = size;
   if (size.blocks == 0) {
     const int64_t block_bytes = attention_.KvBytesPerTokenLayer() * attention_.layers * size.block_tokens;
@@ -49,7 +55,7 @@ Status Llama::AddKv(const KvPoolSize& size, Backend& backend) {
   return {};
 }
 
-Status Llama::AddBuffers(const LlamaConfig& config, int32_t max_positions, Backend& backend) {
+Status Decoder::AddBuffers(const ModelConfig& config, int32_t max_positions, Backend& backend) {
   const auto rotary =
       backend.AddRotary(RotaryInverseFrequencies(config.rope, config.head_dim), 1.0F, max_positions);
   if (!rotary) return rotary.error();
@@ -81,7 +87,7 @@ Status Llama::AddBuffers(const LlamaConfig& config, int32_t max_positions, Backe
 }
 
 // After the last attention only rows whose logits are needed go on: in prefill, few of them.
-void Llama::Forward(Backend& backend, std::shared_ptr<const StepInput> step) const {
+void Decoder::Forward(Backend& backend, std::shared_ptr<const StepInput> step) const {
   const int32_t last = attention_.layers - 1;
   backend.BeginStep(std::move(step));
   backend.Embed(weights_.embedding, buffers_.residual);
@@ -99,22 +105,32 @@ void Llama::Forward(Backend& backend, std::shared_ptr<const StepInput> step) con
 }
 
 // residual -> attended
-void Llama::Attend(Backend& backend, int32_t index) const {
-  const LlamaLayer& layer = weights_.layers[static_cast<size_t>(index)];
+void Decoder::Attend(Backend& backend, int32_t index) const {
+  const DecoderLayer& layer = weights_.layers[static_cast<size_t>(index)];
   backend.RmsNorm(buffers_.residual, layer.attention_norm, epsilon_, buffers_.normed);
   backend.MatMul(buffers_.normed, layer.qkv, layer.qkv_bias, MatMulMode::kOverwrite, buffers_.qkv);
-  backend.RotaryAndStore(kv_, index, {.rotary = rotary_}, buffers_.qkv);
+  const LayerSpec& spec = specs_[static_cast<size_t>(index)];
+  const QueryKeySpec heads = {.rotary = spec.rotary ? rotary_ : RotaryId::kNone,
+                              .query_norm = layer.query_norm,
+                              .key_norm = layer.key_norm,
+                              .epsilon = epsilon_};
+  backend.RotaryAndStore(kv_, index, heads, buffers_.qkv);
   backend.TreeAttention(kv_, index, buffers_.qkv, buffers_.attended);
 }
 
 // Adds the attention's and the feed-forward network's outputs to `residual`.
-void Llama::FeedForward(Backend& backend, int32_t index, ActivationId attended, ActivationId residual) const {
-  const LlamaLayer& layer = weights_.layers[static_cast<size_t>(index)];
+void Decoder::FeedForward(Backend& backend, int32_t index, ActivationId attended,
+                          ActivationId residual) const {
+  const DecoderLayer& layer = weights_.layers[static_cast<size_t>(index)];
   backend.MatMul(attended, layer.output, layer.output_bias, MatMulMode::kAccumulate, residual);
   backend.RmsNorm(residual, layer.ffn_norm, epsilon_, buffers_.normed);
   backend.MatMul(buffers_.normed, layer.gate_up, layer.gate_up_bias, MatMulMode::kOverwrite,
                  buffers_.gate_up);
-  backend.SwiGlu(buffers_.gate_up, buffers_.inner);
+  switch (specs_[static_cast<size_t>(index)].activation) {
+    case Activation::kSilu:
+      backend.SwiGlu(buffers_.gate_up, buffers_.inner);
+      break;
+  }
   backend.MatMul(buffers_.inner, layer.down, layer.down_bias, MatMulMode::kAccumulate, residual);
 }
 

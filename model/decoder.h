@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -16,12 +18,14 @@ struct KvPoolSize {
   int32_t block_tokens = 16;
 };
 
-// A Llama on a backend: its weights, KV pool and activation buffers there, and the forward pass.
-class Llama {
+// A decoder-only transformer on a backend: its weights, KV pool and activation buffers there, and the forward
+// pass. Its layers do what ModelConfig::layers says, so that all families (model/families) share it.
+class Decoder {
  public:
-  // Adds all that the model needs to the backend. Paths have at most `max_positions` tokens.
-  static Result<Llama> Create(const LlamaConfig& config, TensorSource& source, const KvPoolSize& kv,
-                              int32_t max_positions, Backend& backend);
+  // Adds all that the model needs to the backend. Paths have at most `max_positions` tokens; more than
+  // config.unwindowed_positions() are refused.
+  static Result<Decoder> Create(const ModelConfig& config, TensorSource& source, const KvPoolSize& kv,
+                                int32_t max_positions, Backend& backend);
 
   // The whole of one step, from BeginStep to EndStep. `backend` is the one given to Create.
   void Forward(Backend& backend, std::shared_ptr<const StepInput> step) const;
@@ -43,15 +47,16 @@ class Llama {
     ActivationId last_attended;
   };
 
-  Llama() = default;
+  Decoder() = default;
   Status AddKv(const KvPoolSize& size, Backend& backend);
-  Status AddBuffers(const LlamaConfig& config, int32_t max_positions, Backend& backend);
+  Status AddBuffers(const ModelConfig& config, int32_t max_positions, Backend& backend);
   void Attend(Backend& backend, int32_t index) const;
   void FeedForward(Backend& backend, int32_t index, ActivationId attended, ActivationId residual) const;
 
   AttentionShape attention_;
+  std::vector<LayerSpec> specs_;  // of each layer
   float epsilon_ = 0.0F;
-  LlamaWeights weights_;
+  DecoderWeights weights_;
   RotaryId rotary_ = RotaryId::kNone;
   KvId kv_ = KvId::kNone;
   KvPoolSize kv_size_;
@@ -60,6 +65,6 @@ class Llama {
 
 // Heads of the model with K and V in `kv_dtype`, whose memory a backend with that multiple
 // (BackendInfo::head_dim_multiple) takes.
-AttentionShape AttentionOf(const LlamaConfig& config, DType kv_dtype, int32_t head_dim_multiple = 1);
+AttentionShape AttentionOf(const ModelConfig& config, DType kv_dtype, int32_t head_dim_multiple = 1);
 
 }  // namespace espalier
