@@ -44,6 +44,11 @@ struct QueryKeySpec {
   float epsilon = 0.0F;  // of both norms
 };
 
+// What a layer's attention sees.
+struct AttentionSpec {
+  int32_t window = 0;  // a row sees the last so many tokens of its path, its own among them; 0: all of it
+};
+
 struct BackendOptions {
   std::string name = "cpu";        // auto (cuda where it works, else cpu), cpu, ref, cuda
   std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
@@ -70,8 +75,8 @@ struct BackendInfo {
   PlanOptions plan;  // what PlanAttention needs to know of the kernels
 };
 
-// Where devices meet: the operations of a decoder's forward pass on opaque device objects. The model code that
-// calls them exists once. Not thread-safe: one thread calls.
+// Where devices meet: the operations of a decoder's forward pass on opaque device objects. The model code
+// that calls them exists once. Not thread-safe: one thread calls.
 //
 // Set-up calls come before the first step and return errors (out of memory, unsupported shape). A step is
 // BeginStep, operations in order, EndStep; they may run asynchronously and then see the StepInput until Wait
@@ -111,8 +116,9 @@ class Backend {
   // place, and writes K and V to each row's slot.
   virtual void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) = 0;
   // out [rows, query_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what each row sees, by the
-  // step's plan.
-  virtual void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) = 0;
+  // step's plan, which holds whole paths: one plan serves layers with a window and without.
+  virtual void TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                             ActivationId out) = 0;
   // in: [rows, 2 * cols] gate then up; out [rows, cols] = silu(gate) * up
   virtual void SwiGlu(ActivationId in, ActivationId out) = 0;
   // out = the rows StepInput::logit_rows of in, compacted.

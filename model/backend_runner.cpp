@@ -66,26 +66,15 @@ int64_t ReadBytes(const ModelConfig& config, DType dtype, WeightType weights) {
   return read + (config.layer_count() * outputs + config.vocab_size) * static_cast<int64_t>(sizeof(float));
 }
 
-// Some models are served only as far as they do what a plain one does: beyond the length that it was trained
-// for, rope type dynamic would turn keys in the cache again; beyond its window, a token no longer sees the
-// whole of its path.
-Status CheckPositions(const ModelConfig& config, const std::string& folder, const RunnerOptions& options) {
-  const auto check = [&](const std::string& what, int32_t limit) -> Status {
-    if (options.max_positions > 0 && options.max_positions <= limit) return {};
-    return InvalidArgument((std::filesystem::path(folder) / kConfigFile).string(),
-                           what + ": set max_positions to " + std::to_string(limit) + " or less");
-  };
-  const int32_t trained = config.rope.original_max_positions;
-  if (config.rope.type == RopeType::kDynamic) {
-    const std::string what = "rope type dynamic is served only within the " + std::to_string(trained) +
-                             " positions in which it equals default";
-    if (auto status = check(what, trained); !status.ok()) return status;
-  }
-  const int32_t window = config.unwindowed_positions();
-  if (window == config.max_positions) return {};
-  return check("sliding_window: attention in a window is served only within its " + std::to_string(window) +
-                   " positions, in which it equals full attention",
-               window);
+// Keys in the cache would have to turn once a text grows beyond the length that the model was trained for.
+Status CheckDynamicRope(const ModelConfig& config, const std::string& folder, const RunnerOptions& options) {
+  const int32_t limit = config.rope.original_max_positions;
+  if (config.rope.type != RopeType::kDynamic) return {};
+  if (options.max_positions > 0 && options.max_positions <= limit) return {};
+  return InvalidArgument((std::filesystem::path(folder) / kConfigFile).string(),
+                         "rope type dynamic is served only within the " + std::to_string(limit) +
+                             " positions in which it equals default: set max_positions to " +
+                             std::to_string(limit) + " or less");
 }
 
 }  // namespace
@@ -136,7 +125,7 @@ Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const 
     if (auto status = CheckModelFolder(folder); !status.ok()) return status.error();
     const auto config = LoadModelConfig(folder);
     if (!config) return config.error();
-    if (auto status = CheckPositions(*config, folder, options); !status.ok()) return status.error();
+    if (auto status = CheckDynamicRope(*config, folder, options); !status.ok()) return status.error();
     auto source = OpenCheckpoint(folder);
     if (!source) return source.error();
     std::error_code error;

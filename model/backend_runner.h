@@ -30,7 +30,7 @@ int64_t WeightMemoryBytes(const ModelConfig& config, DType dtype, WeightType wei
 
 // A model from a Hugging Face folder, its weights copied to the backend; `folder` is not used afterwards.
 // Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...). A config with
-// rope type dynamic, or with a sliding window, needs max_positions.
+// rope type dynamic needs max_positions.
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);
 
 // A model from a config and tensors from anywhere.

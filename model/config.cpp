@@ -247,14 +247,6 @@ int64_t ModelConfig::Parameters() const {
   return all;
 }
 
-int32_t ModelConfig::unwindowed_positions() const {
-  int32_t positions = max_positions;
-  for (const LayerSpec& layer : layers) {
-    if (layer.window > 0) positions = std::min(positions, layer.window);
-  }
-  return positions;
-}
-
 Result<ModelConfig> ParseModelConfig(std::string_view text, const std::string& file) {
   auto parsed = ParseJsonObject(text, file);
   if (!parsed) return parsed.error();

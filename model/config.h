@@ -57,8 +57,6 @@ struct ModelConfig {
   std::vector<std::string> notes;            // what was passed over in the files, a line each, for a log
 
   int32_t layer_count() const { return static_cast<int32_t>(layers.size()); }
-  // The longest path whose tokens see all that comes before them in every layer.
-  int32_t unwindowed_positions() const;
   int64_t q_size() const { return int64_t{query_heads} * head_dim; }
   int64_t kv_size() const { return int64_t{kv_heads} * head_dim; }
   // Of the weights and biases together; a tied head counts once.

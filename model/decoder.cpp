@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <string>
 #include <utility>
 
 #include "model/rope.h"
@@ -21,10 +20,6 @@ AttentionShape AttentionOf(const ModelConfig& config, DType kv_dtype, int32_t he
 
 Result<Decoder> Decoder::Create(const ModelConfig& config, TensorSource& source, const KvPoolSize& kv,
                                 int32_t max_positions, Backend& backend) {
-  if (const int32_t limit = config.unwindowed_positions(); max_positions > limit) {
-    return InvalidArgument("max_positions",
-                           "must be at most " + std::to_string(limit) + ", the model's window");
-  }
   Decoder decoder;
   decoder.specs_ = config.layers;
   decoder.attention_ = AttentionOf(config, backend.info().dtype, backend.info().head_dim_multiple);
@@ -115,7 +110,7 @@ void Decoder::Attend(Backend& backend, int32_t index) const {
                               .key_norm = layer.key_norm,
                               .epsilon = epsilon_};
   backend.RotaryAndStore(kv_, index, heads, buffers_.qkv);
-  backend.TreeAttention(kv_, index, buffers_.qkv, buffers_.attended);
+  backend.TreeAttention(kv_, index, {.window = spec.window}, buffers_.qkv, buffers_.attended);
 }
 
 // Adds the attention's and the feed-forward network's outputs to `residual`.

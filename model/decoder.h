@@ -22,8 +22,7 @@ struct KvPoolSize {
 // pass. Its layers do what ModelConfig::layers says, so that all families (model/families) share it.
 class Decoder {
  public:
-  // Adds all that the model needs to the backend. Paths have at most `max_positions` tokens; more than
-  // config.unwindowed_positions() are refused.
+  // Adds all that the model needs to the backend. Paths have at most `max_positions` tokens.
   static Result<Decoder> Create(const ModelConfig& config, TensorSource& source, const KvPoolSize& kv,
                                 int32_t max_positions, Backend& backend);
 

@@ -3,6 +3,7 @@
 
   family_configs.json  random small models of each family, with the keys of config.json that only it has; weights from
                        an integer hash, so that only expectations are stored
+  window_configs.json  the same with layers that see a window
   families/NAME/       a small random model of each family with a tokenizer of its kind, as save_pretrained writes
                        them; families.json holds what transformers answers: the figures of make_model_goldens.py, and
                        for a text the token ids, those that generate() adds, and what they read
@@ -67,6 +68,23 @@ FAMILIES = {
     "qwen3": ("Qwen3ForCausalLM", qwen3),
     "smollm3": ("SmolLM3ForCausalLM", smollm3),
 }
+# Layers with a window, shorter than the text.
+WINDOWS = {
+    "mistral": [{"sliding_window": 24}, {"sliding_window": 100}],
+    "qwen2": [
+        {"use_sliding_window": True, "sliding_window": 17, "max_window_layers": 1},
+        {"use_sliding_window": True, "sliding_window": 260, "max_window_layers": 0},
+    ],
+    "qwen3": [
+        {"use_sliding_window": True, "sliding_window": 16, "num_hidden_layers": 3,
+         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+    ],
+    "smollm3": [
+        {"use_sliding_window": True, "sliding_window": 1},
+        {"use_sliding_window": True, "sliding_window": 48, "no_rope_layer_interval": 2},
+    ],
+}
 ROPES = [
     {"rope_type": "default"},
     {"rope_type": "linear", "factor": 2.5},
@@ -111,21 +129,34 @@ def random_config(model_type, rng, index):
     return config
 
 
+def answered(name, config, seed_of_weights, prompt):
+    hf_config = AutoConfig.for_model(**json.loads(json.dumps(config)), attn_implementation="eager")
+    expected = expectations(hashed_model(hf_config, seed_of_weights), prompt, GREEDY_TOKENS, [len(prompt) - 1, -1])
+    print(f"{name}: least margin {min(expected['margins']):.4f}, bf16 error {expected['transformers_bfloat16']}", flush=True)
+    return {"name": name, "seed": seed_of_weights, "config": config, **expected}
+
+
 def make_configs(seed, count):
     rng = random.Random(seed)
     cases = []
     for model_type in FAMILIES:
         for index in range(count):
             config = random_config(model_type, rng, index)
-            hf_config = AutoConfig.for_model(**json.loads(json.dumps(config)), attn_implementation="eager")
             prompt = [rng.randrange(config["vocab_size"]) for _ in range(rng.randrange(20, 80))]
-            seed_of_weights = 100 + len(cases)
-            expected = expectations(hashed_model(hf_config, seed_of_weights), prompt, GREEDY_TOKENS, [len(prompt) - 1, -1])
-            name = f"{model_type} {index}"
-            cases.append({"name": name, "seed": seed_of_weights, "config": config, **expected})
-            print(f"{name}: least margin {min(expected['margins']):.4f}, bf16 error {expected['transformers_bfloat16']}",
-                  flush=True)
+            cases.append(answered(f"{model_type} {index}", config, 100 + len(cases), prompt))
     write(DATA / "family_configs.json", cases)
+
+
+def make_windows(seed):
+    """The second of a family has a text of more than one segment of 256 tokens."""
+    rng = random.Random(seed)
+    cases = []
+    for model_type, all_keys in WINDOWS.items():
+        for index, keys in enumerate(all_keys):
+            config = {**random_config(model_type, rng, index), **keys}
+            prompt = [rng.randrange(config["vocab_size"]) for _ in range(rng.randrange(50, 80) + 250 * index)]
+            cases.append(answered(f"{model_type} window {index}", config, 200 + len(cases), prompt))
+    write(DATA / "window_configs.json", cases)
 
 
 # --- Folders ---
@@ -221,6 +252,7 @@ def make_folders(seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", action="store_true", help="make family_configs.json")
+    parser.add_argument("--windows", action="store_true", help="make window_configs.json")
     parser.add_argument("--folders", action="store_true", help="make families/ and families.json")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--count", type=int, default=5, help="random configurations of a family")
@@ -229,6 +261,8 @@ def main():
     torch.set_grad_enabled(False)
     if args.configs:
         make_configs(args.seed, args.count)
+    if args.windows:
+        make_windows(args.seed)
     if args.folders:
         make_folders(args.seed)
 

@@ -122,7 +122,7 @@ PlanCosts CpuBackend::MeasureCosts(const AttentionShape& shape, int32_t block_to
     BeginStep(step);
     WriteActivation(*qkv,
                     std::vector<float>(static_cast<size_t>(step->batch.rows() * heads * shape.head_dim)));
-    TreeAttention(kv, 0, *qkv, *out);
+    TreeAttention(kv, 0, {}, *qkv, *out);
     const double us = std::chrono::duration<double, std::micro>(attention_time_).count();
     EndStep();
     (void)Wait();

@@ -237,7 +237,8 @@ AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_
   return scratch;
 }
 
-void CpuBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+void CpuBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                               ActivationId out) {
   const auto begin = std::chrono::steady_clock::now();
   const KvPool& pool = At(kv_pools_, kv);
   const AttentionShape& shape = pool.shape();
@@ -267,6 +268,7 @@ void CpuBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Activat
   args.stored_dim = pool.stored_dim();
   args.query_heads = shape.query_heads;
   args.kv_heads = shape.kv_heads;
+  args.window = spec.window;
   args.scale_log2 = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(shape.head_dim)));
   const auto attend = shape.kv_dtype == DType::kFloat32 ? kernels_.attention_fp32 : kernels_.attention_bf16;
   const auto units = static_cast<int64_t>(plan.items.size()) * shape.kv_heads;

@@ -79,6 +79,7 @@ struct AttentionArgs {
   int32_t stored_dim = 0;     // the same rounded up to 16: of a head everywhere else
   int32_t query_heads = 0;
   int32_t kv_heads = 0;
+  int32_t window = 0;       // tokens that a row sees, its own among them; 0: all of its path
   float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
 };
 

@@ -180,7 +180,8 @@ void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& s
   device_->Run(args);
 }
 
-void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+void DeviceBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                                  ActivationId out) {
   const KvPool& pool = At(kv_pools_, kv);
   const AttentionShape& shape = pool.shape;
   StepSlot& slot = current();
@@ -198,6 +199,7 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, Acti
   args.layer = layer;
   args.query_heads = shape.query_heads;
   args.head_dim = shape.head_dim;
+  args.window = spec.window;
   args.heads_per_tile = std::min(shape.group(), kMostHeadsPerTile);
   args.tiles_per_group = (shape.group() + args.heads_per_tile - 1) / args.heads_per_tile;
   args.packed_rows =

@@ -126,6 +126,7 @@ struct AttentionArgs {
   int32_t tiles_per_group = 1;
   int32_t packed_rows = 8;  // capacity of a tile: rows times heads_per_tile; a multiple of 8
   int32_t items = 0;
+  int32_t window = 0;         // tokens that a row sees, its own among them; 0: all of its path
   float scale_log2 = 0.0F;    // log2(e) / sqrt(head_dim)
   float* partials = nullptr;  // [partial][query_heads][stored_dim + 2]: output, maximum, sum
   bool bf16_kv = false;

@@ -110,7 +110,7 @@ struct PlanItem {
   int32_t segments = 0;
 };
 
-// Bytes and operations of one step over all layers, from the plan alone.
+// Bytes and operations of one step over all layers, from the plan alone: layers with a window read less.
 struct PlanAccounting {
   int64_t kv_read_bytes = 0;           // K and V, once for each item that loads them
   int64_t kv_read_bytes_sequence = 0;  // what kSequence would read for the same batch

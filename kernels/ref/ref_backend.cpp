@@ -263,15 +263,18 @@ class RefBackend final : public Backend {
     }
   }
 
-  void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override {
+  void TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                     ActivationId out) override {
     const Clock::time_point begin = Clock::now();
     KvPool& pool = At(pools_, kv);
     const Activation& a = CheckedQkv(pool, qkv);
     const int64_t cols = int64_t{pool.shape.query_heads} * pool.shape.head_dim;
     Activation& o = Output(out, a.rows, cols);
     for (int32_t row = 0; row < step_->batch.rows(); ++row) {
-      AttendRow(pool.shape, pool.layers.at(static_cast<size_t>(layer)), PathSlots(step_->batch, row),
-                a.row(row), o.row(row));
+      const std::vector<int64_t> path = PathSlots(step_->batch, row);
+      std::span<const int64_t> seen = path;
+      if (spec.window > 0) seen = seen.last(std::min(seen.size(), static_cast<size_t>(spec.window)));
+      AttendRow(pool.shape, pool.layers.at(static_cast<size_t>(layer)), seen, a.row(row), o.row(row));
     }
     result_.times.attention_us += MicrosecondsSince(begin);
   }

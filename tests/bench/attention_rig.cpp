@@ -136,7 +136,7 @@ Result<double> AttentionRig::Attend(const TreeBatch& batch, const AttentionPlan&
   backend_->BeginStep(std::move(step));
   for (int32_t layer = 0; layer < shape_.layers; ++layer) {
     backend_->FlushCaches();
-    backend_->TreeAttention(kv_, layer, qkv_, out_);
+    backend_->TreeAttention(kv_, layer, {}, qkv_, out_);
   }
   backend_->EndStep();
   const auto result = backend_->Wait();

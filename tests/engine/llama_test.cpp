@@ -18,8 +18,8 @@ namespace {
 
 using namespace test;
 
-AsyncLlama MakeLlama(const Setting& setting) {
-  return MakeAsyncLlama(Config(), 5, setting.kv_blocks, kBlockTokens, setting.steps_in_flight, kMaxRows);
+AsyncLlama MakeLlama(const Setting& setting, const ModelConfig& config = Config()) {
+  return MakeAsyncLlama(config, 5, setting.kv_blocks, kBlockTokens, setting.steps_in_flight, kMaxRows);
 }
 
 // All requests together, and once more when they have ended.
@@ -35,9 +35,10 @@ void CheckTwice(Driver& driver, const std::vector<Answer>& alone, bool expect_pr
   CHECK((driver.Stats().preemptions > 0) == expect_preemption);
 }
 
-void CheckTogether(const Setting& setting, const std::vector<Answer>& alone, bool expect_preemption) {
+void CheckTogether(const Setting& setting, const std::vector<Answer>& alone, bool expect_preemption,
+                   const ModelConfig& config = Config()) {
   CAPTURE(setting.kv_blocks, setting.steps_in_flight, setting.shuffle_seed, Name(setting.mode));
-  const AsyncLlama llama = MakeLlama(setting);
+  const AsyncLlama llama = MakeLlama(setting, config);
   Driver driver(*llama.runner, setting);
   CheckTwice(driver, alone, expect_preemption);
   CHECK(llama.backend->attention_calls() == driver.steps() * Config().layer_count());
@@ -53,6 +54,23 @@ TEST_CASE("answers of a real model do not depend on batch, cache, preemption or 
     CheckTogether({.kv_blocks = 100, .steps_in_flight = in_flight, .mode = AttentionMode::kSequence}, alone,
                   false);
   }
+}
+
+// The second layer sees fewer tokens than a prompt has, and the first all; heads of both are normalised.
+ModelConfig WindowedConfig() {
+  ModelConfig config = Config();
+  for (LayerSpec& layer : config.layers) layer.query_key_norm = true;
+  config.layers[1].window = 20;
+  config.layers[1].rotary = false;
+  return config;
+}
+
+TEST_CASE("so with windows, norms of heads and heads without position") {
+  const std::vector<Answer> alone =
+      AnswersAlone([] { return MakeLlama(Setting{}, WindowedConfig()).runner; });
+  REQUIRE(alone != AnswersAlone([] { return MakeLlama(Setting{}).runner; }));
+  CheckTogether({.kv_blocks = 100, .steps_in_flight = 2}, alone, false, WindowedConfig());
+  CheckTogether({.kv_blocks = 20}, alone, true, WindowedConfig());
 }
 
 // On the cpu backend everything that a branch's log-probability is made of promises the same.

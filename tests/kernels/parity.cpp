@@ -193,7 +193,7 @@ AttentionRig::Attended AttentionRig::AttendAndTurn(std::shared_ptr<const StepInp
     Poison(backend_, out_, int64_t{shape_.query_heads} * shape_.head_dim, max_rows_);
     backend_.RotaryAndStore(kv_, 0, spec_, qkv_);
     result.qkv = backend_.ReadActivation(qkv_);
-    backend_.TreeAttention(kv_, 0, qkv_, out_);
+    backend_.TreeAttention(kv_, 0, attention_spec_, qkv_, out_);
     result.attention = backend_.ReadActivation(out_);
   });
   return result;

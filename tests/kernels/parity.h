@@ -83,6 +83,8 @@ class AttentionRig {
   Attended AttendAndTurn(std::shared_ptr<const StepInput> step, std::span<const float> qkv);
   // What Attend does to queries and keys: at first they are turned and have no norms.
   QueryKeySpec& spec() { return spec_; }
+  // How many tokens a row of Attend sees; at first 0, all.
+  void SetWindow(int32_t window) { attention_spec_.window = window; }
   int64_t qkv_cols() const;
 
  private:
@@ -93,6 +95,7 @@ class AttentionRig {
   int32_t max_rows_;
   KvId kv_;
   QueryKeySpec spec_;
+  AttentionSpec attention_spec_;
   ActivationId qkv_;
   ActivationId out_;
 };

@@ -7,7 +7,6 @@
 #include "model/backend_runner.h"
 #include "model/config.h"
 #include "model/families/family.h"
-#include "model/hashed_weights.h"
 #include "tests/model/model_folder.h"
 #include "tests/support/catch.h"
 
@@ -100,12 +99,12 @@ TEST_CASE("missing keys have the family's defaults, and parameters are counted a
   CHECK(mistral.max_positions == 131072);
   CHECK(mistral.kv_heads == 8);
   CHECK(mistral.head_dim == 128);
-  CHECK(mistral.unwindowed_positions() == 4096);
+  CHECK(mistral.layers.back().window == 4096);
   CHECK(Parsed({{"model_type", "mistral"}, {"num_key_value_heads", nullptr}}).kv_heads == 32);
   const ModelConfig qwen2 = Parsed({{"model_type", "qwen2"}});
   CHECK(qwen2.bos_token_id == -1);
   CHECK(qwen2.eos_token_ids.empty());
-  CHECK(qwen2.unwindowed_positions() == 32768);
+  CHECK(qwen2.layers.back().window == 0);
   const ModelConfig qwen3 = Parsed({{"model_type", "qwen3"}, {"hidden_size", 1024}});
   CHECK(qwen3.head_dim == 128);
   CHECK(qwen3.rope.theta == 10000.0);
@@ -113,7 +112,7 @@ TEST_CASE("missing keys have the family's defaults, and parameters are counted a
   CHECK(smollm3.rope.theta == 2000000.0);
   CHECK(smollm3.tie_word_embeddings);
   CHECK(smollm3.eos_token_ids == std::vector<int32_t>{128001});
-  CHECK(smollm3.unwindowed_positions() == 32768);
+  CHECK(smollm3.layers.back().window == 0);
 }
 
 // config.json of published models, in the form of transformers 4.
@@ -124,7 +123,7 @@ TEST_CASE("the config.json of models that people use is read") {
     "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
     "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": null, "tie_word_embeddings": false,
     "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 32768})"));  // Mistral 7B Instruct v0.3
-  CHECK(mistral.unwindowed_positions() == 32768);
+  CHECK(mistral.layers.back().window == 0);
   CHECK(mistral.rope.theta == 1000000.0);
   const ModelConfig qwen2 = Parsed(json::parse(R"({"architectures": ["Qwen2ForCausalLM"],
     "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "hidden_act": "silu",
@@ -134,7 +133,7 @@ TEST_CASE("the config.json of models that people use is read") {
     "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_cache": true, "use_sliding_window": false,
     "vocab_size": 151936})"));  // Qwen2.5 0.5B Instruct
   CHECK(qwen2.Parameters() == 494032768);
-  CHECK(qwen2.unwindowed_positions() == 32768);
+  CHECK(qwen2.layers.back().window == 0);
   const ModelConfig qwen3 =
       Parsed(json::parse(R"({"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
     "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128,
@@ -258,34 +257,6 @@ TEST_CASE("what changes a family's results and is not served is refused by name"
     CHECK(Refusal(config, {{"architectures", {"LlamaForCausalLM"}}})
               .find("architectures: LlamaForCausalLM is not supported where model_type is ") == 0);
   }
-}
-
-// A folder of a family with hashed weights.
-void WriteFamily(const TempFolder& folder, const json& config) {
-  WriteModel(folder, config, HashedTensors(config, 3, DType::kFloat32), 1);
-}
-
-TEST_CASE("a model with a window is served as far as the window reaches, and refused by name beyond") {
-  json config = Mistral();
-  config["sliding_window"] = 48;
-  const TempFolder folder;
-  WriteFamily(folder, config);
-  CheckRefused(folder, "config.json",
-               "sliding_window: attention in a window is served only within its 48 positions, in which it "
-               "equals full attention: set max_positions to 48 or less");
-  RunnerOptions options = RefOptions();
-  options.max_positions = 49;
-  CHECK(!LoadModel(folder.path(), options).ok());
-  options.max_positions = 48;
-  const auto runner = LoadModel(folder.path(), options);
-  REQUIRE(runner.ok());
-  CHECK((*runner)->info().max_positions == 48);
-  const auto source = MakeHashedWeights(3, DType::kFloat32);
-  CHECK(MakeModel(Parsed(config), *source, "windowed", RefOptions()).error().field == "max_positions");
-
-  config["sliding_window"] = config["max_position_embeddings"];
-  WriteFamily(folder, config);
-  RequireLoads(folder);
 }
 
 TEST_CASE("norms of heads must be there where the family has them, and nowhere else") {

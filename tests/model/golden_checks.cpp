@@ -22,7 +22,7 @@ struct Int8Bound {
   double max = 0.0;
   double best = 1.0;
 };
-constexpr Int8Bound kInt8Random = {0.1, 0.6, 0.85};
+constexpr Int8Bound kInt8Random = {0.12, 0.6, 0.85};
 constexpr Int8Bound kInt8TinyStories = {0.06, 0.35, 0.85};
 constexpr Int8Bound kInt8Demo = {0.015, 0.2, 0.93};
 
@@ -80,7 +80,7 @@ void Print(const char* what, const RunnerOptions& options, const GoldenReport& w
 
 void CheckConfigs(const RunnerOptions& options) {
   GoldenReport worst;
-  for (const char* file : {"configs.json", "odd_heads.json", "family_configs.json"}) {
+  for (const char* file : {"configs.json", "odd_heads.json", "family_configs.json", "window_configs.json"}) {
     for (const Golden& golden : ReadGoldens(SourceDir() / kData / file)) {
       const auto config = ParseModelConfig(golden.config);
       REQUIRE(config.ok());

@@ -141,6 +141,26 @@ int32_t ColumnsSeenByAll(const Tile<P>& t, const Segment& segment) {
   return covered;
 }
 
+// The first position that a row sees.
+ESPALIER_INLINE int32_t FirstSeen(const AttentionArgs& args, int32_t row) {
+  return args.window == 0 ? 0 : MaxOf(0, args.row_position[row] - args.window + 1);
+}
+
+// Leaves out what lies before the windows of a segment's rows.
+template <typename P>
+void MaskWindows(const Tile<P>& t, const Segment& segment) {
+  const Vec unseen = Set1(-__builtin_inff());
+  for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
+    const int32_t seen = MinOf(FirstSeen(t.args, row) - segment.position(), segment.column_end);
+    for (int32_t packed = t.Packed(row); packed < t.Packed(row + 1); ++packed) {
+      float* scores = t.Scores(packed);
+      int32_t i = segment.column_begin;
+      for (; i + kLanes <= seen; i += kLanes) Store(scores + i, unseen);
+      for (; i < seen; ++i) scores[i] = -__builtin_inff();
+    }
+  }
+}
+
 template <typename P>
 void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
   const Vec unseen = Set1(-__builtin_inff());
@@ -166,6 +186,7 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
       if (t.x.visits[run_begin].stairs) MaskStairs(t, t.x.visits[run_begin]);
     }
   }
+  if (t.args.window > 0) MaskWindows(t, segment);
 }
 
 // Adds P times V to packed rows from `row` on, kPanels times 16 dims at a time from `dim` on, while there are
@@ -328,6 +349,33 @@ void WritePartials(const Tile<P>& t, const Segment& segment) {
   }
 }
 
+// Before the first entry in whose segment a row of the item sees anything: nothing is read of them.
+template <typename P>
+int32_t FirstEntry(const Tile<P>& t) {
+  const int32_t end = t.item.first_entry + t.item.entries;
+  int32_t first = INT32_MAX;
+  for (int32_t row = t.item.first_row; row < t.item.first_row + t.item.rows; ++row) {
+    first = MinOf(first, FirstSeen(t.args, row));
+  }
+  int32_t entry = t.item.first_entry;
+  while (entry < end && (t.args.entries[entry].position / kSegmentTokens + 1) * kSegmentTokens <= first) {
+    ++entry;
+  }
+  return entry;
+}
+
+// Empty partials of the segments before `segment`.
+template <typename P>
+void ClearPartials(const Tile<P>& t, int32_t segment) {
+  const int64_t stride = t.args.stored_dim + 2;
+  const int64_t partials = static_cast<int64_t>(segment - t.item.first_segment) * t.item.rows;
+  for (int64_t partial = t.item.first_partial; partial < t.item.first_partial + partials; ++partial) {
+    float* to = t.args.partials + (partial * t.args.query_heads + t.first_head) * stride;
+    for (int32_t g = 0; g < t.group; ++g, to += stride)
+      to[t.args.stored_dim] = to[t.args.stored_dim + 1] = 0.0F;
+  }
+}
+
 template <typename P>
 void FoldSegment(const Tile<P>& t, const Segment& segment) {
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
@@ -354,11 +402,16 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
       args,    item,
       scratch, static_cast<const typename P::Weight*>(args.kv.data) + kv_head * args.kv.head_stride,
       group,   kv_head * group};
-  Bringer<P> bringer(t);
+  const int32_t first = FirstEntry(t);
+  const int32_t end = item.first_entry + item.entries;
+  Bringer<P> bringer(t, first);
   PackQueries(t);
   for (int32_t packed = 0; packed < item.rows * group; ++packed) scratch.out_sum[packed] = 0.0F;
-  const int32_t end = item.first_entry + item.entries;
-  for (int32_t entry = item.first_entry; entry < end;) {
+  if (item.first_partial >= 0 && first > item.first_entry) {
+    ClearPartials(
+        t, first < end ? args.entries[first].position / kSegmentTokens : item.first_segment + item.segments);
+  }
+  for (int32_t entry = first; entry < end;) {
     const Segment segment = ReadSegment(args, scratch, entry, end);
     entry = segment.end_entry;
     if (segment.visits == 0) continue;

@@ -43,11 +43,12 @@ struct Tile {
 template <typename P>
 class Bringer {
  public:
-  explicit Bringer(const Tile<P>& t)
+  // From entry `first` of the item on.
+  Bringer(const Tile<P>& t, int32_t first)
       : t_(t),
         parts_per_block_(t.args.kv.stored_tokens / kLanes),
         part_bytes_(int64_t{kLanes} * t.args.stored_dim * static_cast<int64_t>(sizeof(typename P::Weight))) {
-    BeginSegment(t.item.first_entry);
+    BeginSegment(first);
   }
 
   // What Read says from now on are the keys of a segment; then its values.

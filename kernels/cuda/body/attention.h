@@ -56,6 +56,12 @@ ESPALIER_DEVICE VisibleToken TokenOf(const Tile<T>& t, const BlobEntry& entry, i
   return {position - segment * kSegmentTokens, row_begin * t.heads, row_end * t.heads};
 }
 
+// The first position that row `row` of the item sees.
+template <typename T>
+ESPALIER_DEVICE int32_t FirstSeen(const Tile<T>& t, int32_t row) {
+  return t.args.window == 0 ? 0 : MaxOf(0, t.rows[t.item.first_row + row].position - t.args.window + 1);
+}
+
 // Query rows, zeros behind the last one up to a whole group and behind a head's own dims.
 template <typename Block, typename T>
 ESPALIER_DEVICE void LoadQueries(Block& block, const Tile<T>& t) {
@@ -118,7 +124,9 @@ ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const BlobRun& run
         float scores[kRowGroup];
         ScoreGroup(t, keys, entry.first_slot + token, first, scores);
         for (int32_t j = 0; j < kRowGroup; ++j) {
-          if (first + j >= seen.begin && first + j < seen.end) t.Score(first + j, seen.column) = scores[j];
+          if (first + j < seen.begin || first + j >= seen.end) continue;
+          if (run.segment * kSegmentTokens + seen.column < FirstSeen(t, (first + j) / t.heads)) continue;
+          t.Score(first + j, seen.column) = scores[j];
         }
       }
     }
@@ -149,10 +157,14 @@ ESPALIER_DEVICE void SoftmaxRun(Block& block, const Tile<T>& t, const BlobRun& r
       const bool seen = most > -INFINITY;
       const float rounded = seen ? ceilf(most * t.args.scale_log2) : 0.0F;
       float sum = 0.0F;
-      for (int32_t c = unit % kSoftmaxParts; seen && c < run.columns; c += kSoftmaxParts) {
+      for (int32_t c = unit % kSoftmaxParts; c < run.columns; c += kSoftmaxParts) {
         float& score = t.Score(row, c);
-        score = exp2f(MulAdd(score, t.args.scale_log2, -rounded));
-        sum += score;
+        if (seen) {
+          score = exp2f(MulAdd(score, t.args.scale_log2, -rounded));
+          sum += score;
+        } else if (score == -INFINITY) {
+          score = 0.0F;  // what lies before a window is multiplied with V
+        }
       }
       part_sum[unit] = sum;
       if (unit % kSoftmaxParts == 0) t.shared[t.at.segment_max + row] = rounded;
@@ -267,6 +279,18 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run
   });
 }
 
+// A segment before the windows of all rows: nothing of it is read, and its partials are zeros.
+template <typename Block, typename T>
+ESPALIER_DEVICE void PassRun(Block& block, const Tile<T>& t, const BlobRun& run) {
+  if (t.item.first_partial < 0) return;
+  const int32_t floats = t.args.layout.stored_dim + 2;
+  block.ForThreads([&](int32_t thread) {
+    for (int32_t i = thread; i < t.packed() * floats; i += kThreads) {
+      PartialOf(t, run, i / floats)[i % floats] = 0.0F;
+    }
+  });
+}
+
 template <typename T>
 ESPALIER_DEVICE T* OutputOf(const RowsView& out, int64_t row, int32_t head, int32_t head_dim) {
   return static_cast<T*>(out.data) + row * out.stride + int64_t{head} * head_dim;
@@ -311,8 +335,14 @@ ESPALIER_DEVICE void AttendItem(Block& block, const AttentionArgs& args) {
                      block.template Shared<float>()};
   LoadQueries(block, t);
   const BlobRun* runs = ArrayOf(args.blob, header.run);
+  int32_t first_seen = INT32_MAX;
+  for (int32_t row = 0; row < t.item.rows; ++row) first_seen = MinOf(first_seen, FirstSeen(t, row));
   for (int32_t r = t.item.first_run; r < t.item.first_run + t.item.runs; ++r) {
     const BlobRun run = runs[r];
+    if ((run.segment + 1) * kSegmentTokens <= first_seen) {
+      PassRun(block, t, run);
+      continue;
+    }
     ScoreRun(block, t, run);
     SoftmaxRun(block, t, run);
     ValueRun(block, t, run);

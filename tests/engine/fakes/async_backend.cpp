@@ -44,9 +44,10 @@ void AsyncBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode
 void AsyncBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
   Enqueue([=](Backend& inner) { inner.RotaryAndStore(kv, layer, spec, qkv); });
 }
-void AsyncBackend::TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) {
+void AsyncBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                                 ActivationId out) {
   ++attention_calls_;
-  Enqueue([=](Backend& inner) { inner.TreeAttention(kv, layer, qkv, out); });
+  Enqueue([=](Backend& inner) { inner.TreeAttention(kv, layer, spec, qkv, out); });
 }
 void AsyncBackend::SwiGlu(ActivationId in, ActivationId out) {
   Enqueue([=](Backend& inner) { inner.SwiGlu(in, out); });

@@ -31,7 +31,8 @@ class AsyncBackend : public Backend {
   void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) override;
   void MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode mode, ActivationId out) override;
   void RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) override;
-  void TreeAttention(KvId kv, int32_t layer, ActivationId qkv, ActivationId out) override;
+  void TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec, ActivationId qkv,
+                     ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
   void Sample(ActivationId in, MatrixId head) override;
