@@ -1,7 +1,7 @@
 #include "engine/kv_tree.h"
 
 #include <algorithm>
-#include <iterator>
+#include <utility>
 
 namespace espalier {
 
@@ -78,24 +78,25 @@ void KvTree::ReleaseSpace(int32_t space) {
   DropSpaceIfUnused(space);
 }
 
-// All nodes of the space that no branch uses. They were let go lately: from the end of the list, until none
-// is left.
+// All nodes of a private space that no branch uses. Takes time for those alone.
 void KvTree::RemoveUnpinned(int32_t space) {
-  const auto nodes_left = [&] {
-    const auto found = spaces_.find(space);
-    return found == spaces_.end() ? 0 : found->second.nodes;
-  };
-  for (auto end = evictable_.end(); end != evictable_.begin() && nodes_left() > 0;) {
-    const auto last = std::prev(end);
-    int32_t id = last->second;
-    if (node(id).space != space) {
-      end = last;
-      continue;
-    }
-    while (id >= 0 && node(id).pins == 0 && node(id).children == 0) {
-      const int32_t parent = node(id).parent;
-      RemoveNode(id);
-      id = parent;
+  for (auto found = spaces_.find(space); found != spaces_.end() && !found->second.evictable.empty();
+       found = spaces_.find(space)) {
+    ++looked_at_;
+    RemoveNode(found->second.evictable.begin()->second);
+  }
+}
+
+// Enters the node among those that can be evicted, or takes it out.
+void KvTree::SetEvictable(int32_t id, bool evictable) {
+  const std::pair<uint64_t, int32_t> entry(node(id).last_use, id);
+  Space& space = spaces_.at(node(id).space);
+  for (Evictable* list : {&evictable_, space.is_private ? &space.evictable : nullptr}) {
+    if (list == nullptr) continue;
+    if (evictable) {
+      list->insert(entry);
+    } else {
+      list->erase(entry);
     }
   }
 }
@@ -132,7 +133,7 @@ int32_t KvTree::NewNode(int32_t parent, int32_t space, int32_t begin_position,
   ++spaces_.at(space).nodes;
   if (parent >= 0) {
     KvNode& above = at(parent);
-    if (above.pins == 0 && above.children == 0) evictable_.erase({above.last_use, parent});
+    if (above.pins == 0 && above.children == 0) SetEvictable(parent, false);
     ++above.children;
   }
   return id;
@@ -142,7 +143,7 @@ int32_t KvTree::NewNode(int32_t parent, int32_t space, int32_t begin_position,
 void KvTree::RemoveNode(int32_t id) {
   KvNode& gone = at(id);
   ESPALIER_CHECK(gone.alive && gone.pins == 0 && gone.children == 0);
-  evictable_.erase({gone.last_use, id});
+  SetEvictable(id, false);
   if (gone.indexed_tokens > 0) index_.Erase(IndexKey(gone), id);
   gone.indexed_tokens = 0;
   TrimBlocks(id, 0);
@@ -321,19 +322,19 @@ void KvTree::Pin(int32_t id) {
     KvNode& used = at(id);
     if (++used.pins > 1) return;
     live_blocks_ += static_cast<int32_t>(used.blocks.size());
-    if (used.children == 0) evictable_.erase({used.last_use, id});
+    if (used.children == 0) SetEvictable(id, false);
     id = used.parent;
   }
 }
 
-void KvTree::Unpin(int32_t id) {
+void KvTree::Unpin(int32_t id, bool cold) {
   ++tick_;
   while (id >= 0) {
     KvNode& unused = at(id);
     const int32_t parent = unused.parent;
     if (--unused.pins > 0) return;
     live_blocks_ -= static_cast<int32_t>(unused.blocks.size());
-    unused.last_use = tick_;
+    unused.last_use = std::exchange(cold, false) ? 0 : tick_;
     unused.last_step = current_step_;
     if (unused.children == 0) Settle(id);
     id = parent;
@@ -350,7 +351,7 @@ void KvTree::Settle(int32_t id) {
   unused.tokens.resize(static_cast<size_t>(keep));
   CapWatermarks(&unused, keep);
   TrimBlocks(id, keep / block_tokens_);
-  evictable_.insert({unused.last_use, id});
+  SetEvictable(id, true);
 }
 
 void KvTree::TrimBlocks(int32_t id, int32_t keep_blocks) {
@@ -364,11 +365,11 @@ void KvTree::TrimBlocks(int32_t id, int32_t keep_blocks) {
   }
 }
 
-void KvTree::Release(int32_t leaf) {
+void KvTree::Release(int32_t leaf, bool cold) {
   ESPALIER_CHECK(node(leaf).alive && node(leaf).holders == 1);
   IndexLeaf(leaf, true);
   at(leaf).holders = 0;
-  Unpin(leaf);
+  Unpin(leaf, cold);
 }
 
 int32_t KvTree::Evict(int32_t blocks) {

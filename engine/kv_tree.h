@@ -42,7 +42,7 @@ struct KvNode {
   int32_t holders = 0;     // 1 while a branch owns this leaf
   int32_t pins = 0;        // holders + children with pins: 0 means that no branch uses the node
   int32_t children = 0;    // all, pinned or not
-  uint64_t last_use = 0;   // logical time of the last unpinning
+  uint64_t last_use = 0;   // logical time of the last unpinning; 0: cold
   uint64_t last_step = 0;  // last step that may use the blocks; set with last_use
   // Rows issued in the step that is being planned: [issued_before_step, issued_tokens) if touched_step is
   // that step.
@@ -131,8 +131,9 @@ class KvTree {
   // already. While the leaf grows, its last token stays out (its row may have to be issued again).
   void IndexLeaf(int32_t leaf, bool final);
 
-  // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed.
-  void Release(int32_t leaf);
+  // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed. `cold`: nobody is
+  // expected to ask for the leaf's tokens again, so that they are evicted before all that others have used.
+  void Release(int32_t leaf, bool cold = false);
 
   // Frees up to `blocks` blocks that no branch uses, least recently used first. Returns how many (some may
   // still be retiring).
@@ -150,6 +151,8 @@ class KvTree {
   int32_t live_blocks() const { return live_blocks_; }
   int32_t indexed_blocks() const { return owned_blocks_ - live_blocks_; }  // used by no branch
   int64_t evicted_blocks() const { return evicted_blocks_; }
+  // Nodes that releases of private spaces have looked at: as many as they remove, whatever else is cached.
+  int64_t looked_at() const { return looked_at_; }
 
   // Every invariant, in full. Linear in nodes and blocks.
   Status Check() const;
@@ -157,11 +160,13 @@ class KvTree {
   Status CheckSums(bool idle) const;
 
  private:
+  using Evictable = std::set<std::pair<uint64_t, int32_t>>;  // (last_use, id): unpinned, no children
   struct Space {
     std::string name;
     bool is_private = false;
     int32_t users = 0;
     int32_t nodes = 0;
+    Evictable evictable = {};  // of a private space, besides evictable_
   };
 
   KvNode& at(int32_t id) { return nodes_[static_cast<size_t>(id)]; }
@@ -180,7 +185,8 @@ class KvTree {
   int32_t MatchInNode(const KvNode& in, std::span<const int32_t> tokens) const;
 
   void Pin(int32_t id);
-  void Unpin(int32_t id);
+  void Unpin(int32_t id, bool cold);
+  void SetEvictable(int32_t id, bool evictable);
   void Settle(int32_t id);  // of an unpinned node without children: keep what is indexed, or remove it
   void TrimBlocks(int32_t id, int32_t keep_blocks);
   void AllocateBlock(int32_t id, StepMemory* memory);
@@ -190,7 +196,7 @@ class KvTree {
   std::deque<KvNode> nodes_;
   std::vector<int32_t> free_nodes_;
   PrefixIndex index_;
-  std::set<std::pair<uint64_t, int32_t>> evictable_;  // (last_use, id): unpinned, no children
+  Evictable evictable_;
   std::unordered_map<int32_t, Space> spaces_;
   std::map<std::string, int32_t> space_names_;
   int32_t next_space_ = 0;
@@ -201,6 +207,7 @@ class KvTree {
   int32_t owned_blocks_ = 0;
   int32_t live_blocks_ = 0;
   int64_t evicted_blocks_ = 0;
+  int64_t looked_at_ = 0;
 };
 
 }  // namespace espalier

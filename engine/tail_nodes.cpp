@@ -62,7 +62,8 @@ int32_t TailNodes::Take(ScheduledRequest* request, Sequence* sequence) {
 
 void TailNodes::Drop(ScheduledRequest* request, Sequence* sequence) {
   const int32_t live_before = kv_.live_blocks();
-  kv_.Release(Take(request, sequence));
+  const bool pruned = sequence->answer != nullptr && sequence->answer->pruned;
+  kv_.Release(Take(request, sequence), /*cold=*/pruned);
   NoteHeld(*request, live_before);
   sequence->path_issued = false;
 }

@@ -268,6 +268,51 @@ TEST_CASE("a private space of several branches goes whole, whatever else was let
   CHECK(bench.allocator.free_blocks() == 40 - 3 * 3);
 }
 
+TEST_CASE("releasing a private space looks at its own nodes only") {
+  constexpr int32_t kCached = 500;
+  Bench bench(4 * kCached + 40);
+  const int32_t shared = bench.tree.AcquireSpace("shared");
+  const int32_t space = bench.tree.AcquirePrivateSpace();
+  const auto cache = [&](int32_t in, int32_t first_token) {
+    const int32_t leaf = bench.tree.OpenPath(in, Iota(13, first_token), 1 << 20).leaf;
+    bench.Run(leaf);
+    bench.tree.Release(leaf);
+  };
+  cache(space, 0);  // let go early
+  const int32_t held = bench.tree.OpenPath(space, Iota(13, 7), 1 << 20).leaf;
+  bench.Run(held);
+  for (int32_t i = 0; i < kCached; ++i) cache(shared, 100 * (i + 1));
+  bench.tree.Release(held);
+  bench.tree.ReleaseSpace(space);
+  CHECK(bench.tree.looked_at() == 2);
+  CHECK(bench.tree.indexed_blocks() == 3 * kCached);
+  CheckTree(bench.tree);
+}
+
+TEST_CASE("what is let go cold is evicted before all else, though it was used last") {
+  Bench bench(16);
+  const int32_t space = bench.tree.AcquireSpace("");
+  const auto cache = [&](int32_t first_token, bool cold) {
+    const int32_t leaf =
+        bench.tree.OpenPath(space, Iota(8, first_token), 4).leaf;  // a block, and one in the leaf
+    bench.Run(leaf);
+    bench.tree.Release(leaf, cold);
+  };
+  cache(0, false);
+  cache(50, true);
+  const auto cached = [&](int32_t first_token) {
+    return bench.tree.Match(space, Iota(9, first_token)).tokens;
+  };
+  CHECK(cached(0) == 8);
+  CHECK(cached(50) == 8);
+  CHECK(bench.tree.Evict(1) == 1);
+  CHECK(cached(0) == 8);
+  CHECK(cached(50) == 4);  // what was above it has been used like all else
+  CHECK(bench.tree.Evict(1) == 1);
+  CHECK(cached(0) == 4);
+  CheckTree(bench.tree);
+}
+
 // The naive model is the list of paths that are open; the KV of each must be that of its own tokens, whatever
 // was shared, split, copied, evicted or promised meanwhile.
 TEST_CASE("20,000 random operations keep every open path's KV and every block accounted for") {
