@@ -1,5 +1,6 @@
 #include "engine/memory_pressure.h"
 
+#include <iterator>
 #include <utility>
 
 // What gives way to a request, whoever asks for it.
@@ -80,12 +81,23 @@ bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& s
   return true;
 }
 
+// What has been passed over once, because it has rows in the step or no memory, is not looked at again in the
+// step; but for what is protected from this request alone.
 bool MemoryPressure::PreemptLater(const ScheduledRequest& request, int32_t blocks) {
   const RequestTable::Ordered& order = requests_.by_precedence();
-  for (auto it = order.rbegin(); it != order.rend() && it->first > request.place.precedence(); ++it) {
+  auto it = order.rbegin();
+  if (preempted_from_) it = std::make_reverse_iterator(order.lower_bound(*preempted_from_));
+  bool all_passed = true;
+  for (; it != order.rend() && it->first > request.place.precedence(); ++it) {
+    ++looked_at_;
     ScheduledRequest& victim = *it->second;
-    if (victim.tails.in_memory().empty() || InStep(victim.issued.last_step())) continue;
-    if (IsProtected(victim, request, blocks)) continue;
+    const bool possible = !victim.tails.in_memory().empty() && !InStep(victim.issued.last_step());
+    if (possible && IsProtected(victim, request, blocks)) {
+      all_passed = false;
+      continue;
+    }
+    if (all_passed) preempted_from_ = it->first;
+    if (!possible) continue;
     Preempt(&victim);
     return true;
   }
@@ -102,8 +114,14 @@ void MemoryPressure::Preempt(ScheduledRequest* victim) {
 
 bool MemoryPressure::ParkHigher(const ScheduledRequest& request, const Sequence& sequence) {
   ScheduledRequest& own = *requests_.Find(request.id());
+  PressureClaim& state = own.pressure;
   const std::set<int32_t>& in_memory = own.tails.in_memory();
-  for (auto it = in_memory.rbegin(); it != in_memory.rend() && *it > sequence.number; ++it) {
+  auto it = in_memory.rbegin();
+  if (InStep(state.parked_step_)) it = std::make_reverse_iterator(in_memory.lower_bound(state.parked_from_));
+  for (; it != in_memory.rend() && *it > sequence.number; ++it) {
+    ++looked_at_;
+    state.parked_step_ = tails_.kv().current_step();
+    state.parked_from_ = *it;
     Sequence& parked = own.sequence(*it);
     if (InStep(parked.last_step)) continue;
     tails_.Drop(&own, &parked);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/request_table.h"
@@ -20,7 +21,10 @@ class MemoryPressure {
   MemoryPressure(const SchedulingPolicy& policy, RequestTable* requests, TailNodes* tails)
       : policy_(policy), requests_(*requests), tails_(*tails) {}
 
-  void BeginStep() { idle_listed_ = false; }
+  void BeginStep() {
+    idle_listed_ = false;
+    preempted_from_.reset();
+  }
 
   // Sees to it that `blocks` blocks are free for the sequence. In this order: evict cold prefixes; wait for
   // blocks that steps in flight still read; then others give way. False: not in this step; where the request
@@ -37,6 +41,9 @@ class MemoryPressure {
   void ClaimToBegin(ScheduledRequest* request);
 
   int64_t preemptions() const { return preemptions_; }
+  // Requests and sequences that were looked at for one that could be preempted or parked: per step no more
+  // than there are, and one for each time that room is sought.
+  int64_t looked_at() const { return looked_at_; }
 
  private:
   bool HasLesserInMemory(const ScheduledRequest& request) const;
@@ -69,7 +76,10 @@ class MemoryPressure {
   // row in the step.
   std::vector<Candidate> idle_;
   bool idle_listed_ = false;
+  // Of the step being planned: from here on in the order, no request can be preempted any more.
+  std::optional<Precedence> preempted_from_;
   int64_t preemptions_ = 0;
+  int64_t looked_at_ = 0;
 };
 
 }  // namespace espalier

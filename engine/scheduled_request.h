@@ -56,6 +56,9 @@ class PressureClaim {
  private:
   friend class MemoryPressure;
   bool comes_first_ = false;
+  // Of its sequences from this number on, none can be parked any more in the step.
+  uint64_t parked_step_ = 0;
+  int32_t parked_from_ = 0;
 };
 
 // SequenceOpener's part, of the step being planned.

@@ -102,6 +102,9 @@ class Scheduler {
 
   std::vector<int32_t> FreeBlocks() const;  // ids that nobody may touch before they are zeroed again
 
+  // Steps of work that must not grow with the square of anything: for tests.
+  int64_t looked_at_for_room() const { return pressure_.looked_at(); }
+
   // free + indexed + live = total, every block one owner, and all else that KvTree::Check proves.
   Status CheckInvariants() const { return tails_.kv().Check(); }
 
