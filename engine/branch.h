@@ -20,7 +20,7 @@ struct Branch {
   uint64_t stream = 0;
   int32_t start_position = 0;   // of its first token
   std::vector<int32_t> tokens;  // of this branch alone; known ones
-  std::vector<float> logprobs;  // [tokens] of generated ones, if TreeRequest::return_logprobs
+  std::vector<float> logprobs;  // [tokens] once they are known, if TreeRequest::return_logprobs
   std::string text;
   BranchText decoder;
   FinishReason reason = FinishReason::kNone;
@@ -32,7 +32,7 @@ struct Branch {
   double sum_logprob = 0.0;
   int64_t generated_tokens = 0;
   bool scored = false;              // given, and its log-probabilities are asked for
-  std::vector<TokenResult> scores;  // of a scored branch, those that are known
+  std::vector<TokenResult> scores;  // of a scored branch, those that are known and not reported
   double verdict = 0.0;  // scored given: sum of its own log-probabilities; -infinity where they are not known
 
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }

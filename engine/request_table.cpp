@@ -52,10 +52,10 @@ void RequestTable::Resume(ScheduledRequest* request, int32_t wanted_blocks) {
   Arrive(request, wanted_blocks);
 }
 
-void RequestTable::Remove(ScheduledRequest* request) {
+std::shared_ptr<ScheduledRequest> RequestTable::Remove(ScheduledRequest* request) {
   if (!request->place.suspended_) Depart(request);
   if (found_ == request) found_ = nullptr;
-  requests_.erase(request->id());
+  return std::move(requests_.extract(request->id()).mapped());
 }
 
 ScheduledRequest* RequestTable::FirstAdmitted() const {

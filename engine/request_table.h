@@ -26,8 +26,8 @@ class RequestTable {
   void Suspend(ScheduledRequest* request);
   // Arrives anew. Precondition: suspended.
   void Resume(ScheduledRequest* request, int32_t wanted_blocks);
-  // Precondition: it holds nothing any more.
-  void Remove(ScheduledRequest* request);
+  // Precondition: it holds nothing any more. Returns what owns it.
+  std::shared_ptr<ScheduledRequest> Remove(ScheduledRequest* request);
   void SetUnread(const std::string& peer, int32_t answers) { peers_.SetUnread(peer, answers); }
 
   bool empty() const { return requests_.empty(); }

@@ -195,6 +195,14 @@ bool RequestTree::TakeScore(int32_t number, const TokenResult& taken) {
   return true;
 }
 
+void RequestTree::DropScores(int32_t branch) {
+  Branch& of = at(branch);
+  if (request_.return_logprobs && of.reason != FinishReason::kError) {
+    for (const TokenResult& score : of.scores) of.logprobs.push_back(score.logprob);
+  }
+  std::vector<TokenResult>().swap(of.scores);
+}
+
 void RequestTree::FinishGiven(int32_t branch) { Finish(&at(branch), FinishReason::kNone); }
 
 void RequestTree::Finish(Branch* of, FinishReason reason) {
@@ -326,18 +334,42 @@ void RequestTree::Resolve(int32_t index, std::vector<int32_t>* created, std::vec
 
 // Reports.
 
-void RequestTree::PathHistory(const Branch& of, SlotHistory* history) const {
-  for (const Branch* at = &of;; at = &branch(at->parent)) {
-    auto& tokens = given(*at) != nullptr ? history->prompt_tokens : history->generated_tokens;
-    tokens.insert(tokens.end(), at->tokens.begin(), at->tokens.end());
-    if (at->parent < 0) return;
+std::shared_ptr<const PathHistory> RequestTree::History(int32_t branch_number) {
+  histories_.resize(branches_.size());
+  const auto known = [&](int32_t number) -> auto& { return histories_[static_cast<size_t>(number)]; };
+  std::vector<int32_t> missing;
+  for (int32_t at = branch_number; at >= 0 && known(at) == nullptr; at = branch(at).parent)
+    missing.push_back(at);
+  for (auto it = missing.rbegin(); it != missing.rend(); ++it) {
+    const Branch& of = branch(*it);
+    auto history = std::make_shared<PathHistory>();
+    (given(of) != nullptr ? history->prompt_tokens : history->generated_tokens) = of.tokens;
+    if (of.parent >= 0) Continue(known(of.parent), history.get());
+    known(*it) = std::move(history);
+  }
+  return known(branch_number);
+}
+
+// Puts a piece below what is above it; where that has pieces enough, they are joined.
+void RequestTree::Continue(const std::shared_ptr<const PathHistory>& above, PathHistory* history) {
+  if (above->pieces < kMaxHistoryPieces) {
+    history->above = above;
+    history->pieces = above->pieces + 1;
+    return;
+  }
+  const auto append = [](std::vector<int32_t>* to, const std::vector<int32_t>& tokens) {
+    to->insert(to->end(), tokens.begin(), tokens.end());
+  };
+  for (const PathHistory* piece = above.get(); piece != nullptr; piece = piece->above.get()) {
+    append(&history->prompt_tokens, piece->prompt_tokens);
+    append(&history->generated_tokens, piece->generated_tokens);
   }
 }
 
-std::vector<BranchSummary> RequestTree::Summaries() const {
+std::vector<BranchSummary> RequestTree::TakeSummaries() {
   std::vector<BranchSummary> summaries;
   summaries.reserve(branches_.size());
-  for (const Branch& from : branches_) {
+  for (Branch& from : branches_) {
     if (from.parent < 0) continue;
     const bool cut = from.pruned && from.children == 0 && from.reason != FinishReason::kError;
     BranchSummary& summary =
@@ -345,15 +377,12 @@ std::vector<BranchSummary> RequestTree::Summaries() const {
                                              .parent = from.parent,
                                              .node = from.node,
                                              .tip = from.children == 0,
-                                             .token_ids = from.tokens,
-                                             .text = from.text,
+                                             .token_ids = std::move(from.tokens),
+                                             .text = std::move(from.text),
                                              .sum_logprob = from.sum_logprob,
-                                             .finish_reason = cut ? FinishReason::kPruned : from.reason});
+                                             .finish_reason = cut ? FinishReason::kPruned : from.reason,
+                                             .logprobs = std::move(from.logprobs)});
     if (from.scored) summary.verdict = from.verdict;
-    if (!request_.return_logprobs) continue;
-    summary.logprobs = from.logprobs;
-    if (from.reason == FinishReason::kError) continue;
-    for (const TokenResult& score : from.scores) summary.logprobs.push_back(score.logprob);
   }
   return summaries;
 }

@@ -65,6 +65,8 @@ class RequestTree {
   // Takes the next score of a scored given branch. True: that was the last one. It is finished, with kError
   // if one of them failed.
   bool TakeScore(int32_t branch, const TokenResult& score);
+  // The scores have been reported: what the end does not repeat is freed.
+  void DropScores(int32_t branch);
 
   // An unscored given tip has been computed.
   void FinishGiven(int32_t branch);
@@ -85,9 +87,11 @@ class RequestTree {
   // All that was asked for is there, and the client may ask for more.
   bool waits_for_client() const { return unfinished_ == 0 && !growing() && open_; }
   void Close() { open_ = false; }  // the client asks for nothing more
-  // How often each kind of token stands on the path, for penalties: given ones and generated ones.
-  void PathHistory(const Branch& of, SlotHistory* history) const;
-  std::vector<BranchSummary> Summaries() const;
+  // The tokens of the path to the end of a branch that has all of its tokens, for penalties. Made once: paths
+  // share what they have in common.
+  std::shared_ptr<const PathHistory> History(int32_t branch);
+  // The answer as a whole, once: its tokens and texts are moved out. Precondition: done.
+  std::vector<BranchSummary> TakeSummaries();
 
  private:
   // A template and its instances.
@@ -107,6 +111,7 @@ class RequestTree {
 
   Branch& at(int32_t number) { return branches_[static_cast<size_t>(number)]; }
   Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
+  static void Continue(const std::shared_ptr<const PathHistory>& above, PathHistory* history);
   void CreateBranches(int32_t parent, int32_t node, int32_t group, std::vector<int32_t>* created);
   int32_t CreateBranch(int32_t parent, int32_t node, int32_t ordinal, int32_t group);
   std::string TextOf(const GivenSpec& spec) const;
@@ -133,6 +138,7 @@ class RequestTree {
   std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> ready_selects_;  // in order of nodes
   int32_t unfinished_ = 0;                                                            // branches
   bool open_ = false;
+  std::vector<std::shared_ptr<const PathHistory>> histories_;  // [branches] as far as they were asked for
 };
 
 }  // namespace espalier

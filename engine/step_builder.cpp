@@ -181,11 +181,9 @@ void StepBuilder::DrawToken(ScheduledRequest* request, Sequence* drawing, int32_
   const GenerateSpec& spec = *request->tree.generate(*drawing->answer);
   if (drawing->slot < 0) {
     slots_.Take(drawing);
-    if (spec.sampling.UsesHistory()) {
-      SlotHistory history{.slot = drawing->slot, .prompt_tokens = {}, .generated_tokens = {}};
-      request->tree.PathHistory(*drawing->answer, &history);
-      input_->histories.push_back(std::move(history));
-    }
+    ESPALIER_CHECK(drawing->size() == 0);  // a slot is kept to the end
+    if (spec.sampling.UsesHistory())
+      input_->histories.push_back({drawing->slot, request->tree.History(drawing->answer->parent)});
   }
   input_->samples.push_back({.logit_index = 0,
                              .slot = drawing->slot,

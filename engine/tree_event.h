@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -88,6 +89,8 @@ struct TreeUsage {
 struct TreeFinished {
   std::vector<BranchSummary> branches;  // all branches but the root's, by number
   TreeUsage usage;
+  // What is left of the request: freed with the event, by the thread that takes it, not by the engine's.
+  std::shared_ptr<const void> remains = nullptr;
 };
 
 // Events of one request: TreeStarted, then progress, deltas and selections, then exactly one of TreeFinished

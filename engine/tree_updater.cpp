@@ -26,10 +26,10 @@ void TreeUpdater::NoteCreated(ScheduledRequest* request, const std::vector<int32
     tails_.Reconsider(request, &request->sequence(number));
 }
 
-void TreeUpdater::End(ScheduledRequest* request) {
+std::shared_ptr<ScheduledRequest> TreeUpdater::End(ScheduledRequest* request) {
   tails_.Leave(request);
   for (int32_t number = 0; number < request->tree.size(); ++number) slots_.Return(&request->sequence(number));
-  requests_.Remove(request);
+  return requests_.Remove(request);
 }
 
 void TreeUpdater::Abort(ScheduledRequest* request, const Error& reason) {
@@ -104,8 +104,9 @@ void TreeUpdater::CommitScores(const StepRecord& record, const StepResult& resul
     ScheduledRequest* request = requests_.Find(record.scores[i].request);
     if (request == nullptr) continue;
     const int32_t branch = record.scores[i].sequence;
-    if (request->tree.TakeScore(branch, result.scores[i]))
-      events_.ReportGiven(request, request->tree.branch(branch));
+    if (!request->tree.TakeScore(branch, result.scores[i])) continue;
+    events_.ReportGiven(request, request->tree.branch(branch));
+    request->tree.DropScores(branch);
   }
 }
 
@@ -169,9 +170,11 @@ void TreeUpdater::Settle(ScheduledRequest* request, uint64_t step_id, bool commi
 }
 
 void TreeUpdater::Finish(ScheduledRequest* request) {
-  events_.Emit(request->id(), TreeFinished{request->tree.Summaries(), usage_.Of(*request)});
+  const uint64_t id = request->id();
+  TreeFinished finished{request->tree.TakeSummaries(), usage_.Of(*request)};
   usage_.AddFinished();
-  End(request);
+  finished.remains = End(request);
+  events_.Emit(id, std::move(finished));
 }
 
 // Nothing of it runs: it keeps neither memory nor a place among those that do.

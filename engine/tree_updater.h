@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/event_log.h"
@@ -43,8 +44,8 @@ class TreeUpdater {
   void Close(ScheduledRequest* request);
 
   // Releases all that the request holds. Steps in flight may still compute for it: their results find no
-  // request, and its blocks retire after them.
-  void End(ScheduledRequest* request);
+  // request, and its blocks retire after them. Returns what owns the request.
+  std::shared_ptr<ScheduledRequest> End(ScheduledRequest* request);
   // The same, with an error as its last event.
   void Abort(ScheduledRequest* request, const Error& reason);
 

@@ -171,8 +171,10 @@ const TokenCounts* SlotStore::Counts(int32_t slot) const {
 void SlotStore::SetHistory(const SlotHistory& history) {
   TokenCounts& counts = counts_[history.slot];
   counts.clear();
-  for (const int32_t id : history.prompt_tokens) counts.try_emplace(id, 0);
-  for (const int32_t id : history.generated_tokens) ++counts[id];
+  history.ForEachPiece([&](const PathHistory& piece) {
+    for (const int32_t id : piece.prompt_tokens) counts.try_emplace(id, 0);
+    for (const int32_t id : piece.generated_tokens) ++counts[id];
+  });
 }
 
 void SlotStore::Drawn(int32_t slot, int32_t token_id, bool uses_history) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -51,12 +52,35 @@ struct BlockCopy {
   int32_t tokens = 0;
 };
 
+// The tokens of a path that penalties count, by pieces: those of `above` come before. Paths share the pieces
+// that they have in common, so that what a piece counts need be found once. A path has at most
+// kMaxHistoryPieces of them.
+struct PathHistory {
+  std::shared_ptr<const PathHistory> above;  // null: none
+  int32_t pieces = 1;                        // this one included
+  std::vector<int32_t> prompt_tokens;        // counted by repetition_penalty only
+  std::vector<int32_t> generated_tokens;     // counted by all three penalties
+};
+inline constexpr int32_t kMaxHistoryPieces = 64;
+
 // Sets the penalty history of a branch slot. Sent when a branch with UsesHistory() starts; tokens drawn for
 // the slot afterwards are added by the backend.
 struct SlotHistory {
+  SlotHistory() = default;
+  SlotHistory(int32_t of, std::shared_ptr<const PathHistory> tokens) : slot(of), path(std::move(tokens)) {}
+  // Of a path that shares nothing.
+  SlotHistory(int32_t of, std::vector<int32_t> prompt_tokens, std::vector<int32_t> generated_tokens)
+      : SlotHistory(of, std::make_shared<const PathHistory>(PathHistory{nullptr, 1, std::move(prompt_tokens),
+                                                                        std::move(generated_tokens)})) {}
+
   int32_t slot = 0;
-  std::vector<int32_t> prompt_tokens;     // counted by repetition_penalty only
-  std::vector<int32_t> generated_tokens;  // counted by all three penalties
+  std::shared_ptr<const PathHistory> path;
+
+  // Calls each(piece) for the pieces of the path, last first.
+  template <typename Each>
+  void ForEachPiece(const Each& each) const {
+    for (const PathHistory* piece = path.get(); piece != nullptr; piece = piece->above.get()) each(*piece);
+  }
 };
 
 // Draws a token for one branch. Many requests may name the same row of logits.

@@ -21,8 +21,10 @@ class HistoryStore {
  public:
   void Set(const SlotHistory& history) {
     auto counts = std::make_shared<HistoryCounts>();
-    for (const int32_t id : history.prompt_tokens) counts->tokens.try_emplace(id, 0);
-    for (const int32_t id : history.generated_tokens) ++counts->tokens[id];
+    history.ForEachPiece([&](const PathHistory& piece) {
+      for (const int32_t id : piece.prompt_tokens) counts->tokens.try_emplace(id, 0);
+      for (const int32_t id : piece.generated_tokens) ++counts->tokens[id];
+    });
     slots_[history.slot] = std::move(counts);
   }
 

@@ -183,8 +183,9 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
     step->logit_rows = {0, 2};
     step->params.resize(1);
     step->params[0].repetition_penalty = 1.3F;
-    SlotHistory history;
-    for (int32_t id = 0; id < kVocab; id += 2) history.prompt_tokens.push_back(id);
+    PathHistory tokens;
+    for (int32_t id = 0; id < kVocab; id += 2) tokens.prompt_tokens.push_back(id);
+    SlotHistory history(0, std::make_shared<const PathHistory>(tokens));
     for (int32_t i = 0; i < 300; ++i) {
       history.slot = kSlots - 1 - i;
       step->histories.push_back(history);

@@ -35,7 +35,14 @@ StepResult FakeDevice::Execute(const StepInput& step) {
   rows_ += step.batch.rows();
   MoveBlocks(step);
   for (const SlotHistory& history : step.histories) {
-    histories_[history.slot] = {history.prompt_tokens, history.generated_tokens};
+    FakeHistory& set = histories_[history.slot] = {};
+    history.ForEachPiece([&](const PathHistory& piece) {
+      if (piece.pieces > kMaxHistoryPieces) Report("a history of too many pieces");
+      set.prompt_tokens.insert(set.prompt_tokens.end(), piece.prompt_tokens.begin(),
+                               piece.prompt_tokens.end());
+      set.generated_tokens.insert(set.generated_tokens.end(), piece.generated_tokens.begin(),
+                                  piece.generated_tokens.end());
+    });
   }
   WriteRows(step);
   const std::vector<uint64_t> states = StatesByBatch(step);

@@ -33,7 +33,10 @@ class StepHash {
   }
   void Add(const std::pair<int32_t, float>& v) { All(v.first, v.second); }
   void Add(const BlockCopy& v) { All(v.source, v.destination, v.tokens); }
-  void Add(const SlotHistory& v) { All(v.slot, v.prompt_tokens, v.generated_tokens); }
+  void Add(const SlotHistory& v) {
+    Add(v.slot);
+    v.ForEachPiece([this](const PathHistory& piece) { All(piece.prompt_tokens, piece.generated_tokens); });
+  }
   void Add(const BatchNode& v) {
     All(v.parent, v.begin_position, v.cached_tokens, v.first_block, v.first_row, v.rows, v.subtree_end_row);
   }
