@@ -23,7 +23,8 @@ EngineLimits LimitsOf(const EngineOptions& options, const ModelInfo& info) {
           .max_answer_bytes = options.max_answer_bytes};
 }
 
-SchedulerOptions SchedulerOptionsOf(const EngineOptions& options, const ModelInfo& info) {
+SchedulerOptions SchedulerOptionsOf(const EngineOptions& options, const ModelInfo& info,
+                                    const StepCosts* step_costs) {
   SchedulerOptions scheduler;
   scheduler.engine = options;
   scheduler.attention = info.attention;
@@ -32,6 +33,7 @@ SchedulerOptions SchedulerOptionsOf(const EngineOptions& options, const ModelInf
   scheduler.max_path_tokens = info.max_positions;
   scheduler.eos_token_ids = info.eos_token_ids;
   scheduler.now_us = EngineNowUs;
+  scheduler.policy.step_costs = step_costs;
   return scheduler;
 }
 
@@ -53,7 +55,7 @@ EngineThread::EngineThread(const EngineOptions& options, std::unique_ptr<ModelRu
       limits_(LimitsOf(options, runner->info())),
       gate_(options.max_queued_requests),
       runner_(std::move(runner)),
-      scheduler_(SchedulerOptionsOf(options, runner_->info()), std::move(tokenizer)) {
+      scheduler_(SchedulerOptionsOf(options, runner_->info(), &step_costs_), std::move(tokenizer)) {
   Publish();
   thread_ = std::thread([this] { Run(); });
 }
@@ -158,7 +160,7 @@ void EngineThread::RunSteps() {
   while (TakeCommands()) {
     if (!failed_) IssueSteps();
     PublishAndDeliver();
-    if (!step_begin_us_.empty()) {
+    if (!in_flight_.empty()) {
       CommitStep();
       PublishAndDeliver();
     } else if (scheduler_.runnable() && !scheduler_.growing()) {
@@ -166,7 +168,7 @@ void EngineThread::RunSteps() {
       PublishAndDeliver();
     }
   }
-  while (!step_begin_us_.empty()) CommitStep();  // the runner is not left with steps nobody waits for
+  while (!in_flight_.empty()) CommitStep();  // the runner is not left with steps nobody waits for
   scheduler_.FailAll(StoppingError());
   PublishAndDeliver();
 }
@@ -192,7 +194,7 @@ void EngineThread::Abandon(const Error& error) {
 
 // Waits for something to do: a request that waits for its client is nothing to do. False: stop.
 bool EngineThread::TakeCommands() {
-  const bool go_on = gate_.Take(!scheduler_.runnable() && step_begin_us_.empty(), &taken_);
+  const bool go_on = gate_.Take(!scheduler_.runnable() && in_flight_.empty(), &taken_);
   std::reverse(taken_.begin(), taken_.end());
   while (!taken_.empty()) {
     taken_.back().run();
@@ -208,7 +210,7 @@ void EngineThread::IssueSteps() {
     const int64_t begin_us = EngineNowUs();
     std::shared_ptr<const StepInput> step = scheduler_.Next();
     if (step == nullptr) return;
-    step_begin_us_.push_back(begin_us);
+    in_flight_.push_back({begin_us, LoadOf(*step)});
     runner_->Issue(std::move(step));
   }
 }
@@ -220,17 +222,20 @@ void EngineThread::CommitStep() {
     return;
   }
   scheduler_.Commit(result.value());
-  times_.step_us += EngineNowUs() - step_begin_us_.front();
+  times_.step_us += EngineNowUs() - in_flight_.front().begin_us;
+  // What is not measured, by runners without a clock, limits nothing.
+  if (result.value().times.forward_us > 0)
+    step_costs_.Add(in_flight_.front().load, static_cast<double>(result.value().times.forward_us));
   times_.forward_us += result.value().times.forward_us;
   times_.attention_us += result.value().times.attention_us;
-  step_begin_us_.pop_front();
+  in_flight_.pop_front();
 }
 
 // The device is lost: nothing is waited for, nothing is run any more.
 void EngineThread::Fail(Error error) {
   if (error.code != ErrorCode::kUnavailable) error.code = ErrorCode::kInternal;
   failed_ = true;
-  step_begin_us_.clear();
+  in_flight_.clear();
   scheduler_.FailAll(error);
   gate_.Fail(error);
   failure_notice_.Give(error);

@@ -60,11 +60,16 @@ class EngineThread final : public Engine {
   FailureNotice failure_notice_;
 
   std::unique_ptr<ModelRunner> runner_;
+  StepCosts step_costs_;
   Scheduler scheduler_;
   EventDelivery delivery_;
   EngineStats times_;
-  std::deque<int64_t> step_begin_us_;  // of steps in flight
-  std::vector<Command> taken_;         // being run, last first
+  struct InFlight {
+    int64_t begin_us = 0;
+    StepLoad load;
+  };
+  std::deque<InFlight> in_flight_;  // steps
+  std::vector<Command> taken_;      // being run, last first
   bool failed_ = false;
 
   std::thread thread_;  // last: runs when everything else is there

@@ -16,16 +16,17 @@ void RowScheduler::FillStep() {
   const auto reserve = static_cast<int32_t>(max_rows * policy_.prefill_reserve);
   const int32_t kept = prefill_.empty() ? 0 : std::min(chunk, std::max(reserve, max_rows > 1 ? 1 : 0));
   const Candidates rest = LimitDecode(max_rows - kept);
-  int32_t prefill_rows = decode_.empty() ? max_rows : chunk;
+  PrefillBudget budget = BudgetForPrefill();
+  const int32_t units = budget.units_left();
   auto pending = static_cast<int32_t>(decode_.size());
   std::array<Candidates, kUrgencies> decode = ByUrgency(decode_);
   std::array<Candidates, kUrgencies> prefill = ByUrgency(prefill_);
   for (size_t i = 0; i < kUrgencies; ++i) {
     pending -= static_cast<int32_t>(decode[i].size());
     for (const Candidate& candidate : decode[i]) IssueDecode(candidate);
-    const int32_t budget = std::min(prefill_rows, max_rows - builder_.rows() - pending);
-    prefill_rows -= IssuePrefill(&prefill[i], budget);
+    IssuePrefill(&prefill[i], std::min(budget.units_left(), max_rows - builder_.rows() - pending), &budget);
   }
+  if (budget.limits_time() && budget.units_left() == units && builder_.rows() < max_rows) IssueOneRow();
   for (const Candidate& candidate : rest) IssueDecode(candidate);
 }
 
@@ -124,24 +125,69 @@ void RowScheduler::IssueDecode(const Candidate& candidate) {
   if (!issued.complete && issued.rows > 0) builder_.NotePrefill(candidate);
 }
 
-// Divides the rows among the peers and then among the requests of each, so that none waits for the whole
+// Rows, and where steps have been measured, time: as much as keeps the step within its length.
+PrefillBudget RowScheduler::BudgetForPrefill() const {
+  const int32_t max_rows = options_.engine.max_batch_rows;
+  const StepCosts* costs = policy_.step_costs;
+  StepLoad decoding;
+  for (const Candidate& candidate : decode_) decoding += StepLoad::Of(1, candidate.sequence->end_position());
+  const bool alone = decode_.empty();
+  const int32_t rows = alone ? max_rows : std::min(options_.engine.prefill_chunk_tokens, max_rows);
+  if (costs == nullptr || costs->empty()) return {rows, nullptr, decoding, 0.0};
+  const double base_us = costs->Estimate(decoding);
+  const double max_us =
+      alone ? policy_.max_prefill_step_us : std::max(policy_.max_step_ratio * base_us, policy_.free_step_us);
+  // At least as long again as the step would be in any case: costs may have been measured in hard times.
+  return {rows, costs, decoding, std::max(max_us - base_us, base_us)};
+}
+
+// Where the first of the candidate's next rows is.
+int32_t RowScheduler::NextPosition(const Candidate& candidate) const {
+  const Sequence& sequence = *candidate.sequence;
+  if (sequence.leaf < 0) return sequence.start_position;
+  const KvTree& kv = tails_.kv();
+  int32_t position = kv.node(sequence.leaf).issued_end();
+  if (sequence.path_issued) return position;
+  for (int32_t id = kv.node(sequence.leaf).parent; id >= 0; id = kv.node(id).parent) {
+    if (kv.node(id).issued_tokens < kv.node(id).size()) position = kv.node(id).issued_end();
+  }
+  return position;
+}
+
+// Where every row takes more time than there is, prefill goes on all the same, a row a step: that of the
+// request that has waited longest.
+void RowScheduler::IssueOneRow() {
+  const auto longest =
+      std::min_element(prefill_.begin(), prefill_.end(), [](const Candidate& a, const Candidate& b) {
+        return a.request->issued.last_step() < b.request->issued.last_step();
+      });
+  if (longest == prefill_.end()) return;
+  const StepBuilder::IssuedRows issued = builder_.Issue(*longest, 1);
+  if (!issued.complete && issued.rows > 0) builder_.NotePrefill(*longest);
+}
+
+// Divides what there is among the peers and then among the requests of each, so that none waits for the whole
 // prompt of another; within a request in the order of its sequences, which share what comes first on their
 // paths.
-int32_t RowScheduler::IssuePrefill(Candidates* prefill, int32_t rows) {
+void RowScheduler::IssuePrefill(Candidates* prefill, int32_t units, PrefillBudget* budget) {
   std::vector<Group> left = GroupByRequest(prefill);
   const std::vector<std::vector<size_t>> peers = GroupByPeer(left);
   std::vector<const Candidate*> incomplete(left.size());  // the first that has rows and wants more
   const auto take = [&](size_t i, int32_t most) {
-    int32_t taken = 0;
-    while (!left[i].empty() && taken < most) {
+    Taken taken;
+    while (!left[i].empty() && taken.units < most && !taken.wants_more) {
       const Candidate& candidate = left[i].front();
-      const StepBuilder::IssuedRows issued = builder_.Issue(candidate, most - taken);
-      taken += issued.rows;
+      const int32_t position = NextPosition(candidate);
+      const int32_t rows = budget->RowsFor(most - taken.units, position);
+      const StepBuilder::IssuedRows issued = builder_.Issue(candidate, rows);
+      taken.units += budget->Charge(position, issued.rows);
       if (issued.complete && incomplete[i] == &candidate) incomplete[i] = nullptr;
       if (!issued.complete && issued.rows > 0 && incomplete[i] == nullptr) incomplete[i] = &candidate;
-      if (!issued.complete && taken == most) break;  // goes on with the next rows that the request gets
-      left[i] = left[i].subspan(1);
+      // Goes on with what the request gets next.
+      taken.wants_more = !issued.complete && issued.rows == rows;
+      if (!taken.wants_more) left[i] = left[i].subspan(1);
     }
+    taken.wants_more = taken.wants_more || taken.units >= most;
     return taken;
   };
   std::vector<std::vector<uint64_t>> served(peers.size());  // by peers and their requests
@@ -152,14 +198,13 @@ int32_t RowScheduler::IssuePrefill(Candidates* prefill, int32_t rows) {
     peers_served.push_back(*std::max_element(served[peer].begin(), served[peer].end()));
   }
   const double even_part = policy_.even_prefill_part;
-  const int32_t issued = ShareOut(peers_served, rows, even_part, [&](size_t peer, int32_t most) {
+  ShareOut(peers_served, units, even_part, [&](size_t peer, int32_t most) {
     return ShareOut(served[peer], most, even_part,
                     [&](size_t i, int32_t part) { return take(peers[peer][i], part); });
   });
   for (const Candidate* candidate : incomplete) {
     if (candidate != nullptr && candidate->sequence->leaf >= 0) builder_.NotePrefill(*candidate);
   }
-  return issued;
 }
 
 // The candidates of each request; those of one stand together.

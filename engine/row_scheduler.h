@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/prefill_budget.h"
 #include "engine/scheduler_options.h"
 #include "engine/sequence_opener.h"
 #include "engine/step_builder.h"
@@ -41,7 +42,10 @@ class RowScheduler {
   Candidates LimitDecode(int32_t rows);
   std::vector<size_t> ShareDecodeRows(const std::vector<Group>& groups, size_t rows) const;
   void IssueDecode(const Candidate& candidate);
-  int32_t IssuePrefill(Candidates* prefill, int32_t rows);
+  PrefillBudget BudgetForPrefill() const;
+  void IssuePrefill(Candidates* prefill, int32_t units, PrefillBudget* budget);
+  void IssueOneRow();
+  int32_t NextPosition(const Candidate& candidate) const;
   static std::vector<Group> GroupByRequest(Candidates* candidates);
   static std::vector<std::vector<size_t>> GroupByPeer(const std::vector<Group>& groups);
 

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "engine/step_costs.h"
+
 namespace espalier {
 
 // The constants of scheduling: whom to serve first and how far ahead, never what an answer says.
@@ -26,6 +28,16 @@ struct SchedulingPolicy {
   // The part of the prefill rows that is divided evenly among prompts; the rest goes to the first, which so
   // ends early: equal parts of everything would let all of them end late.
   double even_prefill_part = 0.25;
+  // How long steps take, as measured; null: not known. What it points to outlives the scheduler, and may
+  // change between its calls. Without it the number of a step's rows alone is limited.
+  const StepCosts* step_costs = nullptr;
+  // Prefill may make a step this many times as long as it is with its decoding rows alone, so that a long
+  // prompt does not hold up those who read.
+  double max_step_ratio = 2.5;
+  // But steps of this length are good enough for anyone: faster than text is read.
+  double free_step_us = 20'000.0;
+  // The longest step of prefill alone: so long a new request waits, or a cancelled one lives on.
+  double max_prefill_step_us = 250'000.0;
   // Runs of at least this many blocks are promised to others while they are computed; shorter ones are not
   // worth a node more.
   int32_t min_promised_blocks = 4;

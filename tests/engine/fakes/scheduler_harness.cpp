@@ -20,6 +20,7 @@ SchedulerHarness::SchedulerHarness(const HarnessOptions& options)
   scheduler.engine.prefill_chunk_tokens = options.prefill_chunk_tokens;
   scheduler.engine.attention_mode = options.attention_mode;
   scheduler.engine.check_invariants = true;
+  scheduler.policy = options.policy;
   scheduler.attention = info.attention;
   scheduler.plan = plan_;
   scheduler.steps_in_flight = info.backend.steps_in_flight;

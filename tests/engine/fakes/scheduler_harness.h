@@ -20,6 +20,7 @@ struct HarnessOptions {
   AttentionMode attention_mode = AttentionMode::kFlatten;
   uint64_t shuffle_seed = 0;
   bool with_text = true;
+  SchedulingPolicy policy;
 };
 
 // A scheduler and a fake runner, driven by hand: what the engine's thread does, one call at a time. After
