@@ -195,6 +195,25 @@ TEST_CASE("score counts what candidates take in one request, and compares with a
   }
 }
 
+TEST_CASE(
+    "long-prompt compares steps beside a long prompt, shared by time and by rows, with those without it") {
+  const Json report = RunJson(
+      "long-prompt --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 4096 --threads 1 "
+      "--branches 4 --long-tokens 600 --cached-tokens 100 --short-tokens 20 --steps 12 "
+      "--prefill-chunk-tokens 32 --seed 3");
+  REQUIRE(report.at("rows").size() == 2);
+  CHECK(report.at("rows").at(0).at("shared_by") == "time");
+  CHECK(report.at("rows").at(1).at("shared_by") == "rows");
+  for (const Json& row : report.at("rows")) {
+    CAPTURE(row.dump());
+    CHECK(row.at("p99_ratio") > 0.0);
+    CHECK(row.at("beside_us").at("p99") >= row.at("beside_us").at("median"));
+    CHECK(row.at("prefill_tokens_per_s") > 0.0);
+    CHECK(row.at("short_steps") >= 1);
+    CHECK(row.at("short_steps") <= 10);
+  }
+}
+
 TEST_CASE("the reference backend runs the same benchmark") {
   const Json report = RunJson(std::string(kTiny) + "--branches 2 --modes flatten --backend ref --repeats 1");
   CHECK(report.at("rows").at(0).at("backend") == "ref");

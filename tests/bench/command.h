@@ -79,6 +79,7 @@ class Command {
 // The commands, each in its own pair of files.
 std::unique_ptr<Command> MakeAttentionCommand(CLI::App* program);
 std::unique_ptr<Command> MakeDecodeCommand(CLI::App* program);
+std::unique_ptr<Command> MakeLongPromptCommand(CLI::App* program);
 std::unique_ptr<Command> MakePlanCommand(CLI::App* program);
 std::unique_ptr<Command> MakeReplayCommand(CLI::App* program);
 std::unique_ptr<Command> MakeScoreCommand(CLI::App* program);

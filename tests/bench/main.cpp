@@ -73,6 +73,7 @@ int Main(int argc, char** argv) {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(MakeAttentionCommand(&app));
   commands.push_back(MakeDecodeCommand(&app));
+  commands.push_back(MakeLongPromptCommand(&app));
   commands.push_back(MakePlanCommand(&app));
   commands.push_back(MakeReplayCommand(&app));
   commands.push_back(MakeScoreCommand(&app));
