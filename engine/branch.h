@@ -10,12 +10,12 @@
 
 namespace espalier {
 
-// An instance of a TreeNodeSpec: a part of the answer. Written by RequestTree alone. What computes its tokens
-// is a Sequence.
+// A part of the answer. Written by BranchForest alone. What computes its tokens is a Sequence.
 struct Branch {
   int32_t number = 0;
-  int32_t parent = -1;  // branch; -1 for the root
-  int32_t node = 0;
+  int32_t parent = -1;   // branch; -1 for the root
+  int32_t node = 0;      // the template that it is an instance of
+  bool given = false;    // the client has given its tokens
   int32_t siblings = 0;  // see SelectCandidate::group
   uint64_t stream = 0;
   int32_t start_position = 0;   // of its first token

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <queue>
@@ -10,22 +9,16 @@
 #include <vector>
 
 #include "engine/branch.h"
+#include "engine/branch_forest.h"
 #include "engine/select.h"
 #include "engine/sequence_forest.h"
 #include "engine/tree_event.h"
 #include "engine/tree_request.h"
-#include "model/tokenizer/tokenizer.h"
 
 namespace espalier {
 
-struct TreeContext {
-  const Tokenizer* tokenizer = nullptr;  // null: no text
-  std::vector<int32_t> eos_token_ids;
-  int32_t max_path_tokens = 0;
-};
-
-// The answer to one request as it grows: which branches there are, what they say, when a barrier is resolved.
-// Knows nothing of memory, steps or other requests.
+// The answer to one request as it grows by its template, the nodes of the request: which branches follow from
+// which, and when a barrier is resolved. Knows nothing of memory, steps or other requests.
 class RequestTree {
  public:
   // Takes time that grows with the request; on any thread. Precondition: ValidateTreeRequest. `context`
@@ -39,8 +32,8 @@ class RequestTree {
 
   const TreeRequest& request() const { return request_; }
   // Branches: numbers [0, size).
-  int32_t size() const { return static_cast<int32_t>(branches_.size()); }
-  const Branch& branch(int32_t number) const { return branches_[static_cast<size_t>(number)]; }
+  int32_t size() const { return branches_.size(); }
+  const Branch& branch(int32_t number) const { return branches_.at(number); }
   // What computes them. Those who run them write there; nothing here reads what they write.
   SequenceForest& sequences() { return sequences_; }
   const SequenceForest& sequences() const { return sequences_; }
@@ -66,7 +59,7 @@ class RequestTree {
   // if one of them failed.
   bool TakeScore(int32_t branch, const TokenResult& score);
   // The scores have been reported: what the end does not repeat is freed.
-  void DropScores(int32_t branch);
+  void DropScores(int32_t branch) { branches_.DropScores(branch); }
 
   // An unscored given tip has been computed.
   void FinishGiven(int32_t branch);
@@ -87,11 +80,10 @@ class RequestTree {
   // All that was asked for is there, and the client may ask for more.
   bool waits_for_client() const { return unfinished_ == 0 && !growing() && open_; }
   void Close() { open_ = false; }  // the client asks for nothing more
-  // The tokens of the path to the end of a branch that has all of its tokens, for penalties. Made once: paths
-  // share what they have in common.
-  std::shared_ptr<const PathHistory> History(int32_t branch);
-  // The answer as a whole, once: its tokens and texts are moved out. Precondition: done.
-  std::vector<BranchSummary> TakeSummaries();
+  // See BranchForest.
+  std::shared_ptr<const PathHistory> History(int32_t branch) { return branches_.History(branch); }
+  // The answer as a whole, once. Precondition: done.
+  std::vector<BranchSummary> TakeSummaries() { return branches_.TakeSummaries(); }
 
  private:
   // A template and its instances.
@@ -109,36 +101,28 @@ class RequestTree {
     bool children_closed = false;  // no further children will
   };
 
-  Branch& at(int32_t number) { return branches_[static_cast<size_t>(number)]; }
   Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
-  static void Continue(const std::shared_ptr<const PathHistory>& above, PathHistory* history);
   void CreateBranches(int32_t parent, int32_t node, int32_t group, std::vector<int32_t>* created);
   int32_t CreateBranch(int32_t parent, int32_t node, int32_t ordinal, int32_t group);
-  std::string TextOf(const GivenSpec& spec) const;
-  void InitGiven(Branch* created, const GivenSpec& spec);
-  void InitGenerated(Branch* created);
-  void FinishDead(Branch* created);
-  SelectCandidate CandidateOf(const Branch& of) const;
+  void InitGiven(const Branch& created);
+  void InitGenerated(const Branch& created);
   void Spawn(int32_t number, std::vector<int32_t>* created);
-  void Finish(Branch* of, FinishReason reason);
+  void Finish(const Branch& of, FinishReason reason);
   void Close(int32_t first);
   void CheckBarrier(int32_t index);
   void CheckBarriersBelow(int32_t first);
-  bool VerdictsKnown(const Branch& of) const;
   void Resolve(int32_t index, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
                std::vector<int32_t>* taking_part);
 
   TreeRequest request_;
-  const TreeContext* context_;
   std::vector<Node> nodes_;
   SequenceForest sequences_;
-  std::deque<Branch> branches_;  // by number; references stay valid
+  BranchForest branches_;
   int64_t generated_rows_ = 0;
   std::vector<int32_t> to_spawn_;
   std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> ready_selects_;  // in order of nodes
   int32_t unfinished_ = 0;                                                            // branches
   bool open_ = false;
-  std::vector<std::shared_ptr<const PathHistory>> histories_;  // [branches] as far as they were asked for
 };
 
 }  // namespace espalier
