@@ -33,7 +33,7 @@ struct SchedulingPolicy {
   const StepCosts* step_costs = nullptr;
   // Prefill may make a step this many times as long as it is with its decoding rows alone, so that a long
   // prompt does not hold up those who read.
-  double max_step_ratio = 2.5;
+  double max_step_ratio = 2.0;
   // But steps of this length are good enough for anyone: faster than text is read.
   double free_step_us = 20'000.0;
   // The longest step of prefill alone: so long a new request waits, or a cancelled one lives on.
