@@ -16,7 +16,7 @@ Error ExhaustedError() {
 }  // namespace
 
 Status EngineGate::CheckRoom(const std::string& peer) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return CheckRoomLocked(peer);
 }
 
@@ -41,7 +41,7 @@ Result<uint64_t> EngineGate::Enter(const std::string& peer, const std::function<
                                    const std::function<Command(uint64_t id, Error reason)>& end) {
   uint64_t id = 0;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (const Status taken = CheckRoomLocked(peer); !taken.ok()) return taken.error();
     // What needs memory comes first: where there is none, nothing has changed.
     ReserveCommands(2);
@@ -58,66 +58,70 @@ Result<uint64_t> EngineGate::Enter(const std::string& peer, const std::function<
     ++next_id_;
     ++active_;
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
   return id;
 }
 
 bool EngineGate::Post(Command command) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (thread_ended_) return false;
     commands_.push_back(std::move(command));
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
   return true;
 }
 
 void EngineGate::Close() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   closed_ = true;
 }
 
 void EngineGate::Stop() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     closed_ = true;
     stopping_ = true;
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
 }
 
 bool EngineGate::WaitUntilEmpty(int64_t timeout_us) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  return ended_.wait_for(lock, std::chrono::microseconds(timeout_us), [this] { return active_ == 0; });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
+  const MutexLock lock(mutex_);
+  while (active_ > 0) {
+    if (!ended_.WaitUntil(mutex_, end)) return active_ == 0;
+  }
+  return true;
 }
 
 void EngineGate::WaitUntilEmpty() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  ended_.wait(lock, [this] { return active_ == 0; });
+  const MutexLock lock(mutex_);
+  while (active_ > 0) ended_.Wait(mutex_);
 }
 
 std::optional<Error> EngineGate::failure() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return failure_;
 }
 
 EngineStats EngineGate::Stats() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   EngineStats stats = published_;
   if (idle_since_us_ != 0) stats.idle_us += EngineNowUs() - idle_since_us_;
   return stats;
 }
 
 int64_t EngineGate::RetryAfterMs() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return start_rate_.NextMs(EngineNowUs());
 }
 
 bool EngineGate::Take(bool idle, std::vector<Command>* taken) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (idle) {
     idle_since_us_ = EngineNowUs();
-    wake_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+    while (!stopping_ && commands_.empty()) wake_.Wait(mutex_);
     published_.idle_us += EngineNowUs() - std::exchange(idle_since_us_, 0);
   }
   taken->swap(commands_);
@@ -126,31 +130,31 @@ bool EngineGate::Take(bool idle, std::vector<Command>* taken) {
 }
 
 void EngineGate::LeaveQueue(uint64_t id, bool started) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   waiting_.Remove(id);
   if (started) start_rate_.Started(EngineNowUs(), waiting_.size() > 0);
 }
 
 void EngineGate::End() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   --active_;
-  ended_.notify_all();
+  ended_.NotifyAll();
 }
 
 void EngineGate::Publish(EngineStats stats) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   stats.idle_us = published_.idle_us;
   published_ = stats;
 }
 
 void EngineGate::Fail(const Error& error) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   closed_ = true;
   failure_ = error;
 }
 
 std::vector<EngineGate::Command> EngineGate::Abandon(const Error& error) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   closed_ = true;
   thread_ended_ = true;
   failure_ = error;
@@ -158,11 +162,11 @@ std::vector<EngineGate::Command> EngineGate::Abandon(const Error& error) {
 }
 
 void EngineGate::EndAll() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   active_ = 0;
   published_.requests_active = 0;
   published_.requests_queued = 0;
-  ended_.notify_all();
+  ended_.NotifyAll();
 }
 
 }  // namespace espalier

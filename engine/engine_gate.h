@@ -1,10 +1,8 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +11,7 @@
 #include "engine/start_rate.h"
 #include "engine/tree_event.h"
 #include "engine/waiting_list.h"
+#include "kernels/base/mutex.h"
 #include "kernels/base/result.h"
 
 namespace espalier {
@@ -63,25 +62,25 @@ class EngineGate {
   void EndAll();  // of all requests; allocates nothing
 
  private:
-  Error QueueFull() const;
-  Status CheckRoomLocked(const std::string& peer) const;
-  void ReserveCommands(size_t more);
+  Error QueueFull() const ESPALIER_REQUIRES(mutex_);
+  Status CheckRoomLocked(const std::string& peer) const ESPALIER_REQUIRES(mutex_);
+  void ReserveCommands(size_t more) ESPALIER_REQUIRES(mutex_);
 
   const int32_t max_queued_requests_;
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;   // commands, or stopping
-  std::condition_variable ended_;  // a request has ended
-  std::vector<Command> commands_;  // in order
-  uint64_t next_id_ = 1;
-  int32_t active_ = 0;   // requests without a last event
-  WaitingList waiting_;  // those of them that have not started
-  StartRate start_rate_;
-  bool closed_ = false;  // no new requests
-  bool stopping_ = false;
-  bool thread_ended_ = false;
-  std::optional<Error> failure_;
-  EngineStats published_;
-  int64_t idle_since_us_ = 0;  // 0: not waiting
+  mutable Mutex mutex_;
+  CondVar wake_;                                               // commands, or stopping
+  CondVar ended_;                                              // a request has ended
+  std::vector<Command> commands_ ESPALIER_GUARDED_BY(mutex_);  // in order
+  uint64_t next_id_ ESPALIER_GUARDED_BY(mutex_) = 1;
+  int32_t active_ ESPALIER_GUARDED_BY(mutex_) = 0;   // requests without a last event
+  WaitingList waiting_ ESPALIER_GUARDED_BY(mutex_);  // those of them that have not started
+  StartRate start_rate_ ESPALIER_GUARDED_BY(mutex_);
+  bool closed_ ESPALIER_GUARDED_BY(mutex_) = false;  // no new requests
+  bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
+  bool thread_ended_ ESPALIER_GUARDED_BY(mutex_) = false;
+  std::optional<Error> failure_ ESPALIER_GUARDED_BY(mutex_);
+  EngineStats published_ ESPALIER_GUARDED_BY(mutex_);
+  int64_t idle_since_us_ ESPALIER_GUARDED_BY(mutex_) = 0;  // 0: not waiting
 };
 
 // Why requests end that the engine cannot go on with.

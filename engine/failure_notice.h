@@ -1,10 +1,10 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <utility>
 
+#include "kernels/base/mutex.h"
 #include "kernels/base/result.h"
 
 namespace espalier {
@@ -18,7 +18,7 @@ class FailureNotice {
   // anything: then the handler is called here.
   template <typename Failure>
   void Set(Handler handler, const Failure& failure) {
-    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    const MutexLock one_at_a_time(mutex_);
     const std::optional<Error> failed = failure();
     handler_ = failed ? nullptr : std::move(handler);
     if (failed && handler) handler(*failed);
@@ -26,13 +26,13 @@ class FailureNotice {
 
   // Precondition: `failure()` of later calls of Set returns the error.
   void Give(const Error& error) {
-    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    const MutexLock one_at_a_time(mutex_);
     if (const Handler handler = std::exchange(handler_, nullptr)) handler(error);
   }
 
  private:
-  std::mutex mutex_;  // held while the handler runs
-  Handler handler_;
+  Mutex mutex_;  // held while the handler runs
+  Handler handler_ ESPALIER_GUARDED_BY(mutex_);
 };
 
 }  // namespace espalier
