@@ -91,15 +91,15 @@ class DeviceBackend final : public Backend {
     int32_t rows = 0;
     bool bf16 = false;
   };
-  // The host's and the device's halves of a step in flight. Kernels find the blob at blob_at and leave
-  // results at results_at: on the device or, where that has no room for a step as large as this one, on the
-  // host.
+  // The host's and the device's halves of a step in flight. Kernels find the descriptor at descriptor_at and
+  // leave results at results_at: on the device or, where that has no room for a step as large as this one, on
+  // the host.
   struct StepSlot {
-    DeviceMemory host_blob;
-    DeviceMemory blob;
+    DeviceMemory host_descriptor;
+    DeviceMemory descriptor;
     DeviceMemory host_results;
     DeviceMemory results;
-    std::byte* blob_at = nullptr;
+    std::byte* descriptor_at = nullptr;
     std::byte* results_at = nullptr;
     std::shared_ptr<const StepInput> step;
     std::unique_ptr<LoweredStep> lowered;

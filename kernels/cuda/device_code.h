@@ -13,12 +13,10 @@
 //   block.ForThreads([&](int32_t thread) { ... });
 // runs the lambda once for each thread and ends with a barrier, so barriers cannot stand in divergent code.
 // Rules, which the twin's tests lean on:
-//   - Between phases only arguments, the step's blob and Block::Broadcast are read: every thread takes the
-//   same
-//     way.
-//   - No thread of a phase reads what another one writes in the same phase (the twin runs the threads of a
-//   phase
-//     in several orders and compares bits), but for Block::Add, which is atomic.
+//   - Between phases only arguments, the step's descriptor and Block::Broadcast are read: every thread
+//     takes the same way.
+//   - No thread of a phase reads what another one writes in the same phase (the twin runs the
+//     threads of a phase in several orders and compares bits), but for Block::Add, which is atomic.
 #if defined(__CUDACC__)
 #define ESPALIER_DEVICE __device__ __forceinline__
 #else

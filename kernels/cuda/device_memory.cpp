@@ -16,10 +16,10 @@ namespace {
 
 // Of partial results of attention: plans that would need more cut less (flatten, sequence).
 constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
-// Of a step's blob: rows with what is asked of them, and every block of the pool listed a few times.
-constexpr int64_t kMostBlobBytes = int64_t{32} << 20;
-constexpr int64_t kRowBlobBytes = 256;
-constexpr int64_t kBlockBlobBytes = 4 * (sizeof(BlobEntry) + sizeof(BlobRun));
+// Of a step's descriptor: rows with what is asked of them, and every block of the pool listed a few times.
+constexpr int64_t kMostDescriptorBytes = int64_t{32} << 20;
+constexpr int64_t kRowDescriptorBytes = 256;
+constexpr int64_t kBlockDescriptorBytes = 4 * (sizeof(DescriptorEntry) + sizeof(DescriptorRun));
 // Of a step's results: a row's summary, its token and twenty likely ones; draws beyond the rows.
 constexpr int64_t kRowResultBytes = 256;
 constexpr int64_t kMoreResultBytes = int64_t{128} << 10;
@@ -64,8 +64,8 @@ int64_t DeviceBackend::FreeKvBytes() {
   const int64_t free_bytes = device_->FreeBytes();
   const int32_t vocab = TallestMatrix();
   const int64_t beside = LogitBytes(vocab) + ScratchBytes(vocab) + kMostPartialBytes +
-                         kStepsInFlight * (kMostBlobBytes + ResultBytes()) + device_->info().library_bytes +
-                         kRoundingBytes;
+                         kStepsInFlight * (kMostDescriptorBytes + ResultBytes()) +
+                         device_->info().library_bytes + kRoundingBytes;
   return std::max<int64_t>(0, std::min(free_bytes - beside, free_bytes / 100 * 95));
 }
 
@@ -75,14 +75,14 @@ Status DeviceBackend::ReserveBeside(const KvPool& pool) {
   const int64_t pool_tokens = int64_t{pool.layout.blocks} * pool.layout.block_tokens;
   const int64_t segments = pool_tokens / kSegmentTokens + 1;  // of the longest path
   const int64_t partials = std::min(kMostPartialBytes / partial_bytes, max_rows_ * segments);
-  const int64_t blob_bytes =
-      std::min(kMostBlobBytes, static_cast<int64_t>(sizeof(BlobHeader)) + max_rows_ * kRowBlobBytes +
-                                   pool.layout.blocks * kBlockBlobBytes);
+  const int64_t descriptor_bytes = std::min(
+      kMostDescriptorBytes, static_cast<int64_t>(sizeof(DescriptorHeader)) + max_rows_ * kRowDescriptorBytes +
+                                pool.layout.blocks * kBlockDescriptorBytes);
   bool reserved = ReserveSampling(TallestMatrix()) &&
                   Reserve(&partials_, partials * partial_bytes, "attention's partial results");
   for (StepSlot& slot : slots_) {
-    reserved = reserved && ReserveHost(&slot.host_blob, blob_bytes, "a step's plan") &&
-               Reserve(&slot.blob, blob_bytes, "a step's plan") &&
+    reserved = reserved && ReserveHost(&slot.host_descriptor, descriptor_bytes, "a step's plan") &&
+               Reserve(&slot.descriptor, descriptor_bytes, "a step's plan") &&
                ReserveHost(&slot.host_results, ResultBytes(), "a step's results") &&
                Reserve(&slot.results, ResultBytes(), "a step's results");
   }
@@ -170,14 +170,14 @@ bool DeviceBackend::ReserveSampling(int32_t padded_vocab) {
 }
 
 bool DeviceBackend::PrepareSlot(StepSlot* slot) {
-  const int64_t blob_bytes = slot->lowered->bytes();
+  const int64_t descriptor_bytes = slot->lowered->bytes();
   const ResultLayout results(*slot->lowered);
-  if (!ReserveHost(&slot->host_blob, blob_bytes, "a step's plan") ||
+  if (!ReserveHost(&slot->host_descriptor, descriptor_bytes, "a step's plan") ||
       !ReserveHost(&slot->host_results, results.bytes, "a step's results") ||
       !ReserveTokens(slot->lowered->max_slot() + 1)) {
     return false;
   }
-  slot->blob_at = Room(&slot->blob, &slot->host_blob, blob_bytes, "a step's plan");
+  slot->descriptor_at = Room(&slot->descriptor, &slot->host_descriptor, descriptor_bytes, "a step's plan");
   slot->results_at = Room(&slot->results, &slot->host_results, results.bytes, "a step's results");
   int64_t partial_bytes = 0;
   for (const KvPool& pool : kv_pools_) partial_bytes = std::max(partial_bytes, PartialBytes(pool));

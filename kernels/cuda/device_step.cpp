@@ -32,7 +32,7 @@ int64_t Microseconds(int64_t nanoseconds) { return (nanoseconds + 500) / 1000; }
 }  // namespace
 
 DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
-  const BlobHeader& header = lowered.header();
+  const DescriptorHeader& header = lowered.header();
   const auto place = [this](int64_t count, size_t size) {
     return std::exchange(bytes, RoundUpTo(bytes + count * static_cast<int64_t>(size), kAlignment));
   };
@@ -54,10 +54,10 @@ void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   slot.attention_calls = 0;
   slot.sampled = false;
   if (!PrepareSlot(&slot)) return;
-  slot.lowered->Write(slot.host_blob.data());
+  slot.lowered->Write(slot.host_descriptor.data());
   device_->Record(slot.first_event + kBegin);
-  if (slot.blob_at != slot.host_blob.data()) {
-    device_->Upload(slot.blob_at, slot.host_blob.data(), slot.lowered->bytes());
+  if (slot.descriptor_at != slot.host_descriptor.data()) {
+    device_->Upload(slot.descriptor_at, slot.host_descriptor.data(), slot.lowered->bytes());
   }
   device_->Fill(slot.results_at, 0, static_cast<int64_t>(sizeof(int32_t)));
   MoveBlocks(slot);
@@ -70,11 +70,11 @@ void DeviceBackend::MoveBlocks(const StepSlot& slot) {
       ESPALIER_CHECK(std::max(copy.source, copy.destination) < pool.layout.blocks &&
                      copy.tokens <= pool.layout.block_tokens);
     }
-    const BlobHeader& header = slot.lowered->header();
+    const DescriptorHeader& header = slot.lowered->header();
+    device_->Run(ZeroBlocksArgs{slot.descriptor_at, pool.values.data(), pool.layout, header.zero_block.count,
+                                pool.bf16()});
     device_->Run(
-        ZeroBlocksArgs{slot.blob_at, pool.values.data(), pool.layout, header.zero_block.count, pool.bf16()});
-    device_->Run(
-        CopyBlocksArgs{slot.blob_at, pool.values.data(), pool.layout, header.copy.count, pool.bf16()});
+        CopyBlocksArgs{slot.descriptor_at, pool.values.data(), pool.layout, header.copy.count, pool.bf16()});
   }
 }
 
@@ -95,7 +95,7 @@ void DeviceBackend::Embed(MatrixId table, ActivationId out) {
   const Activation& o = Output(out, slot.step->batch.rows(), t.cols);
   ESPALIER_CHECK(!o.bf16);
   EmbedArgs args;
-  args.blob = slot.blob_at;
+  args.descriptor = slot.descriptor_at;
   args.last_token = last_token_.as<int32_t>();
   args.table = t.values.data();
   args.table_stride = t.padded_cols;
@@ -160,7 +160,7 @@ void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& s
   const Activation& a = CheckedQkv(pool, qkv);
   ESPALIER_CHECK(layer >= 0 && layer < pool.shape.layers);
   RotaryArgs args;
-  args.blob = current().blob_at;
+  args.descriptor = current().descriptor_at;
   args.qkv = ViewOf(a);
   if (spec.rotary != RotaryId::kNone) {
     const Rotary& angles = At(rotaries_, spec.rotary);
@@ -185,14 +185,14 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& s
   const KvPool& pool = At(kv_pools_, kv);
   const AttentionShape& shape = pool.shape;
   StepSlot& slot = current();
-  const BlobHeader& header = slot.lowered->header();
+  const DescriptorHeader& header = slot.lowered->header();
   const Activation& in = CheckedQkv(pool, qkv);
   const Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
   ESPALIER_CHECK(layer >= 0 && layer < shape.layers);
 
   auto* partials = reinterpret_cast<float*>(partials_at_);
   AttentionArgs args;
-  args.blob = slot.blob_at;
+  args.descriptor = slot.descriptor_at;
   args.qkv = ViewOf(in);
   args.kv = pool.values.data();
   args.layout = pool.layout;
@@ -216,8 +216,8 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& s
   const int32_t event = slot.first_event + kFirstAttention + 2 * slot.attention_calls;
   if (timed) device_->Record(event);
   device_->Run(args);
-  device_->Run(MergeArgs{slot.blob_at, partials, shape.query_heads, shape.head_dim, pool.layout.stored_dim,
-                         header.merge.count, ViewOf(o)});
+  device_->Run(MergeArgs{slot.descriptor_at, partials, shape.query_heads, shape.head_dim,
+                         pool.layout.stored_dim, header.merge.count, ViewOf(o)});
   if (!timed) return;
   device_->Record(event + 1);
   ++slot.attention_calls;
@@ -236,7 +236,7 @@ void DeviceBackend::GatherLogitRows(ActivationId in, ActivationId out) {
   ESPALIER_CHECK(i.rows == slot.step->batch.rows());
   const Activation& o = Output(out, slot.lowered->header().logit_row.count, i.cols);
   ESPALIER_CHECK(i.bf16 == o.bf16);
-  device_->Run(GatherArgs{slot.blob_at, ViewOf(i), ViewOf(o)});
+  device_->Run(GatherArgs{slot.descriptor_at, ViewOf(i), ViewOf(o)});
 }
 
 void DeviceBackend::Sample(ActivationId in, MatrixId head) {
@@ -267,18 +267,18 @@ void DeviceBackend::Sample(ActivationId in, MatrixId head) {
 void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   const LoweredStep& lowered = *slot->lowered;
   const ResultLayout at(lowered);
-  const std::byte* blob = slot->blob_at;
+  const std::byte* descriptor = slot->descriptor_at;
   std::byte* results = slot->results_at;
   auto* summaries = reinterpret_cast<RowSummary*>(results + at.summaries);
   device_->Run(SummarizeArgs{logits, summaries});
-  device_->Run(
-      TopTokensArgs{blob, logits, lowered.top_stride(), reinterpret_cast<DrawnToken*>(results + at.top)});
+  device_->Run(TopTokensArgs{descriptor, logits, lowered.top_stride(),
+                             reinterpret_cast<DrawnToken*>(results + at.top)});
   const LoweredStep::Range scores = lowered.ScoresOf(logits.first_row);
-  device_->Run(
-      ScoreArgs{blob, logits, scores.first, scores.count, reinterpret_cast<float*>(results + at.scored)});
+  device_->Run(ScoreArgs{descriptor, logits, scores.first, scores.count,
+                         reinterpret_cast<float*>(results + at.scored)});
   const LoweredStep::Range samples = lowered.SamplesOf(logits.first_row);
   SampleArgs args;
-  args.blob = blob;
+  args.descriptor = descriptor;
   args.logits = logits;
   args.summaries = summaries;
   args.first = samples.first;

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/kv_layout.h"
-#include "kernels/cuda/step_blob.h"
+#include "kernels/cuda/step_descriptor.h"
 
 // Arguments of the kernels: plain data with pointers to device memory, passed by value. Each says how it is
 // launched. Rows of activations are `stride` elements apart.
@@ -28,7 +28,7 @@ struct RowsView {
 // out[row] = table[token of row]. `fault` is set to kBadToken where a token is not in the table.
 inline constexpr int32_t kBadToken = 1;
 struct EmbedArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   const int32_t* last_token = nullptr;  // [slots]
   const void* table = nullptr;          // [vocab, table_stride]
   int64_t table_stride = 0;
@@ -62,14 +62,14 @@ struct SwiGluArgs {
 
 // out[i] = in[logit_row[i]]; both of one type.
 struct GatherArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   RowsView in;
   RowsView out;
   LaunchShape Shape() const { return {out.rows, 0}; }
 };
 
 struct RotaryArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   RowsView qkv;                       // fp32
   const float* angles = nullptr;      // [positions][2][head_dim / 2]: cosines, then sines; null: no rotation
   const float* query_norm = nullptr;  // [head_dim]; null: none
@@ -93,7 +93,7 @@ struct RotaryArgs {
 
 // Blocks of a pool that are zeroed; a block of threads for each layer, head and KV block.
 struct ZeroBlocksArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   void* kv = nullptr;
   KvLayout layout;
   int32_t count = 0;
@@ -103,7 +103,7 @@ struct ZeroBlocksArgs {
 
 // The first tokens of blocks, copied.
 struct CopyBlocksArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   void* kv = nullptr;
   KvLayout layout;
   int32_t count = 0;
@@ -115,7 +115,7 @@ struct CopyBlocksArgs {
 inline constexpr int32_t kMostHeadsPerTile = 16;
 
 struct AttentionArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   RowsView qkv;  // fp32, rotated
   const void* kv = nullptr;
   KvLayout layout;
@@ -135,7 +135,7 @@ struct AttentionArgs {
 };
 
 struct MergeArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   const float* partials = nullptr;
   int32_t query_heads = 0;
   int32_t head_dim = 0;    // in out
@@ -180,9 +180,9 @@ struct DrawnToken {
 // Blocks of threads that draw at the same time; each has vocab floats of scratch.
 inline constexpr int64_t kSampleBlocks = 128;
 
-// Draws samples [first, first + count) of the blob; token 0 where a logit of the row is not finite.
+// Draws samples [first, first + count) of the descriptor; token 0 where a logit of the row is not finite.
 struct SampleArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   LogitsView logits;
   const RowSummary* summaries = nullptr;  // [logit rows of the step]
   int32_t first = 0;
@@ -195,7 +195,7 @@ struct SampleArgs {
 
 // drawn[i].logit of the tokens that scores [first, first + count) name.
 struct ScoreArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   LogitsView logits;
   int32_t first = 0;
   int32_t count = 0;
@@ -205,7 +205,7 @@ struct ScoreArgs {
 
 // The most likely tokens of each row, most likely first, ties to the lower id; token -1 behind the last.
 struct TopTokensArgs {
-  const std::byte* blob = nullptr;
+  const std::byte* descriptor = nullptr;
   LogitsView logits;
   int32_t stride = 0;         // of `top`
   DrawnToken* top = nullptr;  // [logit rows of the step][stride]

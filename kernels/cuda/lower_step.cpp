@@ -50,7 +50,7 @@ LoweredStep::LoweredStep(const StepInput& step, HistoryStore* histories) {
   LowerSamples(step, histories);
   LowerScores(step);
 
-  bytes_ = RoundUpTo(static_cast<int64_t>(sizeof(BlobHeader)), kAlignment);
+  bytes_ = RoundUpTo(static_cast<int64_t>(sizeof(DescriptorHeader)), kAlignment);
   Place(rows_, &header_.row);
   Place(logit_rows_, &header_.logit_row);
   Place(top_counts_, &header_.top_count);
@@ -68,7 +68,7 @@ LoweredStep::LoweredStep(const StepInput& step, HistoryStore* histories) {
 }
 
 template <typename T>
-void LoweredStep::Place(const std::vector<T>& values, BlobArray<T>* array) {
+void LoweredStep::Place(const std::vector<T>& values, DescriptorArray<T>* array) {
   array->offset = bytes_;
   array->count = CountOf(values);
   bytes_ = RoundUpTo(bytes_ + static_cast<int64_t>(values.size() * sizeof(T)), kAlignment);
@@ -113,7 +113,7 @@ void LoweredStep::LowerRows(const StepInput& step) {
   for (int32_t r = 0; r < batch.rows(); ++r) {
     const auto index = static_cast<size_t>(r);
     const int64_t kv = batch.KvSlotOfRow(r);
-    BlobRow row;
+    DescriptorRow row;
     row.token_id = step.tokens[index].token_id;
     row.slot = step.tokens[index].slot;
     row.position = batch.row_position[index];
@@ -146,7 +146,8 @@ void LoweredStep::LowerPlan(const AttentionPlan& plan, const TreeBatch& batch) {
 void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, const TreeBatch& batch) {
   ESPALIER_CHECK(item.rows > 0 && item.rows <= UINT16_MAX);
   max_item_rows_ = std::max(max_item_rows_, item.rows);
-  BlobItem lowered = {CountOf(runs_), 0, item.first_row, item.rows, item.first_partial, item.first_segment};
+  DescriptorItem lowered = {CountOf(runs_),    0, item.first_row, item.rows, item.first_partial,
+                            item.first_segment};
   for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
     const PlanEntry& entry = plan.entries[static_cast<size_t>(e)];
     if (entry.row_begin >= entry.row_end || entry.tokens <= 0) continue;
@@ -156,7 +157,7 @@ void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, con
       runs_.push_back({CountOf(entries_), 0, segment, 0, item.rows, 0});
       ++lowered.runs;
     }
-    BlobEntry to;
+    DescriptorEntry to;
     to.block = entry.block;
     to.position = entry.position;
     to.first_own_row = entry.first_own_row;
@@ -175,7 +176,7 @@ void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, con
       last = token == 0 ? position : std::max(last, position);
     }
     ESPALIER_CHECK(last / kSegmentTokens == segment);
-    BlobRun& run = runs_.back();
+    DescriptorRun& run = runs_.back();
     ++run.entries;
     run.columns = std::max(run.columns, last % kSegmentTokens + 1);
     run.row_lo = std::min(run.row_lo, int32_t{to.row_lo});
@@ -196,7 +197,7 @@ void LoweredStep::LowerBlocks(const StepInput& step) {
 }
 
 // Biases of one token lie side by side, so that one thread applies them.
-void LoweredStep::AddBiases(const SamplingParams& params, BlobSample* sample) {
+void LoweredStep::AddBiases(const SamplingParams& params, DescriptorSample* sample) {
   sample->first_bias = CountOf(biases_);
   std::vector<std::pair<int32_t, float>> sorted = params.logit_bias;
   std::stable_sort(sorted.begin(), sorted.end(),
@@ -209,7 +210,7 @@ void LoweredStep::AddBiases(const SamplingParams& params, BlobSample* sample) {
   sample->biases = CountOf(biases_) - sample->first_bias;
 }
 
-void LoweredStep::AddCounts(const HistoryCounts& counts, BlobSample* sample) {
+void LoweredStep::AddCounts(const HistoryCounts& counts, DescriptorSample* sample) {
   sample->first_count = CountOf(counts_);
   for (const auto& [id, count] : counts.tokens) {
     ESPALIER_CHECK(id >= 0);
@@ -231,7 +232,7 @@ void LoweredStep::LowerSamples(const StepInput& step, HistoryStore* histories) {
     ESPALIER_CHECK(request.logit_index >= 0 && request.logit_index < CountOf(logit_rows_) &&
                    request.slot >= 0);
     const SamplingParams& params = step.params.at(static_cast<size_t>(request.params));
-    BlobSample sample;
+    DescriptorSample sample;
     sample.uniform = UniformOf(request.stream, static_cast<uint32_t>(request.position));
     sample.top_p = static_cast<double>(params.top_p);
     sample.inverse_temperature = params.InverseTemperature();

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/history_store.h"
-#include "kernels/cuda/step_blob.h"
+#include "kernels/cuda/step_descriptor.h"
 #include "kernels/step_input.h"
 
 namespace espalier::cuda {
@@ -20,18 +20,18 @@ class LoweredStep {
   // Sets the histories of the step and notes its draws. Breaks of StepInput's contract abort.
   LoweredStep(const StepInput& step, HistoryStore* histories);
 
-  // Bytes of the blob, header included.
+  // Bytes of the descriptor, header included.
   int64_t bytes() const { return bytes_; }
-  // Writes the blob to memory of at least bytes() bytes.
+  // Writes the descriptor to memory of at least bytes() bytes.
   void Write(std::byte* to) const;
 
-  const BlobHeader& header() const { return header_; }
-  // Indices into StepInput::samples and scores, in the order of the blob.
+  const DescriptorHeader& header() const { return header_; }
+  // Indices into StepInput::samples and scores, in the order of the descriptor.
   const std::vector<int32_t>& sample_order() const { return sample_order_; }
   const std::vector<int32_t>& score_order() const { return score_order_; }
-  // The penalty counts that the i-th sample of the blob adds its token to; null where it has none.
+  // The penalty counts that the i-th sample of the descriptor adds its token to; null where it has none.
   const std::vector<std::shared_ptr<HistoryCounts>>& sample_counts() const { return sample_counts_; }
-  // Samples or scores of logit rows [first, first + kLogitRows): a range of the blob's order.
+  // Samples or scores of logit rows [first, first + kLogitRows): a range of the descriptor's order.
   struct Range {
     int32_t first = 0;
     int32_t count = 0;
@@ -54,28 +54,28 @@ class LoweredStep {
   void LowerBlocks(const StepInput& step);
   void LowerSamples(const StepInput& step, HistoryStore* histories);
   void LowerScores(const StepInput& step);
-  void AddBiases(const SamplingParams& params, BlobSample* sample);
-  void AddCounts(const HistoryCounts& counts, BlobSample* sample);
+  void AddBiases(const SamplingParams& params, DescriptorSample* sample);
+  void AddCounts(const HistoryCounts& counts, DescriptorSample* sample);
   void NoteBlock(int32_t block);
   template <typename T>
-  void Place(const std::vector<T>& values, BlobArray<T>* array);
+  void Place(const std::vector<T>& values, DescriptorArray<T>* array);
 
-  BlobHeader header_;
+  DescriptorHeader header_;
   int64_t bytes_ = 0;
-  std::vector<BlobRow> rows_;
+  std::vector<DescriptorRow> rows_;
   std::vector<int32_t> logit_rows_;
   std::vector<int32_t> top_counts_;
-  std::vector<BlobItem> items_;
-  std::vector<BlobRun> runs_;
-  std::vector<BlobEntry> entries_;
-  std::vector<BlobMerge> merges_;
+  std::vector<DescriptorItem> items_;
+  std::vector<DescriptorRun> runs_;
+  std::vector<DescriptorEntry> entries_;
+  std::vector<DescriptorMerge> merges_;
   std::vector<int32_t> merge_partials_;
   std::vector<int32_t> zero_blocks_;
-  std::vector<BlobCopy> copies_;
-  std::vector<BlobSample> samples_;
-  std::vector<BlobBias> biases_;
-  std::vector<BlobCount> counts_;
-  std::vector<BlobScore> scores_;
+  std::vector<DescriptorCopy> copies_;
+  std::vector<DescriptorSample> samples_;
+  std::vector<DescriptorBias> biases_;
+  std::vector<DescriptorCount> counts_;
+  std::vector<DescriptorScore> scores_;
   std::vector<int32_t> sample_order_;
   std::vector<int32_t> score_order_;
   std::vector<std::shared_ptr<HistoryCounts>> sample_counts_;

@@ -17,8 +17,8 @@ struct TwinOptions {
       0;  // DeviceInfo's; the first product takes them, and fails where they are not there
 };
 
-// The device on the CPU: the kernels' bodies run from the same blob, a block after the other and its threads
-// in turn; products are plain loops. Memory begins as NaN. For tests.
+// The device on the CPU: the kernels' bodies run from the same step descriptor, a block after the other and
+// its threads in turn; products are plain loops. Memory begins as NaN. For tests.
 std::unique_ptr<Device> CreateTwinDevice(const TwinOptions& options);
 // The cuda backend over it.
 Result<std::unique_ptr<Backend>> CreateTwinBackend(const BackendOptions& options,

@@ -217,7 +217,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("A blob's arrays lie one behind the other, and nothing behind them is written") {
+TEST_CASE("A descriptor's arrays lie one behind the other, and nothing behind them is written") {
   Random random(3);
   for (int32_t i = 0; i < 50; ++i) {
     const Forest forest = SmallForest(random, 16);
@@ -229,12 +229,12 @@ TEST_CASE("A blob's arrays lie one behind the other, and nothing behind them is 
     std::vector<std::byte> memory(static_cast<size_t>(lowered.bytes()) + 64, std::byte{0xa5});
     lowered.Write(memory.data());
     REQUIRE(std::all_of(memory.end() - 64, memory.end(), [](std::byte b) { return b == std::byte{0xa5}; }));
-    const cuda::BlobHeader& header = lowered.header();
-    CHECK(header.row.offset >= static_cast<int64_t>(sizeof(cuda::BlobHeader)));
+    const cuda::DescriptorHeader& header = lowered.header();
+    CHECK(header.row.offset >= static_cast<int64_t>(sizeof(cuda::DescriptorHeader)));
     CHECK(header.run.offset >=
-          header.item.offset + header.item.count * static_cast<int64_t>(sizeof(cuda::BlobItem)));
+          header.item.offset + header.item.count * static_cast<int64_t>(sizeof(cuda::DescriptorItem)));
     CHECK(header.entry.offset >=
-          header.run.offset + header.run.count * static_cast<int64_t>(sizeof(cuda::BlobRun)));
+          header.run.offset + header.run.count * static_cast<int64_t>(sizeof(cuda::DescriptorRun)));
     CHECK(header.item.offset % 16 == 0);
     CHECK(header.entry.offset % 16 == 0);
     CHECK(static_cast<size_t>(header.item.count) == step->plan.items.size());

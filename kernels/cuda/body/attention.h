@@ -18,10 +18,10 @@ inline constexpr int32_t kRowGroup = 8;  // packed rows that a thread computes s
 template <typename T>
 struct Tile {
   const AttentionArgs& args;
-  BlobItem item;
-  const BlobRow* rows;       // of the step
-  const BlobEntry* entries;  // of the step
-  const T* kv;               // this KV head's blocks
+  DescriptorItem item;
+  const DescriptorRow* rows;       // of the step
+  const DescriptorEntry* entries;  // of the step
+  const T* kv;                     // this KV head's blocks
   int32_t kv_head;
   int32_t first_head;  // query head
   int32_t heads;       // of this tile; the last tile of a group may be lower
@@ -42,7 +42,7 @@ struct VisibleToken {
   int32_t end;
 };
 template <typename T>
-ESPALIER_DEVICE VisibleToken TokenOf(const Tile<T>& t, const BlobEntry& entry, int32_t token,
+ESPALIER_DEVICE VisibleToken TokenOf(const Tile<T>& t, const DescriptorEntry& entry, int32_t token,
                                      int32_t segment) {
   int32_t position = entry.position + token;
   int32_t row_begin = entry.row_lo;
@@ -106,7 +106,7 @@ ESPALIER_DEVICE void ScoreGroup(const Tile<T>& t, const T* keys, int32_t slot, i
 
 // A thread for each token of the run's entries.
 template <typename Block, typename T>
-ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const BlobRun& run) {
+ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const DescriptorRun& run) {
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < t.packed() * kSegmentTokens; i += kThreads) {
       if (i % kSegmentTokens < run.columns) t.Score(i / kSegmentTokens, i % kSegmentTokens) = -INFINITY;
@@ -115,7 +115,7 @@ ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const BlobRun& run
   const int32_t block_tokens = t.args.layout.block_tokens;
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < run.entries * block_tokens; i += kThreads) {
-      const BlobEntry entry = t.entries[run.first_entry + i / block_tokens];
+      const DescriptorEntry entry = t.entries[run.first_entry + i / block_tokens];
       const int32_t token = i % block_tokens;
       if (token >= entry.tokens) continue;
       const VisibleToken seen = TokenOf(t, entry, token, run.segment);
@@ -136,7 +136,7 @@ ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const BlobRun& run
 // Scores become probabilities in place. kSoftmaxParts threads share a row; part p has the columns p,
 // p + kSoftmaxParts, ...
 template <typename Block, typename T>
-ESPALIER_DEVICE void SoftmaxRun(Block& block, const Tile<T>& t, const BlobRun& run) {
+ESPALIER_DEVICE void SoftmaxRun(Block& block, const Tile<T>& t, const DescriptorRun& run) {
   float* part_max = t.shared + t.at.part_max;
   float* part_sum = t.shared + t.at.part_sum;
   const int32_t units = t.packed() * kSoftmaxParts;
@@ -201,7 +201,7 @@ ESPALIER_DEVICE float Folded(const FoldScales& scales, float before, float next)
 }
 
 template <typename T>
-ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const BlobRun& run, int32_t packed_row) {
+ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const DescriptorRun& run, int32_t packed_row) {
   const int64_t partial =
       t.item.first_partial + int64_t{run.segment - t.item.first_segment} * t.item.rows + packed_row / t.heads;
   return t.args.partials + (partial * t.args.query_heads + t.first_head + packed_row % t.heads) *
@@ -211,11 +211,11 @@ ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const BlobRun& run, int32_t p
 // Products of the probabilities of packed rows [first, first + kRowGroup) with dims [dim, dim + 2) of V,
 // entries in order: for each row by ascending position.
 template <typename T>
-ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const BlobRun& run, int32_t first, int32_t dim,
+ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const DescriptorRun& run, int32_t first, int32_t dim,
                                 float (&sums)[kRowGroup][2]) {
   for (int32_t j = 0; j < kRowGroup; ++j) sums[j][0] = sums[j][1] = 0.0F;
   for (int32_t e = run.first_entry; e < run.first_entry + run.entries; ++e) {
-    const BlobEntry entry = t.entries[e];
+    const DescriptorEntry entry = t.entries[e];
     if (entry.row_hi * t.heads <= first || entry.row_lo * t.heads >= first + kRowGroup) continue;
     const T* values = t.BlockOf(entry.block) + t.args.layout.ValueAt(entry.first_slot, dim);
     for (int32_t token = 0; token < entry.tokens; ++token, values += t.args.layout.stored_dim) {
@@ -236,7 +236,7 @@ ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const BlobRun& run, int32_t fi
 
 // Adds the segment to the rows' output, or writes it as partials.
 template <typename Block, typename T>
-ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run) {
+ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const DescriptorRun& run) {
   const float* segment_max = t.shared + t.at.segment_max;
   const float* segment_sum = t.shared + t.at.segment_sum;
   float* out_max = t.shared + t.at.out_max;
@@ -281,7 +281,7 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const BlobRun& run
 
 // A segment before the windows of all rows: nothing of it is read, and its partials are zeros.
 template <typename Block, typename T>
-ESPALIER_DEVICE void PassRun(Block& block, const Tile<T>& t, const BlobRun& run) {
+ESPALIER_DEVICE void PassRun(Block& block, const Tile<T>& t, const DescriptorRun& run) {
   if (t.item.first_partial < 0) return;
   const int32_t floats = t.args.layout.stored_dim + 2;
   block.ForThreads([&](int32_t thread) {
@@ -316,16 +316,16 @@ ESPALIER_DEVICE void WriteOutput(Block& block, const Tile<T>& t) {
 
 template <typename T, typename Block>
 ESPALIER_DEVICE void AttendItem(Block& block, const AttentionArgs& args) {
-  const BlobHeader& header = HeaderOf(args.blob);
+  const DescriptorHeader& header = HeaderOf(args.descriptor);
   const int32_t tiles = args.layout.kv_heads * args.tiles_per_group;
   const auto tile = static_cast<int32_t>(block.index() % tiles);
   const int32_t kv_head = tile / args.tiles_per_group;
   const int32_t group = args.query_heads / args.layout.kv_heads;
   const int32_t head_in_group = tile % args.tiles_per_group * args.heads_per_tile;
   const Tile<T> t = {args,
-                     ArrayOf(args.blob, header.item)[block.index() / tiles],
-                     ArrayOf(args.blob, header.row),
-                     ArrayOf(args.blob, header.entry),
+                     ArrayOf(args.descriptor, header.item)[block.index() / tiles],
+                     ArrayOf(args.descriptor, header.row),
+                     ArrayOf(args.descriptor, header.entry),
                      static_cast<const T*>(args.kv) +
                          args.layout.BlockAt(int64_t{args.layer} * args.layout.kv_heads + kv_head, 0),
                      kv_head,
@@ -334,11 +334,11 @@ ESPALIER_DEVICE void AttendItem(Block& block, const AttentionArgs& args) {
                      AttentionLayout(args.packed_rows, args.layout.stored_dim),
                      block.template Shared<float>()};
   LoadQueries(block, t);
-  const BlobRun* runs = ArrayOf(args.blob, header.run);
+  const DescriptorRun* runs = ArrayOf(args.descriptor, header.run);
   int32_t first_seen = INT32_MAX;
   for (int32_t row = 0; row < t.item.rows; ++row) first_seen = MinOf(first_seen, FirstSeen(t, row));
   for (int32_t r = t.item.first_run; r < t.item.first_run + t.item.runs; ++r) {
-    const BlobRun run = runs[r];
+    const DescriptorRun run = runs[r];
     if ((run.segment + 1) * kSegmentTokens <= first_seen) {
       PassRun(block, t, run);
       continue;
@@ -362,9 +362,9 @@ ESPALIER_DEVICE void Run(Block& block, const AttentionArgs& args) {
 // Folds the partials of a row whose KV was cut, with the arithmetic of ValueRun.
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
-  const BlobHeader& header = HeaderOf(args.blob);
-  const BlobMerge merge = ArrayOf(args.blob, header.merge)[block.index()];
-  const int32_t* list = ArrayOf(args.blob, header.merge_partial) + merge.first;
+  const DescriptorHeader& header = HeaderOf(args.descriptor);
+  const DescriptorMerge merge = ArrayOf(args.descriptor, header.merge)[block.index()];
+  const int32_t* list = ArrayOf(args.descriptor, header.merge_partial) + merge.first;
   const int64_t stride = args.stored_dim + 2;
   WithOperandType(args.out.bf16, [&](auto* type) {
     using Out = std::remove_pointer_t<decltype(type)>;

@@ -15,7 +15,7 @@ ESPALIER_DEVICE T* RowOf(const RowsView& view, int64_t row) {
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const EmbedArgs& args) {
   const int64_t row = block.index();
-  const BlobRow& input = ArrayOf(args.blob, HeaderOf(args.blob).row)[row];
+  const DescriptorRow& input = ArrayOf(args.descriptor, HeaderOf(args.descriptor).row)[row];
   const int32_t token = input.token_id >= 0 ? input.token_id : args.last_token[input.slot];
   const bool known = token >= 0 && token < args.vocab;
   WithOperandType(args.bf16_table, [&](auto* type) {
@@ -86,7 +86,7 @@ ESPALIER_DEVICE void Run(Block& block, const SwiGluArgs& args) {
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const GatherArgs& args) {
   const int64_t row = block.index();
-  const int32_t source = ArrayOf(args.blob, HeaderOf(args.blob).logit_row)[row];
+  const int32_t source = ArrayOf(args.descriptor, HeaderOf(args.descriptor).logit_row)[row];
   WithOperandType(args.out.bf16, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* from = RowOf<T>(args.in, source);
@@ -127,7 +127,7 @@ ESPALIER_DEVICE void ScaleHeads(Block& block, const RotaryArgs& args, const floa
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const RotaryArgs& args) {
   const int64_t row = block.index();
-  const BlobRow& input = ArrayOf(args.blob, HeaderOf(args.blob).row)[row];
+  const DescriptorRow& input = ArrayOf(args.descriptor, HeaderOf(args.descriptor).row)[row];
   const KvLayout layout = args.layout;
   const int32_t half = args.head_dim / 2;
   float* heads = RowOf<float>(args.qkv, row);
@@ -188,7 +188,7 @@ ESPALIER_DEVICE T* ListedBlock(void* kv, const KvLayout& layout, int64_t index, 
 
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const ZeroBlocksArgs& args) {
-  const int32_t* list = ArrayOf(args.blob, HeaderOf(args.blob).zero_block);
+  const int32_t* list = ArrayOf(args.descriptor, HeaderOf(args.descriptor).zero_block);
   const int32_t target = list[block.index() % args.count];
   WithOperandType(args.bf16_kv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -201,7 +201,8 @@ ESPALIER_DEVICE void Run(Block& block, const ZeroBlocksArgs& args) {
 
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const CopyBlocksArgs& args) {
-  const BlobCopy copy = ArrayOf(args.blob, HeaderOf(args.blob).copy)[block.index() % args.count];
+  const DescriptorCopy copy =
+      ArrayOf(args.descriptor, HeaderOf(args.descriptor).copy)[block.index() % args.count];
   const KvLayout layout = args.layout;
   WithOperandType(args.bf16_kv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -64,11 +64,11 @@ ESPALIER_DEVICE void Run(Block& block, const SummarizeArgs& args) {
 
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const ScoreArgs& args) {
-  const BlobScore* scores = ArrayOf(args.blob, HeaderOf(args.blob).score);
+  const DescriptorScore* scores = ArrayOf(args.descriptor, HeaderOf(args.descriptor).score);
   block.ForThreads([&](int32_t thread) {
     const int64_t i = block.index() * kThreads + thread;
     if (i >= args.count) return;
-    const BlobScore score = scores[args.first + i];
+    const DescriptorScore score = scores[args.first + i];
     args.scored[args.first + i] = args.logits.Row(score.logit_row)[score.token_id];
   });
 }
@@ -77,7 +77,7 @@ ESPALIER_DEVICE void Run(Block& block, const ScoreArgs& args) {
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const TopTokensArgs& args) {
   const auto row = static_cast<int32_t>(args.logits.first_row + block.index());
-  const int32_t count = ArrayOf(args.blob, HeaderOf(args.blob).top_count)[row];
+  const int32_t count = ArrayOf(args.descriptor, HeaderOf(args.descriptor).top_count)[row];
   const float* logits = args.logits.Row(row);
   auto* values = block.template Shared<float>();
   auto* tokens = reinterpret_cast<int32_t*>(values + kThreads);
@@ -106,7 +106,7 @@ ESPALIER_DEVICE void Run(Block& block, const TopTokensArgs& args) {
 
 // A draw: one token for one request. `values` are the logits after bias and penalties, then weights.
 struct Draw {
-  const BlobSample& sample;
+  const DescriptorSample& sample;
   int32_t vocab;
   float* values;  // [vocab]
   SampleShared& shared;
@@ -129,7 +129,7 @@ ESPALIER_DEVICE uint32_t KeyOf(float value) {
 ESPALIER_DEVICE uint64_t FixedPoint(float weight) { return static_cast<uint64_t>(weight * 0x1p44F); }
 
 // Repetition: Keskar et al., "CTRL", 2019, section 4.1.
-ESPALIER_DEVICE void Penalise(const BlobSample& sample, int32_t count, float* logit) {
+ESPALIER_DEVICE void Penalise(const DescriptorSample& sample, int32_t count, float* logit) {
   *logit = *logit > 0.0F ? *logit / sample.repetition_penalty : *logit * sample.repetition_penalty;
   if (count > 0) *logit -= sample.presence_penalty + sample.frequency_penalty * static_cast<float>(count);
 }
@@ -137,7 +137,8 @@ ESPALIER_DEVICE void Penalise(const BlobSample& sample, int32_t count, float* lo
 // Biases of a token lie side by side: one thread adds them, in their order. Tokens at -infinity stay there.
 template <typename Block>
 ESPALIER_DEVICE void AddBiases(Block& block, const Draw& draw, const SampleArgs& args) {
-  const BlobBias* biases = ArrayOf(args.blob, HeaderOf(args.blob).bias) + draw.sample.first_bias;
+  const DescriptorBias* biases =
+      ArrayOf(args.descriptor, HeaderOf(args.descriptor).bias) + draw.sample.first_bias;
   const int32_t count = draw.sample.biases;
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < count; i += kThreads) {
@@ -151,8 +152,9 @@ ESPALIER_DEVICE void AddBiases(Block& block, const Draw& draw, const SampleArgs&
 // Penalties, each token's by one thread.
 template <typename Block>
 ESPALIER_DEVICE void Penalise(Block& block, const Draw& draw, const SampleArgs& args) {
-  const BlobSample& sample = draw.sample;
-  const BlobCount* counts = ArrayOf(args.blob, HeaderOf(args.blob).count) + sample.first_count;
+  const DescriptorSample& sample = draw.sample;
+  const DescriptorCount* counts =
+      ArrayOf(args.descriptor, HeaderOf(args.descriptor).count) + sample.first_count;
   const int32_t last = sample.counts_last != 0 ? args.last_token[sample.slot] : -1;
   block.ForThreads([&](int32_t thread) {
     if (thread == 0) draw.shared.found = 0;
@@ -280,7 +282,7 @@ ESPALIER_DEVICE void Invert(Block& block, const Draw& draw) {
 template <typename Block>
 ESPALIER_DEVICE void DrawByWeight(Block& block, const Draw& draw) {
   SampleShared& shared = draw.shared;
-  const BlobSample& sample = draw.sample;
+  const DescriptorSample& sample = draw.sample;
   if (sample.top_k > 0 && sample.top_k < draw.vocab) {
     block.ForThreads([&](int32_t thread) {
       if (thread == 0) shared.needed = static_cast<uint64_t>(sample.top_k);
@@ -337,9 +339,9 @@ ESPALIER_DEVICE void DrawOne(Block& block, const Draw& draw, const SampleArgs& a
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
   SampleShared& shared = *block.template Shared<SampleShared>();
-  const BlobSample* samples = ArrayOf(args.blob, HeaderOf(args.blob).sample);
+  const DescriptorSample* samples = ArrayOf(args.descriptor, HeaderOf(args.descriptor).sample);
   for (int64_t i = args.first + block.index(); i < args.first + args.count; i += block.blocks()) {
-    const BlobSample sample = samples[i];
+    const DescriptorSample sample = samples[i];
     const float* logits = args.logits.Row(sample.logit_row);
     const Draw draw = {sample, args.logits.vocab, args.scratch + block.index() * args.logits.vocab, shared};
     const double sum = args.summaries[sample.logit_row].sum;

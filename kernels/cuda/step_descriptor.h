@@ -11,13 +11,13 @@
 namespace espalier::cuda {
 
 template <typename T>
-struct BlobArray {
-  int64_t offset = 0;  // bytes from the beginning of the blob, a multiple of 16
+struct DescriptorArray {
+  int64_t offset = 0;  // bytes from the beginning of the descriptor, a multiple of 16
   int32_t count = 0;
   int32_t padding = 0;
 };
 
-struct BlobRow {
+struct DescriptorRow {
   int32_t token_id = -1;  // >= 0, or the last token drawn for `slot`
   int32_t slot = -1;
   int32_t position = 0;
@@ -27,7 +27,7 @@ struct BlobRow {
 };
 
 // A tile of rows over the runs [first_run, first_run + runs), one for each segment that it meets.
-struct BlobItem {
+struct DescriptorItem {
   int32_t first_run = 0;
   int32_t runs = 0;
   int32_t first_row = 0;
@@ -37,7 +37,7 @@ struct BlobItem {
 };
 
 // The entries of an item that lie in one segment of kSegmentTokens positions.
-struct BlobRun {
+struct DescriptorRun {
   int32_t first_entry = 0;
   int32_t entries = 0;
   int32_t segment = 0;
@@ -47,7 +47,7 @@ struct BlobRun {
 };
 
 // A run of tokens of one block. Entries that no row of the item sees are left out.
-struct BlobEntry {
+struct DescriptorEntry {
   int32_t block = 0;
   int32_t position = 0;
   int32_t first_own_row = -1;  // as PlanEntry: >= 0 for tokens written in this step
@@ -58,31 +58,31 @@ struct BlobEntry {
 };
 
 // Row `row` of the step folds partials[first .. first + count).
-struct BlobMerge {
+struct DescriptorMerge {
   int32_t row = 0;
   int32_t first = 0;
   int32_t count = 0;
 };
 
-struct BlobCopy {
+struct DescriptorCopy {
   int32_t source = 0;
   int32_t destination = 0;
   int32_t tokens = 0;
 };
 
 // A token of a path and how often it was generated there; 0: it occurs in the prompt only.
-struct BlobCount {
+struct DescriptorCount {
   int32_t token_id = 0;
   int32_t count = 0;
 };
 
-struct BlobBias {
+struct DescriptorBias {
   int32_t token_id = 0;
   float bias = 0.0F;
 };
 
 // One token to draw. The random number is the host's: it depends on the stream and the position alone.
-struct BlobSample {
+struct DescriptorSample {
   double uniform = 0.0;
   double top_p = 1.0;
   float inverse_temperature = 0.0F;  // 0: greedy
@@ -101,36 +101,36 @@ struct BlobSample {
   int32_t uses_history = 0;  // 1: penalties apply
 };
 
-struct BlobScore {
+struct DescriptorScore {
   int32_t logit_row = 0;
   int32_t token_id = 0;
 };
 
-struct BlobHeader {
+struct DescriptorHeader {
   int32_t rows = 0;
   int32_t partials = 0;
-  BlobArray<BlobRow> row;
-  BlobArray<int32_t> logit_row;  // rows of the step, ascending
-  BlobArray<int32_t> top_count;  // [logit rows] how many of its most likely tokens are asked for
-  BlobArray<BlobItem> item;
-  BlobArray<BlobRun> run;
-  BlobArray<BlobEntry> entry;
-  BlobArray<BlobMerge> merge;
-  BlobArray<int32_t> merge_partial;
-  BlobArray<int32_t> zero_block;
-  BlobArray<BlobCopy> copy;
-  BlobArray<BlobSample> sample;  // by logit row
-  BlobArray<BlobBias> bias;
-  BlobArray<BlobCount> count;
-  BlobArray<BlobScore> score;  // by logit row
+  DescriptorArray<DescriptorRow> row;
+  DescriptorArray<int32_t> logit_row;  // rows of the step, ascending
+  DescriptorArray<int32_t> top_count;  // [logit rows] how many of its most likely tokens are asked for
+  DescriptorArray<DescriptorItem> item;
+  DescriptorArray<DescriptorRun> run;
+  DescriptorArray<DescriptorEntry> entry;
+  DescriptorArray<DescriptorMerge> merge;
+  DescriptorArray<int32_t> merge_partial;
+  DescriptorArray<int32_t> zero_block;
+  DescriptorArray<DescriptorCopy> copy;
+  DescriptorArray<DescriptorSample> sample;  // by logit row
+  DescriptorArray<DescriptorBias> bias;
+  DescriptorArray<DescriptorCount> count;
+  DescriptorArray<DescriptorScore> score;  // by logit row
 };
 
-ESPALIER_DEVICE const BlobHeader& HeaderOf(const std::byte* blob) {
-  return *reinterpret_cast<const BlobHeader*>(blob);
+ESPALIER_DEVICE const DescriptorHeader& HeaderOf(const std::byte* descriptor) {
+  return *reinterpret_cast<const DescriptorHeader*>(descriptor);
 }
 template <typename T>
-ESPALIER_DEVICE const T* ArrayOf(const std::byte* blob, const BlobArray<T>& array) {
-  return reinterpret_cast<const T*>(blob + array.offset);
+ESPALIER_DEVICE const T* ArrayOf(const std::byte* descriptor, const DescriptorArray<T>& array) {
+  return reinterpret_cast<const T*>(descriptor + array.offset);
 }
 
 }  // namespace espalier::cuda
