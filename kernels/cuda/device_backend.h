@@ -18,8 +18,8 @@ namespace espalier::cuda {
 // of an algorithm, and rows of one bucket have the same bits. At most the rows that every activation has.
 int32_t RowBucket(int32_t rows, int32_t max_rows);
 
-// The backend over a device, real or twin. Plain host code: set-up lies in device_setup.cpp, the operations
-// of a step in device_step.cpp.
+// The backend over a device, real or emulated. Plain host code: set-up lies in device_setup.cpp, the
+// operations of a step in device_step.cpp.
 class DeviceBackend final : public Backend {
  public:
   // Refuses options that no device serves.

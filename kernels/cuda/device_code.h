@@ -7,15 +7,15 @@
 #include "kernels/base/dtype.h"
 
 // What the bodies of the kernels (body/*.h) are written in. nvcc compiles them for the device; the C++
-// compiler compiles the same text for the twin (twin_block.h), which runs it on the CPU.
+// compiler compiles the same text for the host emulator (host_emulator_block.h), which runs it on the CPU.
 //
 // A body is a function template over a `Block`, the threads that share memory. It is a sequence of phases:
 //   block.ForThreads([&](int32_t thread) { ... });
 // runs the lambda once for each thread and ends with a barrier, so barriers cannot stand in divergent code.
-// Rules, which the twin's tests lean on:
+// Rules, which the host emulator's tests lean on:
 //   - Between phases only arguments, the step's descriptor and Block::Broadcast are read: every thread
 //     takes the same way.
-//   - No thread of a phase reads what another one writes in the same phase (the twin runs the
+//   - No thread of a phase reads what another one writes in the same phase (the host emulator runs the
 //     threads of a phase in several orders and compares bits), but for Block::Add, which is atomic.
 #if defined(__CUDACC__)
 #define ESPALIER_DEVICE __device__ __forceinline__

@@ -1,5 +1,6 @@
 // The scheduler over the cuda backend, two steps in flight: the same tokens as over ref in fp32, alone and
-// together, cold, from the cache and after preemption. On the twin or, with ESPALIER_ENGINE_DEVICE, on a GPU.
+// together, cold, from the cache and after preemption. On the host emulator or, with ESPALIER_ENGINE_DEVICE,
+// on a GPU.
 #include "model/backend_runner.h"
 #include "tests/engine/llama_driver.h"
 #include "tests/engine/overflow_checks.h"
@@ -8,7 +9,7 @@
 #ifndef ESPALIER_ENGINE_DEVICE
 #include <random>
 
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 #endif
 
 namespace espalier {
@@ -26,7 +27,7 @@ RunnerOptions OptionsOf(const std::string& backend, const Setting& setting) {
 #ifndef ESPALIER_ENGINE_DEVICE
   if (backend == "cuda") {
     options.make_backend = [](const BackendOptions& asked) {
-      return cuda::CreateTwinBackend(asked, {.memory_bytes = int64_t{416} << 20});
+      return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
     };
   }
 #endif
@@ -115,7 +116,7 @@ TEST_CASE("a pool without a size takes what the device has left, and serves") {
 RunnerOptions ShortOfMemory(const Setting& setting, int64_t memory_bytes) {
   RunnerOptions options = OptionsOf("cuda", setting);
   options.make_backend = [memory_bytes](const BackendOptions& asked) {
-    return cuda::CreateTwinBackend(asked, {.memory_bytes = memory_bytes, .library_bytes = 300000});
+    return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = memory_bytes, .library_bytes = 300000});
   };
   return options;
 }

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "tests/support/env.h"
-#ifdef ESPALIER_PARITY_TWIN
-#include "kernels/cuda/twin_device.h"
+#ifdef ESPALIER_PARITY_EMULATOR
+#include "kernels/cuda/host_emulator.h"
 #endif
 
 namespace espalier::test {
@@ -24,12 +24,12 @@ HostTensor View(const std::vector<float>& values, int64_t rows) {
 }
 
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
-#ifdef ESPALIER_PARITY_TWIN
+#ifdef ESPALIER_PARITY_EMULATOR
   // The threads of a block in one order or another: bodies that race show.
-  cuda::TwinOptions twin;
-  twin.order =
+  cuda::HostEmulatorOptions emulator;
+  emulator.order =
       options.dtype == DType::kFloat32 ? cuda::ThreadOrder::kAscending : cuda::ThreadOrder::kDescending;
-  return cuda::CreateTwinBackend(options, twin);
+  return cuda::CreateHostEmulatorBackend(options, emulator);
 #else
   return CreateBackend(options);
 #endif

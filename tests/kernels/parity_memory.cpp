@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 
@@ -20,11 +20,11 @@ constexpr int32_t kBlocks = 192;
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};
 
-std::unique_ptr<Backend> Twin(cuda::TwinOptions twin, int32_t max_rows) {
+std::unique_ptr<Backend> Emulator(cuda::HostEmulatorOptions emulator, int32_t max_rows) {
   BackendOptions options;
   options.dtype = DType::kFloat32;
   options.max_rows = max_rows;
-  return cuda::CreateTwinBackend(options, twin).value();
+  return cuda::CreateHostEmulatorBackend(options, emulator).value();
 }
 
 AttentionShape Shape(int32_t query_heads, int32_t kv_heads, int32_t head_dim) {
@@ -38,7 +38,7 @@ AttentionShape Shape(int32_t query_heads, int32_t kv_heads, int32_t head_dim) {
 // A backend whose free memory can be looked at.
 struct Watched {
   explicit Watched(int64_t memory_bytes) {
-    std::unique_ptr<cuda::Device> made = cuda::CreateTwinDevice({.memory_bytes = memory_bytes});
+    std::unique_ptr<cuda::Device> made = cuda::CreateHostEmulator({.memory_bytes = memory_bytes});
     device = made.get();
     BackendOptions options;
     options.dtype = DType::kFloat32;
@@ -56,27 +56,27 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
 }  // namespace
 
 TEST_CASE("Short device memory is an error that names what asked for it") {
-  cuda::TwinOptions small;
+  cuda::HostEmulatorOptions small;
   small.memory_bytes = 200000;
-  const auto twin = Twin(small, 64);
+  const auto emulator = Emulator(small, 64);
   const std::vector<float> values(100 * 1000, 0.5F);
   const HostTensor matrix = {values.data(), DType::kFloat32, 100, 1000};
-  const auto refused = twin->AddMatrix({&matrix, 1});
+  const auto refused = emulator->AddMatrix({&matrix, 1});
   REQUIRE(!refused.ok());
   CHECK(refused.error().code == ErrorCode::kResourceExhausted);
   CHECK(refused.error().field == "model");
-  const auto pool = twin->AddKv(Shape(2, 1, 32), 1000, 16);
+  const auto pool = emulator->AddKv(Shape(2, 1, 32), 1000, 16);
   REQUIRE(!pool.ok());
   CHECK(pool.error().field == "kv-cache-bytes");
-  const auto buffer = twin->AddActivation(ActivationKind::kResidual, 100000);
+  const auto buffer = emulator->AddActivation(ActivationKind::kResidual, 100000);
   REQUIRE(!buffer.ok());
   CHECK(buffer.error().field == "max_rows");
-  CHECK(twin->AddActivation(ActivationKind::kResidual, 16).ok());
+  CHECK(emulator->AddActivation(ActivationKind::kResidual, 16).ok());
 
   // A pool that fits, but leaves no room for the logits of the head.
-  cuda::TwinOptions tight;
+  cuda::HostEmulatorOptions tight;
   tight.memory_bytes = 1000000;
-  const auto full = Twin(tight, 64);
+  const auto full = Emulator(tight, 64);
   AddMatrix(*full, std::vector<float>(1000 * 16, 0.5F), 1000);
   const auto last = full->AddKv(Shape(2, 1, 32), 100, 16);
   REQUIRE(!last.ok());
@@ -84,7 +84,7 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
   CHECK(last.error().message.find("leaves too little memory beside the KV pool") == 0);
 
   // One that leaves none for partial results.
-  const auto narrow = Twin(tight, 64);
+  const auto narrow = Emulator(tight, 64);
   const auto beside = narrow->AddKv(Shape(2, 1, 32), 190, 16);
   REQUIRE(!beside.ok());
   CHECK(beside.error().field == "kv-cache-bytes");
@@ -93,17 +93,17 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
 
 TEST_CASE("Plans cut KV only as far as the pool left memory for partial results") {
   const AttentionShape shape = Shape(4, 2, 16);
-  const auto small = Twin({}, kMaxRows);
+  const auto small = Emulator({}, kMaxRows);
   CHECK(small->AddKv(shape, kBlocks, 16).ok());
   // 13 segments hold 192 blocks of 16 tokens and the rows of a step.
   CHECK(small->info().plan.max_partials == int64_t{kMaxRows} * 13);
 
-  cuda::TwinOptions large;
+  cuda::HostEmulatorOptions large;
   large.processors = 132;
-  const auto twin = Twin(large, 512);
+  const auto emulator = Emulator(large, 512);
   const AttentionShape wide = Shape(128, 8, 256);
-  REQUIRE(twin->AddKv(wide, 64, 16).ok());
-  const PlanOptions& options = twin->info().plan;
+  REQUIRE(emulator->AddKv(wide, 64, 16).ok());
+  const PlanOptions& options = emulator->info().plan;
   const int64_t partial_bytes = int64_t{128} * (256 + 2) * 4;
   CHECK(options.max_partials == (int64_t{256} << 20) / partial_bytes);
   // Rows that together would need more: none is cut.
@@ -120,18 +120,18 @@ TEST_CASE("A pool leaves what the device's libraries may need, or is refused") {
   const AttentionShape shape = Shape(4, 2, 16);
   Watched ample(kMemory);
   REQUIRE(ample.backend->AddKv(shape, kBlocks, 16).ok());
-  cuda::TwinOptions options;
+  cuda::HostEmulatorOptions options;
   options.memory_bytes = kMemory;
   options.library_bytes = ample.device->FreeBytes();
-  CHECK(Twin(options, kMaxRows)->AddKv(shape, kBlocks, 16).ok());
+  CHECK(Emulator(options, kMaxRows)->AddKv(shape, kBlocks, 16).ok());
   ++options.library_bytes;
-  const auto refused = Twin(options, kMaxRows)->AddKv(shape, kBlocks, 16);
+  const auto refused = Emulator(options, kMaxRows)->AddKv(shape, kBlocks, 16);
   REQUIRE(!refused.ok());
   CHECK(refused.error().field == "kv-cache-bytes");
   CHECK(refused.error().code == ErrorCode::kResourceExhausted);
 }
 
-// Both twins take all they asked for; then one has not a byte left.
+// Both emulators take all they asked for; then one has not a byte left.
 TEST_CASE("A plan with more partial results than the device has room for gives the same bits") {
   const AttentionShape shape = Shape(4, 2, 16);
   constexpr int64_t kMemory = 64 << 20;
@@ -172,13 +172,13 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
   std::vector<TokenResult> answers[2];
   int64_t memory_bytes = 64 << 20;
   for (std::vector<TokenResult>& found : answers) {
-    Watched twin(memory_bytes);
-    const MatrixId table = AddMatrix(*twin.backend, values, kVocab);
-    const ActivationId rows = twin.backend->AddActivation(ActivationKind::kResidual, 16).value();
-    const ActivationId normed = twin.backend->AddActivation(ActivationKind::kOperand, 16).value();
-    const VectorId weight = AddVector(*twin.backend, std::vector<float>(16, 1.0F));
-    REQUIRE(twin.backend->AddKv(Shape(1, 1, 16), 4, 16).ok());
-    memory_bytes -= twin.device->FreeBytes();  // the second time around none is left
+    Watched emulator(memory_bytes);
+    const MatrixId table = AddMatrix(*emulator.backend, values, kVocab);
+    const ActivationId rows = emulator.backend->AddActivation(ActivationKind::kResidual, 16).value();
+    const ActivationId normed = emulator.backend->AddActivation(ActivationKind::kOperand, 16).value();
+    const VectorId weight = AddVector(*emulator.backend, std::vector<float>(16, 1.0F));
+    REQUIRE(emulator.backend->AddKv(Shape(1, 1, 16), 4, 16).ok());
+    memory_bytes -= emulator.device->FreeBytes();  // the second time around none is left
     auto step = MakeStep(RowsOnly(3));
     step->logit_rows = {0, 2};
     step->params.resize(1);
@@ -191,18 +191,18 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
       step->histories.push_back(history);
       step->samples.push_back({i % 2, history.slot, 0, 3, static_cast<uint64_t>(i), 200});
     }
-    const StepResult result = RunStep(*twin.backend, step, [&] {
-      twin.backend->Embed(table, rows);
-      twin.backend->RmsNorm(rows, weight, 1e-5F, normed);
-      twin.backend->GatherLogitRows(normed, normed);
-      twin.backend->Sample(normed, table);
+    const StepResult result = RunStep(*emulator.backend, step, [&] {
+      emulator.backend->Embed(table, rows);
+      emulator.backend->RmsNorm(rows, weight, 1e-5F, normed);
+      emulator.backend->GatherLogitRows(normed, normed);
+      emulator.backend->Sample(normed, table);
     });
     found = result.samples;
     // The drawn tokens are where the next step looks for them.
     auto next = MakeStep(RowsOnly(1));
     next->tokens = {RowToken{-1, history.slot}};
-    RunStep(*twin.backend, next, [&] { twin.backend->Embed(table, rows); });
-    const std::vector<float> row = twin.backend->ReadActivation(rows);
+    RunStep(*emulator.backend, next, [&] { emulator.backend->Embed(table, rows); });
+    const std::vector<float> row = emulator.backend->ReadActivation(rows);
     CHECK(SameBits(row,
                    std::span(values).subspan(static_cast<size_t>(result.samples.back().token_id) * 16, 16)));
   }

@@ -9,12 +9,12 @@
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
-#ifdef ESPALIER_PARITY_TWIN
-#include "kernels/cuda/twin_device.h"
+#ifdef ESPALIER_PARITY_EMULATOR
+#include "kernels/cuda/host_emulator.h"
 #endif
 
-// Sampling of the cuda backend, token for token against the host's: on a GPU, or on its twin with the threads
-// of a block in every order.
+// Sampling of the cuda backend, token for token against the host's: on a GPU, or on its host emulator with
+// the threads of a block in every order.
 namespace espalier::test {
 
 namespace {
@@ -26,10 +26,10 @@ std::vector<std::unique_ptr<Backend>> Devices() {
   options.dtype = DType::kFloat32;
   options.max_rows = 64;
   std::vector<std::unique_ptr<Backend>> devices;
-#ifdef ESPALIER_PARITY_TWIN
+#ifdef ESPALIER_PARITY_EMULATOR
   for (const cuda::ThreadOrder order :
        {cuda::ThreadOrder::kAscending, cuda::ThreadOrder::kDescending, cuda::ThreadOrder::kShuffled}) {
-    devices.push_back(cuda::CreateTwinBackend(options, {.order = order}).value());
+    devices.push_back(cuda::CreateHostEmulatorBackend(options, {.order = order}).value());
   }
 #else
   auto device = CreateBackend(options);

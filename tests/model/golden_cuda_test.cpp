@@ -1,10 +1,10 @@
-// The model against transformers on the cuda backend: its twin on the CPU or, with ESPALIER_GOLDEN_DEVICE, a
-// GPU.
+// The model against transformers on the cuda backend: its emulator on the host or, with
+// ESPALIER_GOLDEN_DEVICE, a GPU.
 #include "tests/model/golden_checks.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #ifndef ESPALIER_GOLDEN_DEVICE
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 #endif
 
 namespace espalier::test {
@@ -17,7 +17,9 @@ void OnDevice(DType dtype, void (*check)(const RunnerOptions&)) {
   options.backend.max_rows = 64;
   options.kv_blocks = 40;
 #ifndef ESPALIER_GOLDEN_DEVICE
-  options.make_backend = [](const BackendOptions& backend) { return cuda::CreateTwinBackend(backend); };
+  options.make_backend = [](const BackendOptions& backend) {
+    return cuda::CreateHostEmulatorBackend(backend);
+  };
 #endif
   const auto created = options.make_backend(options.backend);
   if (!created) return SkipTest(created.error().ToString());

@@ -21,7 +21,7 @@
 
 #include "engine/engine.h"
 #include "kernels/cpu/cpu_features.h"
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 #include "model/backend_runner.h"
 #include "server/tree_codec.h"
 #include "tests/support/catch.h"
@@ -339,7 +339,7 @@ class Fuzzer {
   int64_t greedy_ = 0;
 };
 
-// `backend`: "ref", "cuda" (its twin) or an instruction set of the cpu.
+// `backend`: "ref", "cuda" (its host emulator) or an instruction set of the cpu.
 void FuzzOn(const std::string& backend, DType dtype, WeightType weights = WeightType::kDType) {
   const bool on_cpu = backend != "ref" && backend != "cuda";
   if (on_cpu && !cpu::ChooseKernels(backend)) return;  // not on this machine
@@ -364,7 +364,7 @@ void FuzzOn(const std::string& backend, DType dtype, WeightType weights = Weight
   options.kv_blocks = kBlocks;
   if (backend == "cuda") {
     options.make_backend = [](const BackendOptions& asked) {
-      return cuda::CreateTwinBackend(asked, {.memory_bytes = int64_t{416} << 20});
+      return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
     };
   }
   const uint64_t seed = FromEnvironment("ESPALIER_TEST_SEED", std::random_device{}());
@@ -390,7 +390,7 @@ TEST_CASE("extreme numbers are answered or refused by name on the cpu") {
   FuzzOn("portable", DType::kFloat32);
 }
 
-TEST_CASE("extreme numbers are answered or refused by name on the cuda backend's twin") {
+TEST_CASE("extreme numbers are answered or refused by name on the cuda backend's host emulator") {
   FuzzOn("cuda", DType::kFloat32);
   FuzzOn("cuda", DType::kBFloat16);
 }

@@ -12,14 +12,14 @@
 
 namespace espalier::cuda {
 
-// The order in which the twin runs the threads of a phase: a body that keeps its rules gives the same bits in
-// every order.
+// The order in which the host emulator runs the threads of a phase: a body that keeps its rules gives the
+// same bits in every order.
 enum class ThreadOrder : uint8_t { kAscending, kDescending, kShuffled };
 
 // A block of threads on the CPU: the Block of device_code.h.
-class TwinBlock {
+class HostEmulatorBlock {
  public:
-  TwinBlock(const LaunchShape& shape, ThreadOrder order)
+  HostEmulatorBlock(const LaunchShape& shape, ThreadOrder order)
       : blocks_(shape.blocks),
         shared_bytes_(static_cast<size_t>(shape.shared_bytes)),
         shared_(std::make_unique<double[]>(shared_bytes_ / sizeof(double) + 1)),

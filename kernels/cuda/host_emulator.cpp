@@ -1,4 +1,4 @@
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 
 #include <array>
 #include <chrono>
@@ -32,10 +32,11 @@ float Product(const T* a, const T* b, int32_t k) {
   return sum;
 }
 
-class TwinDevice final : public Device {
+class HostEmulator final : public Device {
  public:
-  explicit TwinDevice(const TwinOptions& options) : options_(options), to_load_bytes_(options.library_bytes) {
-    info_.name = "twin";
+  explicit HostEmulator(const HostEmulatorOptions& options)
+      : options_(options), to_load_bytes_(options.library_bytes) {
+    info_.name = "host emulator";
     info_.architecture = "host";
     info_.processors = options.processors;
     info_.shared_bytes = options.shared_bytes;
@@ -135,14 +136,14 @@ class TwinDevice final : public Device {
     const LaunchShape shape = args.Shape();
     ESPALIER_CHECK(shape.blocks >= 0 && shape.blocks <= INT32_MAX &&
                    shape.shared_bytes <= options_.shared_bytes);
-    TwinBlock block(shape, options_.order);
+    HostEmulatorBlock block(shape, options_.order);
     for (int64_t i = 0; i < shape.blocks; ++i) {
       block.Begin(i);
       cuda::Run(block, args);
     }
   }
 
-  TwinOptions options_;
+  HostEmulatorOptions options_;
   DeviceInfo info_;
   int64_t used_bytes_ = 0;
   int64_t to_load_bytes_;
@@ -152,12 +153,13 @@ class TwinDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> CreateTwinDevice(const TwinOptions& options) {
-  return std::make_unique<TwinDevice>(options);
+std::unique_ptr<Device> CreateHostEmulator(const HostEmulatorOptions& options) {
+  return std::make_unique<HostEmulator>(options);
 }
 
-Result<std::unique_ptr<Backend>> CreateTwinBackend(const BackendOptions& options, const TwinOptions& twin) {
-  return DeviceBackend::Create(options, CreateTwinDevice(twin));
+Result<std::unique_ptr<Backend>> CreateHostEmulatorBackend(const BackendOptions& options,
+                                                           const HostEmulatorOptions& emulator) {
+  return DeviceBackend::Create(options, CreateHostEmulator(emulator));
 }
 
 }  // namespace espalier::cuda

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/twin_device.h"
+#include "kernels/cuda/host_emulator.h"
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 
-// What the twin can show of the cuda backend beyond the cases that every backend passes.
+// What the host emulator can show of the cuda backend beyond the cases that every backend passes.
 namespace espalier::test {
 
 namespace {
@@ -26,11 +26,12 @@ constexpr cuda::ThreadOrder kOrders[] = {cuda::ThreadOrder::kAscending, cuda::Th
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};
 
-std::unique_ptr<Backend> Twin(DType dtype, cuda::TwinOptions twin = {}, int32_t max_rows = kMaxRows) {
+std::unique_ptr<Backend> Emulator(DType dtype, cuda::HostEmulatorOptions emulator = {},
+                                  int32_t max_rows = kMaxRows) {
   BackendOptions options;
   options.dtype = dtype;
   options.max_rows = max_rows;
-  return cuda::CreateTwinBackend(options, twin).value();
+  return cuda::CreateHostEmulatorBackend(options, emulator).value();
 }
 
 Forest SmallForest(Random& random, int32_t block_tokens) {
@@ -87,19 +88,19 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
 // Random forests over one shape, every mode, against ref.
 void CompareForests(const AttentionShape& shape, int32_t block_tokens, int32_t forests, uint32_t seed) {
   const auto ref = MakeRef(kMaxRows);
-  const auto twin = Twin(DType::kFloat32);
+  const auto emulator = Emulator(DType::kFloat32);
   AttentionRig ref_rig(*ref, shape, kBlocks, block_tokens, kMaxRows);
-  AttentionRig twin_rig(*twin, shape, kBlocks, block_tokens, kMaxRows);
+  AttentionRig emulator_rig(*emulator, shape, kBlocks, block_tokens, kMaxRows);
   ref_rig.Fill(seed);
-  twin_rig.Fill(seed);
+  emulator_rig.Fill(seed);
   Random random(seed);
   for (int32_t f = 0; f < forests; f += kForestsPart) {
     const Forest forest = SmallForest(random, block_tokens);
     const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * ref_rig.qkv_cols()));
     const std::vector<float> expected = ref_rig.Attend(MakeStep(forest.batch), qkv);
     for (const AttentionMode mode : kModes) {
-      const auto step = Planned(forest.batch, shape, SomeOptions(*twin, mode, random));
-      const double error = NormalisedError(twin_rig.Attend(step, qkv), expected);
+      const auto step = Planned(forest.batch, shape, SomeOptions(*emulator, mode, random));
+      const double error = NormalisedError(emulator_rig.Attend(step, qkv), expected);
       INFO("heads " << shape.query_heads << "/" << shape.kv_heads << " dim " << shape.head_dim
                     << " blocks of " << block_tokens << " mode " << Name(mode) << " seed " << seed
                     << " forest " << f << ": error " << error);
@@ -123,21 +124,21 @@ TEST_CASE("The lowered plan of a thousand random forests gives ref's attention i
 TEST_CASE("No order of a block's threads changes a bit of attention") {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     const AttentionShape shape = Shape(6, 2, 16, dtype);
-    std::vector<std::unique_ptr<Backend>> twins;
+    std::vector<std::unique_ptr<Backend>> emulators;
     std::vector<AttentionRig> rigs;
     for (const cuda::ThreadOrder order : kOrders) {
-      twins.push_back(Twin(dtype, {.order = order}));
-      rigs.emplace_back(*twins.back(), shape, kBlocks, 16, kMaxRows);
+      emulators.push_back(Emulator(dtype, {.order = order}));
+      rigs.emplace_back(*emulators.back(), shape, kBlocks, 16, kMaxRows);
       rigs.back().Fill(17);
       Random random(18);
-      rigs.back().spec().query_norm = AddVector(*twins.back(), RandomValues(random, 16));
-      rigs.back().spec().key_norm = AddVector(*twins.back(), RandomValues(random, 16));
+      rigs.back().spec().query_norm = AddVector(*emulators.back(), RandomValues(random, 16));
+      rigs.back().spec().key_norm = AddVector(*emulators.back(), RandomValues(random, 16));
     }
     Random random(17);
     for (int32_t f = 0; f < 40; ++f) {
       const Forest forest = SmallForest(random, 16);
       const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rigs[0].qkv_cols()));
-      const auto step = Planned(forest.batch, shape, SomeOptions(*twins[0], kModes[f % 5], random));
+      const auto step = Planned(forest.batch, shape, SomeOptions(*emulators[0], kModes[f % 5], random));
       for (AttentionRig& rig : rigs) rig.SetWindow(f % 2 == 0 ? 0 : 1 + 7 * f);
       const std::vector<float> expected = rigs[0].Attend(step, qkv);
       INFO(Name(dtype) << " forest " << f);
@@ -149,69 +150,69 @@ TEST_CASE("No order of a block's threads changes a bit of attention") {
 
 TEST_CASE("Emptying the caches changes nothing but time") {
   const AttentionShape shape = Shape(4, 2, 16, DType::kFloat32);
-  const auto twin = Twin(DType::kFloat32);
-  AttentionRig rig(*twin, shape, kBlocks, 16, kMaxRows);
+  const auto emulator = Emulator(DType::kFloat32);
+  AttentionRig rig(*emulator, shape, kBlocks, 16, kMaxRows);
   rig.Fill(21);
   Random random(21);
   const Forest forest = SmallForest(random, 16);
   const auto qkv = RandomValues(random, static_cast<size_t>(forest.batch.rows() * rig.qkv_cols()));
-  const auto step = Planned(forest.batch, shape, SomeOptions(*twin, AttentionMode::kFlatten, random));
+  const auto step = Planned(forest.batch, shape, SomeOptions(*emulator, AttentionMode::kFlatten, random));
   const std::vector<float> expected = rig.Attend(step, qkv);
-  RunStep(*twin, MakeStep(RowsOnly(1)), [&] { twin->FlushCaches(); });
+  RunStep(*emulator, MakeStep(RowsOnly(1)), [&] { emulator->FlushCaches(); });
   CHECK(SameBits(rig.Attend(step, qkv), expected));
 }
 
 TEST_CASE("Shapes that the kernels cannot run are refused by name") {
-  const auto twin = Twin(DType::kFloat32);
-  CHECK(twin->AddKv(Shape(2, 1, 21, DType::kFloat32), 4, 16).error().field == "head_dim");
-  CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat32), 4, 24).error().field == "block_tokens");
-  CHECK(twin->AddKv(Shape(2, 1, 16, DType::kFloat16), 4, 16).error().field == "kv-dtype");
-  cuda::TwinOptions little;
+  const auto emulator = Emulator(DType::kFloat32);
+  CHECK(emulator->AddKv(Shape(2, 1, 21, DType::kFloat32), 4, 16).error().field == "head_dim");
+  CHECK(emulator->AddKv(Shape(2, 1, 16, DType::kFloat32), 4, 24).error().field == "block_tokens");
+  CHECK(emulator->AddKv(Shape(2, 1, 16, DType::kFloat16), 4, 16).error().field == "kv-dtype");
+  cuda::HostEmulatorOptions little;
   little.shared_bytes = 48 << 10;
-  CHECK(Twin(DType::kFloat32, little)->AddKv(Shape(32, 1, 256, DType::kFloat32), 4, 16).error().field ==
+  CHECK(Emulator(DType::kFloat32, little)->AddKv(Shape(32, 1, 256, DType::kFloat32), 4, 16).error().field ==
         "head_dim");
   BackendOptions options;
   options.dtype = DType::kFloat16;
-  CHECK(cuda::CreateTwinBackend(options).error().field == "dtype");
+  CHECK(cuda::CreateHostEmulatorBackend(options).error().field == "dtype");
   options.dtype = DType::kBFloat16;
   options.weights = WeightType::kInt8;
-  CHECK(cuda::CreateTwinBackend(options).error().field == "weights");
+  CHECK(cuda::CreateHostEmulatorBackend(options).error().field == "weights");
 }
 
 TEST_CASE("A lost device fails the steps in flight and every later one") {
-  std::unique_ptr<cuda::Device> device = cuda::CreateTwinDevice({});
+  std::unique_ptr<cuda::Device> device = cuda::CreateHostEmulator({});
   cuda::Device* lost = device.get();
   BackendOptions options;
   options.max_rows = 64;
-  const auto twin = cuda::DeviceBackend::Create(options, std::move(device)).value();
-  const MatrixId table = AddTable(*twin, std::vector<float>(16 * 16, 1.0F), 16);
-  const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
+  const auto emulator = cuda::DeviceBackend::Create(options, std::move(device)).value();
+  const MatrixId table = AddTable(*emulator, std::vector<float>(16 * 16, 1.0F), 16);
+  const ActivationId out = emulator->AddActivation(ActivationKind::kResidual, 16).value();
   for (int32_t i = 0; i < 2; ++i) {
-    twin->BeginStep(MakeStep(RowsOnly(2)));
-    twin->Embed(table, out);
+    emulator->BeginStep(MakeStep(RowsOnly(2)));
+    emulator->Embed(table, out);
     if (i == 1) lost->Fail({ErrorCode::kUnavailable, "", "the device is lost"});
-    twin->EndStep();
+    emulator->EndStep();
   }
-  CHECK(twin->Wait().error().message == "the device is lost");
-  CHECK(twin->Wait().error().message == "the device is lost");
-  twin->BeginStep(MakeStep(RowsOnly(2)));
-  twin->Embed(table, out);
-  twin->EndStep();
-  CHECK(twin->Wait().error().code == ErrorCode::kUnavailable);
+  CHECK(emulator->Wait().error().message == "the device is lost");
+  CHECK(emulator->Wait().error().message == "the device is lost");
+  emulator->BeginStep(MakeStep(RowsOnly(2)));
+  emulator->Embed(table, out);
+  emulator->EndStep();
+  CHECK(emulator->Wait().error().code == ErrorCode::kUnavailable);
 }
 
 TEST_CASE(
     "A token outside the vocabulary, and a slot that drew none, are errors and not reads out of bounds") {
   for (const RowToken token : {RowToken{16, -1}, RowToken{-1, 5}}) {
-    const auto twin = Twin(DType::kFloat32, {}, 64);
-    const MatrixId table = AddTable(*twin, std::vector<float>(16 * 16, 1.0F), 16);
-    const ActivationId out = twin->AddActivation(ActivationKind::kResidual, 16).value();
+    const auto emulator = Emulator(DType::kFloat32, {}, 64);
+    const MatrixId table = AddTable(*emulator, std::vector<float>(16 * 16, 1.0F), 16);
+    const ActivationId out = emulator->AddActivation(ActivationKind::kResidual, 16).value();
     auto step = MakeStep(RowsOnly(2));
     step->tokens[1] = token;
-    twin->BeginStep(step);
-    twin->Embed(table, out);
-    twin->EndStep();
-    const auto result = twin->Wait();
+    emulator->BeginStep(step);
+    emulator->Embed(table, out);
+    emulator->EndStep();
+    const auto result = emulator->Wait();
     REQUIRE(!result.ok());
     CHECK(result.error().code == ErrorCode::kInternal);
   }

@@ -4,11 +4,11 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/twin_block.h"
+#include "kernels/cuda/host_emulator_block.h"
 
 namespace espalier::cuda {
 
-struct TwinOptions {
+struct HostEmulatorOptions {
   ThreadOrder order = ThreadOrder::kAscending;
   int64_t memory_bytes = int64_t{1} << 32;  // Allocate refuses beyond it
   int64_t shared_bytes = 160 << 10;         // of a block of threads
@@ -19,9 +19,9 @@ struct TwinOptions {
 
 // The device on the CPU: the kernels' bodies run from the same step descriptor, a block after the other and
 // its threads in turn; products are plain loops. Memory begins as NaN. For tests.
-std::unique_ptr<Device> CreateTwinDevice(const TwinOptions& options);
+std::unique_ptr<Device> CreateHostEmulator(const HostEmulatorOptions& options);
 // The cuda backend over it.
-Result<std::unique_ptr<Backend>> CreateTwinBackend(const BackendOptions& options,
-                                                   const TwinOptions& twin = {});
+Result<std::unique_ptr<Backend>> CreateHostEmulatorBackend(const BackendOptions& options,
+                                                           const HostEmulatorOptions& emulator = {});
 
 }  // namespace espalier::cuda
