@@ -6,10 +6,10 @@
 
 #include "kernels/base/dtype.h"
 
-// What the bodies of the kernels (body/*.h) are written in. nvcc compiles them for the device; the C++
+// What the kernels (kernel/*.h) are written in. nvcc compiles them for the device; the C++
 // compiler compiles the same text for the host emulator (host_emulator_block.h), which runs it on the CPU.
 //
-// A body is a function template over a `Block`, the threads that share memory. It is a sequence of phases:
+// A kernel is a function template over a `Block`, the threads that share memory. It is a sequence of phases:
 //   block.ForThreads([&](int32_t thread) { ... });
 // runs the lambda once for each thread and ends with a barrier, so barriers cannot stand in divergent code.
 // Rules, which the host emulator's tests lean on:

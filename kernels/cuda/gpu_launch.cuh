@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/gpu_ops.h"
 
-// How a body becomes a kernel. A file in ops/ includes its body and then this, and instantiates LaunchKernel.
+// How a kernel is launched. A file in ops/ includes its kernel and then this, and instantiates LaunchKernel.
 namespace espalier::cuda {
 
 // A block of kThreads threads of the device: the Block of device_code.h.

@@ -6,9 +6,9 @@
 #include <unordered_map>
 #include <utility>
 
-#include "kernels/cuda/body/attention.h"
-#include "kernels/cuda/body/sampling.h"
 #include "kernels/cuda/device_backend.h"
+#include "kernels/cuda/kernel/attention.h"
+#include "kernels/cuda/kernel/sampling.h"
 
 namespace espalier::cuda {
 

@@ -17,7 +17,7 @@ struct HostEmulatorOptions {
       0;  // DeviceInfo's; the first product takes them, and fails where they are not there
 };
 
-// The device on the CPU: the kernels' bodies run from the same step descriptor, a block after the other and
+// The device on the CPU: the kernels run from the same step descriptor, a block after the other and
 // its threads in turn; products are plain loops. Memory begins as NaN. For tests.
 std::unique_ptr<Device> CreateHostEmulator(const HostEmulatorOptions& options);
 // The cuda backend over it.

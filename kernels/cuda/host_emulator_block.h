@@ -12,8 +12,8 @@
 
 namespace espalier::cuda {
 
-// The order in which the host emulator runs the threads of a phase: a body that keeps its rules gives the
-// same bits in every order.
+// The order in which the host emulator runs the threads of a phase: a kernel that keeps its rules gives
+// the same bits in every order.
 enum class ThreadOrder : uint8_t { kAscending, kDescending, kShuffled };
 
 // A block of threads on the CPU: the Block of device_code.h.

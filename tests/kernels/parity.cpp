@@ -25,7 +25,7 @@ HostTensor View(const std::vector<float>& values, int64_t rows) {
 
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
 #ifdef ESPALIER_PARITY_EMULATOR
-  // The threads of a block in one order or another: bodies that race show.
+  // The threads of a block in one order or another: kernels that race show.
   cuda::HostEmulatorOptions emulator;
   emulator.order =
       options.dtype == DType::kFloat32 ? cuda::ThreadOrder::kAscending : cuda::ThreadOrder::kDescending;

@@ -1,4 +1,4 @@
-#include "kernels/cuda/body/rows.h"
 #include "kernels/cuda/gpu_launch.cuh"
+#include "kernels/cuda/kernel/rows.h"
 
 template cudaError_t espalier::cuda::LaunchKernel(const espalier::cuda::RmsNormArgs&, cudaStream_t);

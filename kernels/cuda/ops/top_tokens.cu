@@ -1,4 +1,4 @@
-#include "kernels/cuda/body/sampling.h"
 #include "kernels/cuda/gpu_launch.cuh"
+#include "kernels/cuda/kernel/sampling.h"
 
 template cudaError_t espalier::cuda::LaunchKernel(const espalier::cuda::TopTokensArgs&, cudaStream_t);

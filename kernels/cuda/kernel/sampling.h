@@ -3,7 +3,7 @@
 #include <bit>
 
 #include "kernels/base/fast_exp.h"
-#include "kernels/cuda/body/rows.h"
+#include "kernels/cuda/kernel/rows.h"
 
 // Logits to tokens: what kernels/sampling.h does on the host, with the same arithmetic for each token. Sums
 // over the vocabulary are taken in fixed point, where they do not depend on the order of additions. Compiled
