@@ -10,8 +10,8 @@ namespace {
 
 static_assert(kInt8Group == kChunkK);
 
-#if defined(ESPALIER_TILE_UNIT)
-using Int8Tiles = UnitTiles;
+#if defined(ESPALIER_AMX_UNIT)
+using Int8Tiles = AmxTiles;
 #else
 struct Int8Tiles : RegisterTiles {
   static constexpr const auto& kTileRows = kInt8RowSizes;

@@ -4,13 +4,13 @@
 
 #include "kernels/cpu/isa/tile_shapes.h"
 
-#include "kernels/cpu/isa/tile_unit_emulated.h"
+#include "kernels/cpu/isa/amx_unit_emulated.h"
 
 #include "kernels/cpu/isa/products.h"
 
 #include "kernels/cpu/isa/tile.h"
 
-#include "kernels/cpu/isa/unit_tiles.h"
+#include "kernels/cpu/isa/amx_tiles.h"
 
 #include "kernels/cpu/isa/gemm.h"
 
@@ -18,7 +18,7 @@
 
 #include "kernels/cpu/isa/gemm_int8.h"
 
-#include "kernels/cpu/isa/unit_tiles_int8.h"
+#include "kernels/cpu/isa/amx_tiles_int8.h"
 
 #include "kernels/cpu/isa/attention_visits.h"
 

@@ -34,12 +34,12 @@ struct RegisterTiles {
   static void Finish() {}  // called when a thread is done with a piece of work
 };
 
-#if defined(ESPALIER_TILE_UNIT)
+#if defined(ESPALIER_AMX_UNIT)
 void ReleaseTiles();
 
-// The same where they lie in the tiles of AMX (unit_tiles.h). Processors that have it read memory best where
+// The same where they lie in the tiles of AMX (amx_tiles.h). Processors that have it read memory best where
 // lines are brought nearer shortly before: 1.5 KB, not 8.
-struct UnitTiles {
+struct AmxTiles {
   static constexpr int32_t kTileRows[] = {64};
   static constexpr int32_t kGroupLines = 16;
   static constexpr int32_t kScoreParts = 1;
@@ -133,15 +133,15 @@ using Bf16Product = ExpandProduct;
 constexpr bool kBf16Operands = false;
 #endif
 
-#if defined(ESPALIER_TILE_UNIT)
+#if defined(ESPALIER_AMX_UNIT)
 // bf16 by bf16, 32 of k at a time by tdpbf16ps.
-struct TileProduct : UnitTiles {
+struct AmxProduct : AmxTiles {
   using Weight = bf16_t;
   using Operand = bf16_t;
   static constexpr int32_t kStep = 2;
   static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { DotProduct::StoreOperands(p, v); }
 };
-using Bf16Product = TileProduct;
+using Bf16Product = AmxProduct;
 #elif defined(__AVX512BF16__)
 using Bf16Product = DotProduct;
 #endif

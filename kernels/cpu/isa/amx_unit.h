@@ -3,14 +3,14 @@
 
 #include <cstdint>
 
-#define ESPALIER_TILE_UNIT
+#define ESPALIER_AMX_UNIT
 
 namespace espalier::cpu {
 namespace {
 
 // The processor's own tiles. The assembler is spoken to directly: the compilers' intrinsics take a tile's
 // number as text only, and g++ 12 moves stores across them.
-struct TileUnit {
+struct AmxUnit {
   static ESPALIER_INLINE void Configure(const TileShapes& shapes) {
     asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
   }

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#define ESPALIER_TILE_UNIT
+#define ESPALIER_AMX_UNIT
 
 namespace espalier::cpu {
 namespace {
@@ -16,7 +16,7 @@ struct EmulatedTile {
 
 // The tiles of AMX in memory, with the unit's own arithmetic: kernels written for it run, bit for bit, on
 // processors without it. Slow; for tests. An instruction that AMX would refuse ends the program.
-struct TileUnit {
+struct AmxUnit {
   static inline thread_local EmulatedTile tiles[8];
 
   static void Expect(bool legal) {

@@ -1,4 +1,4 @@
-// For kernels_amx*.cpp only, after unit_tiles.h and gemm_int8.h: everything has internal linkage.
+// For kernels_amx*.cpp only, after amx_tiles.h and gemm_int8.h: everything has internal linkage.
 #pragma once
 
 namespace espalier::cpu {
@@ -19,10 +19,10 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<Int8Product
   const Vec weight_scale = Load(rows.weight_scales + panel * kLanes);
   for (int32_t i = 0; i < count; ++i) {
     const int64_t group = pieces[i].operand_offset / kInt8Group;
-    ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) { TileUnit::Zero<kTile>(); });
+    ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) { AmxUnit::Zero<kTile>(); });
     MultiplyPanel<kTiles>(a, rows.a_stride, pieces[i], panel);
     ForTiles<kTiles>([&]<int32_t kTile>()
-                         __attribute__((always_inline)) { TileUnit::Store<kTile>(sums[kTile], kLineBytes); });
+                         __attribute__((always_inline)) { AmxUnit::Store<kTile>(sums[kTile], kLineBytes); });
     int32_t row = 0;
     for (int32_t tile = 0; tile < kTiles; ++tile) {
       // Rows that two tiles share are added once.

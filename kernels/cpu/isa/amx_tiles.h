@@ -1,7 +1,7 @@
-// For kernels_amx*.cpp only, after tile.h and a tile_unit_*.h: everything has internal linkage.
+// For kernels_amx*.cpp only, after tile.h and an amx_unit*.h: everything has internal linkage.
 #pragma once
 
-// Products by the tile unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
+// Products by the AMX unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
 // to four tiles of C, of 16 outputs each, stand above one another: 64 rows, which each tile of B passes once.
 // An element takes in the sums of 32 k (of a group of lines) one after the other, in ascending k; the unit
 // itself adds those up in one order, whatever the tile's rows are. So here, too, a row has the same bits
@@ -32,14 +32,14 @@ ESPALIER_INLINE void ConfigureTiles(int32_t height) {
   set(kHalfOperandTile, height, kLineBytes / 2);
   set(kWeightTile, kTileLines, kLineBytes);
   set(kHalfWeightTile, kTileLines / 2, kLineBytes);
-  TileUnit::Configure(shapes);
+  AmxUnit::Configure(shapes);
   configured_height = height;
 }
 
 // Tiles that are in use make every switch of threads dearer.
 void ReleaseTiles() {
   if (configured_height == 0) return;
-  TileUnit::Release();
+  AmxUnit::Release();
   configured_height = 0;
 }
 
@@ -75,9 +75,9 @@ ESPALIER_INLINE void ForTiles(Body body) {
 template <typename P, int32_t kC, int32_t kA, int32_t kB>
 ESPALIER_INLINE void MultiplyTiles() {
   if constexpr (sizeof(typename P::Weight) == 1) {
-    TileUnit::MultiplyInt8<kC, kA, kB>();
+    AmxUnit::MultiplyInt8<kC, kA, kB>();
   } else {
-    TileUnit::MultiplyBf16<kC, kA, kB>();
+    AmxUnit::MultiplyBf16<kC, kA, kB>();
   }
 }
 
@@ -89,9 +89,9 @@ ESPALIER_INLINE void MultiplyLines(const char* const (&a)[kTiles], int64_t offse
   constexpr bool kHalf = kLines < kTileLines;
   constexpr int32_t kA = kHalf ? kHalfOperandTile : kOperandTile;
   constexpr int32_t kB = kHalf ? kHalfWeightTile : kWeightTile;
-  TileUnit::Load<kB>(weights, kLineBytes);
+  AmxUnit::Load<kB>(weights, kLineBytes);
   ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
-    TileUnit::Load<kA>(a[kTile] + offset, a_stride);
+    AmxUnit::Load<kA>(a[kTile] + offset, a_stride);
     MultiplyTiles<P, kTile, kA, kB>();
     if (ahead == nullptr) return;
     constexpr int32_t kBegin = kLines * kTile / kTiles;
@@ -121,10 +121,9 @@ ESPALIER_INLINE void MultiplyPanel(const char* const (&a)[kTiles], int64_t a_str
 
 // One panel of a stack, added to C or overwriting it.
 template <int32_t kTiles>
-__attribute__((noinline, noclone)) void MultiplyStack(const TileRows<TileProduct>& rows,
-                                                      const TileStack& stack,
-                                                      const Piece<TileProduct>* pieces, int32_t count,
-                                                      int32_t panel) {
+__attribute__((noinline, noclone)) void MultiplyStack(const TileRows<AmxProduct>& rows,
+                                                      const TileStack& stack, const Piece<AmxProduct>* pieces,
+                                                      int32_t count, int32_t panel) {
   const char* a[kTiles];
   float* c[kTiles];
   for (int32_t tile = 0; tile < kTiles; ++tile) {
@@ -136,20 +135,20 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<TileProduct
   // Rows that two tiles share are read before they are written.
   ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
     if (rows.from_zero) {
-      TileUnit::Zero<kTile>();
+      AmxUnit::Zero<kTile>();
     } else {
-      TileUnit::Load<kTile>(c[kTile], c_stride);
+      AmxUnit::Load<kTile>(c[kTile], c_stride);
     }
   });
   for (int32_t i = 0; i < count; ++i) MultiplyPanel<kTiles>(a, a_stride, pieces[i], panel);
   ForTiles<kTiles>([&]<int32_t kTile>()
-                       __attribute__((always_inline)) { TileUnit::Store<kTile>(c[kTile], c_stride); });
+                       __attribute__((always_inline)) { AmxUnit::Store<kTile>(c[kTile], c_stride); });
 }
 
-// Products of the tile unit take all panels one after the other (MultiplyStack, for each type of product).
+// Products of the AMX unit take all panels one after the other (MultiplyStack, for each type of product).
 template <int32_t kPanels, typename P, typename Walk>
-requires(__is_base_of(UnitTiles, P)) void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces,
-                                                       int32_t piece_count, Walk* walk) {
+requires(__is_base_of(AmxTiles, P)) void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces,
+                                                      int32_t piece_count, Walk* walk) {
   while (count > 0) {
     const TileStack stack = TileStack::Of(count);
     ConfigureTiles(stack.height);
