@@ -29,8 +29,8 @@ struct HostTensor {
 
 // What an activation buffer holds. The backend chooses the type it computes best in.
 enum class ActivationKind : uint8_t {
-  kResidual,  // the residual stream and outputs of matrix products; fp32 on the CPU
-  kOperand,   // input of a matrix product: the compute type
+  kResidual,  // the residual stream and outputs of MatMul; fp32 on the CPU
+  kOperand,   // input of MatMul: the compute type
 };
 
 enum class MatMulMode : uint8_t { kOverwrite, kAccumulate };
@@ -53,7 +53,7 @@ struct BackendOptions {
   std::string name = "cpu";        // auto (cuda where it works, else cpu), cpu, ref, cuda
   std::string isa = "auto";        // cpu: auto, amx, avx512, avx2, portable
   DType dtype = DType::kBFloat16;  // of weights, KV and matrix operands; ref computes in fp32 always
-  // Of matrix products. With kInt8 their operands are int8 too, made from fp32 (kernels/base/int8.h); tables,
+  // Of MatMul. With kInt8 their operands are int8 too, made from fp32 (kernels/base/int8.h); tables,
   // norms, biases and KV stay in dtype.
   WeightType weights = WeightType::kDType;
   int32_t threads = 0;        // cpu: 0 means every core this process may use
@@ -92,7 +92,7 @@ class Backend {
   // Set-up. Rows of the parts are stacked: {q, k, v} become one [sum of rows, cols] matrix. The host memory
   // is not used after the call.
   virtual Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) = 0;
-  // A matrix for Embed, kept in dtype. Where weights have that type too, it serves products as well.
+  // A matrix for Embed, kept in dtype. Where weights have that type too, it serves MatMul as well.
   virtual Result<MatrixId> AddTable(std::span<const HostTensor> parts) { return AddMatrix(parts); }
   virtual Result<VectorId> AddVector(std::span<const HostTensor> parts) = 0;
   // Rotary angles: position * inv_freq[i] turns the pair (i, i + head_dim / 2); [head_dim / 2] fp32. `scale`

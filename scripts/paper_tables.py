@@ -99,10 +99,10 @@ def text_of(args, attention, replay, reports):
     first = next(iter(reports.values()))
     machine = first["machine"]
     reads = sorted(one["peak"]["read_bytes_per_s"] / 1e9 for one in reports.values())
-    products = sorted(one["peak"]["bf16_flop_per_s"] / 1e9 for one in reports.values())
+    gemm = sorted(one["peak"]["bf16_flop_per_s"] / 1e9 for one in reports.values())
     text = (
         f"machine  {machine['cpu']}, {machine['isa']}, {machine['threads']} threads\n"
-        f"peak     reads {reads[0]:.1f} to {reads[-1]:.1f} GB/s, bf16 products {products[0]:.0f} to {products[-1]:.0f} "
+        f"peak     reads {reads[0]:.1f} to {reads[-1]:.1f} GB/s, bf16 GEMM {gemm[0]:.0f} to {gemm[-1]:.0f} "
         "GFLOP/s, measured in each piece\n"
         f"commit   {first['commit']}\n"
         f"command  {told_command(args)}\n"

@@ -22,7 +22,7 @@ constexpr const char* Name(DType type) {
   return "unknown";
 }
 
-// What weights of matrix products are stored as.
+// What weights of MatMul are stored as.
 enum class WeightType : uint8_t {
   kDType,  // in the DType that everything else has
   kInt8,   // kernels/base/int8.h

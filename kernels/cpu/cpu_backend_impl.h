@@ -86,9 +86,9 @@ class CpuBackend final : public Backend {
   const float* HeadNorm(const KvPool& kv, VectorId norm);
   const Activation& CheckedQkv(const KvPool& kv, ActivationId qkv);
   // Everything but C. int8 operands are made here, in memory that the next call takes again.
-  GemmArgs Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);
+  GemmArgs GemmOf(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);
   void Quantize(const Activation& in, int64_t first_row, GemmArgs* args);
-  void RunProduct(const PackedMatrix& w, GemmArgs args);
+  void RunGemm(const PackedMatrix& w, GemmArgs args);
   // What attention of this shape costs, measured on KV of its own; the defaults where there is no memory for
   // it.
   PlanCosts MeasureCosts(const AttentionShape& shape, int32_t block_tokens);

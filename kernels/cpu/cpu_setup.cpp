@@ -88,7 +88,7 @@ Result<KvId> CpuBackend::AddKv(const AttentionShape& shape, int32_t blocks, int3
 Result<ActivationId> CpuBackend::AddActivation(ActivationKind kind, int64_t cols) {
   if (cols <= 0) return InvalidArgument("", "an activation needs columns");
   Activation activation;
-  // int8 operands are made from fp32 when a product needs them.
+  // int8 operands are made from fp32 when a GEMM needs them.
   activation.bf16 = kind == ActivationKind::kOperand && info_.dtype == DType::kBFloat16 &&
                     info_.weights == WeightType::kDType && kernels_.bf16_operands;
   activation.cols = cols;

@@ -93,10 +93,10 @@ void CpuBackend::Quantize(const Activation& in, int64_t first_row, GemmArgs* arg
   });
 }
 
-GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows) {
+GemmArgs CpuBackend::GemmOf(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows) {
   ESPALIER_CHECK(in.cols == w.cols());
   ESPALIER_CHECK_MSG(in.bf16 == (kernels_.bf16_operands && w.dtype() == DType::kBFloat16 && !w.int8()),
-                     "a product reads a kOperand activation");
+                     "MatMul reads a kOperand activation");
   GemmArgs args;
   args.a = in.Row(first_row);
   args.a_stride = in.stride;
@@ -113,7 +113,7 @@ GemmArgs CpuBackend::Product(const Activation& in, const PackedMatrix& w, int64_
   return args;
 }
 
-void CpuBackend::RunProduct(const PackedMatrix& w, GemmArgs args) {
+void CpuBackend::RunGemm(const PackedMatrix& w, GemmArgs args) {
   if (args.rows == 0) return;
   const auto gemm = w.int8()                       ? kernels_.gemm_int8
                     : w.dtype() == DType::kFloat32 ? kernels_.gemm_fp32
@@ -130,7 +130,7 @@ void CpuBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode m
   const PackedMatrix& m = At(matrices_, w);
   Activation& o = Output(out, i.rows, m.rows());
   ESPALIER_CHECK(!o.bf16);
-  GemmArgs args = Product(i, m, 0, i.rows);
+  GemmArgs args = GemmOf(i, m, 0, i.rows);
   args.c = o.Floats(0);
   args.c_stride = o.stride;
   args.accumulate = mode == MatMulMode::kAccumulate;
@@ -139,7 +139,7 @@ void CpuBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode m
     ESPALIER_CHECK(b.cols == m.rows());
     args.bias = b.values.as<float>();
   }
-  RunProduct(m, args);
+  RunGemm(m, args);
 }
 
 const CpuBackend::Activation& CpuBackend::CheckedQkv(const KvPool& kv, ActivationId qkv) {
@@ -328,10 +328,10 @@ void CpuBackend::Sample(ActivationId in, MatrixId head) {
   const int64_t stride = (int64_t{m.panels()} | 1) * kLanes;
   for (int64_t row = 0; row < i.rows; row += kLogitRows) {
     const int64_t rows = std::min(kLogitRows, i.rows - row);
-    GemmArgs args = Product(i, m, row, rows);
+    GemmArgs args = GemmOf(i, m, row, rows);
     args.c = Reserve<float>(&logits_, rows * stride);
     args.c_stride = stride;
-    RunProduct(m, args);
+    RunGemm(m, args);
     SampleRows(row, {args.c, static_cast<size_t>(rows * stride)}, stride, m.rows());
   }
 }

@@ -10,7 +10,7 @@
 
 namespace espalier::cpu {
 
-// Weights [rows, cols] in the order in which products read them (layout: GemmArgs). The only copy: embedding
+// Weights [rows, cols] in the order in which GEMM reads them (layout: GemmArgs). The only copy: embedding
 // rows are gathered from it.
 class PackedMatrix {
  public:
@@ -29,9 +29,9 @@ class PackedMatrix {
   int32_t panels_per_block() const { return panels_per_block_; }
   int32_t blocks() const { return (panels_ + panels_per_block_ - 1) / panels_per_block_; }
 
-  // Into how many parts the rows of a product are divided where there are few blocks for the threads: as few
+  // Into how many parts the rows of a GEMM are divided where there are few blocks for the threads: as few
   // as keep all threads busy to the end. Of many blocks each is read once.
-  int32_t RowParts(int64_t product_rows, int32_t threads) const;
+  int32_t RowParts(int64_t gemm_rows, int32_t threads) const;
 
   // One row as fp32 [cols]; of int8 weights q * scale.
   void ReadRow(int64_t row, float* out) const;

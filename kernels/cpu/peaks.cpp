@@ -32,14 +32,14 @@ double MeasureReading(const KernelTable& kernels, ThreadPool* pool, const Buffer
   return best;
 }
 
-double MeasureMultiplying(float (*multiply)(int64_t least, int64_t* done), ThreadPool* pool) {
+double MeasureGemm(float (*gemm)(int64_t least, int64_t* done), ThreadPool* pool) {
   double best = 0.0;
   for (int i = 0; i < kRepetitions; ++i) {
     std::atomic<int64_t> total{0};
     const auto begin = std::chrono::steady_clock::now();
     pool->ParallelFor(int64_t{4} * pool->threads(), 1, [&](int64_t, int32_t) {
       int64_t multiply_adds = 0;
-      multiply(kMultiplyAdds, &multiply_adds);
+      gemm(kMultiplyAdds, &multiply_adds);
       total += multiply_adds;
     });
     best = std::max(best, 2.0 * static_cast<double>(total.load()) / SecondsSince(begin));
@@ -57,8 +57,8 @@ Result<CpuPeaks> MeasurePeaks(const KernelTable& kernels, ThreadPool* pool, int6
   });
   CpuPeaks peaks;
   peaks.read_bytes_per_second = MeasureReading(kernels, pool, *buffer);
-  peaks.bf16_flop_per_second = MeasureMultiplying(kernels.bf16_multiply_adds, pool);
-  peaks.int8_op_per_second = MeasureMultiplying(kernels.int8_multiply_adds, pool);
+  peaks.bf16_flop_per_second = MeasureGemm(kernels.bf16_multiply_adds, pool);
+  peaks.int8_op_per_second = MeasureGemm(kernels.int8_multiply_adds, pool);
   return peaks;
 }
 

@@ -9,7 +9,7 @@ namespace espalier::cpu {
 // What this machine can do at most with these kernels and threads, measured: what benchmarks compare with.
 struct CpuPeaks {
   double read_bytes_per_second = 0.0;  // all threads read memory far beyond the caches, huge pages
-  double bf16_flop_per_second = 0.0;   // products of bf16 weights in L1, register tiles; multiply-add = 2
+  double bf16_flop_per_second = 0.0;   // GEMM with bf16 weights in L1, register tiles; multiply-add = 2
   double int8_op_per_second = 0.0;     // likewise of int8 weights and operands
 };
 

@@ -61,24 +61,24 @@ Result<const CublasLt*> LoadCublasLt() {
   return &*library;
 }
 
-Result<std::unique_ptr<Products>> Products::Create(void* workspace) {
+Result<std::unique_ptr<CublasLtGemm>> CublasLtGemm::Create(void* workspace) {
   const Result<const CublasLt*> library = LoadCublasLt();
   if (!library) return library.error();
-  std::unique_ptr<Products> products(new Products(**library, workspace));
-  if (Status status = Check((*library)->create(&products->handle_), "its start"); !status.ok()) {
+  std::unique_ptr<CublasLtGemm> gemm(new CublasLtGemm(**library, workspace));
+  if (Status status = Check((*library)->create(&gemm->handle_), "its start"); !status.ok()) {
     Error error = status.error();
     error.field = "backend";
     return error;
   }
-  return products;
+  return gemm;
 }
 
-Products::~Products() {
+CublasLtGemm::~CublasLtGemm() {
   for (auto& [shape, choice] : choices_) Destroy(&choice);
   if (handle_ != nullptr) library_.destroy(handle_);
 }
 
-void Products::Destroy(Choice* choice) {
+void CublasLtGemm::Destroy(Choice* choice) {
   if (choice->desc != nullptr) library_.desc_destroy(choice->desc);
   for (cublasLtMatrixLayout_t layout : {choice->w, choice->a, choice->c}) {
     if (layout != nullptr) library_.layout_destroy(layout);
@@ -87,7 +87,7 @@ void Products::Destroy(Choice* choice) {
 
 // cuBLASLt's matrices are column-major. Row-major c[rows, n] is column-major c^T [n, rows] = w^T-transposed *
 // a^T: w lies there as [k, n], to be transposed, and a as [k, rows].
-Result<const Products::Choice*> Products::Choose(const ProductArgs& args) {
+Result<const CublasLtGemm::Choice*> CublasLtGemm::Choose(const GemmArgs& args) {
   const Shape shape = {args.rows, args.n, args.k, args.a_stride, args.c_stride, args.bf16};
   const auto found = choices_.find(shape);
   if (found != choices_.end()) return &found->second;
@@ -111,14 +111,14 @@ Result<const Products::Choice*> Products::Choose(const ProductArgs& args) {
   if (!status.ok()) {
     Destroy(&choice);
     Error error = status.error();
-    error.message += " for a product of " + std::to_string(args.rows) + " x " + std::to_string(args.n) +
-                     " x " + std::to_string(args.k);
+    error.message += " for a GEMM of " + std::to_string(args.rows) + " x " + std::to_string(args.n) + " x " +
+                     std::to_string(args.k);
     return error;
   }
   return &choices_.emplace(shape, choice).first->second;
 }
 
-Status Products::AskHeuristic(Choice* choice) {
+Status CublasLtGemm::AskHeuristic(Choice* choice) {
   cublasLtMatmulPreference_t preference = nullptr;
   Status status = Check(library_.preference_create(&preference), "a preference");
   if (!status.ok()) return status;
@@ -140,7 +140,7 @@ Status Products::AskHeuristic(Choice* choice) {
   return {};
 }
 
-Status Products::Run(const ProductArgs& args, cudaStream_t stream) {
+Status CublasLtGemm::Run(const GemmArgs& args, cudaStream_t stream) {
   const Result<const Choice*> choice = Choose(args);
   if (!choice) return choice.error();
   const Choice& c = **choice;
@@ -148,7 +148,7 @@ Status Products::Run(const ProductArgs& args, cudaStream_t stream) {
   const float beta = args.accumulate ? 1.0F : 0.0F;
   return Check(library_.matmul(handle_, c.desc, &alpha, args.w, c.w, args.a, c.a, &beta, args.c, c.c, args.c,
                                c.c, &c.algorithm, workspace_, static_cast<size_t>(kWorkspaceBytes), stream),
-               "a product");
+               "a GEMM");
 }
 
 }  // namespace espalier::cuda

@@ -35,18 +35,18 @@ struct CublasLt {
 // toolkit of the build lies. Loaded once, never unloaded. Error: not found, naming the flag backend.
 Result<const CublasLt*> LoadCublasLt();
 
-// Products by cuBLASLt: fp32 sums of bf16 or (never TF32) fp32 operands. For each shape the algorithm that
+// GEMM by cuBLASLt: fp32 sums of bf16 or (never TF32) fp32 operands. For each shape the algorithm that
 // the library thinks best is asked for once, and kept. One thread calls.
-class Products {
+class CublasLtGemm {
  public:
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
   // `workspace`: device memory of kWorkspaceBytes. Errors: no library, one that does not start.
-  static Result<std::unique_ptr<Products>> Create(void* workspace);
-  ~Products();
+  static Result<std::unique_ptr<CublasLtGemm>> Create(void* workspace);
+  ~CublasLtGemm();
 
-  // Puts the product on the stream. Error: no algorithm for the shape, or a launch that failed.
-  Status Run(const ProductArgs& args, cudaStream_t stream);
+  // Puts the GEMM on the stream. Error: no algorithm for the shape, or a launch that failed.
+  Status Run(const GemmArgs& args, cudaStream_t stream);
 
  private:
   // rows, n, k, a_stride, c_stride, bf16
@@ -59,8 +59,8 @@ class Products {
     cublasLtMatmulAlgo_t algorithm = {};
   };
 
-  Products(const CublasLt& library, void* workspace) : library_(library), workspace_(workspace) {}
-  Result<const Choice*> Choose(const ProductArgs& args);
+  CublasLtGemm(const CublasLt& library, void* workspace) : library_(library), workspace_(workspace) {}
+  Result<const Choice*> Choose(const GemmArgs& args);
   Status AskHeuristic(Choice* choice);
   void Destroy(Choice* choice);
 

@@ -70,7 +70,7 @@ class Device {
   virtual void Run(const SampleArgs& args) = 0;
   virtual void Run(const ScoreArgs& args) = 0;
   virtual void Run(const TopTokensArgs& args) = 0;
-  virtual void Run(const ProductArgs& args) = 0;
+  virtual void Run(const GemmArgs& args) = 0;
 
  protected:
   Status status_;

@@ -14,7 +14,7 @@
 
 namespace espalier::cuda {
 
-// Rows that a product of `rows` rows is computed on; the rows behind hold garbage. Few sizes mean few choices
+// Rows that a GEMM of `rows` rows is computed on; the rows behind hold garbage. Few sizes mean few choices
 // of an algorithm, and rows of one bucket have the same bits. At most the rows that every activation has.
 int32_t RowBucket(int32_t rows, int32_t max_rows);
 

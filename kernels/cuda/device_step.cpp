@@ -120,7 +120,7 @@ void DeviceBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMod
   const Activation& o = Output(out, i.rows, m.rows);
   ESPALIER_CHECK(i.kind == ActivationKind::kOperand && i.cols == m.cols && !o.bf16);
   if (i.rows == 0) return;
-  ProductArgs args;
+  GemmArgs args;
   args.a = i.values.data();
   args.a_stride = i.stride;
   args.w = m.values.data();
@@ -248,7 +248,7 @@ void DeviceBackend::Sample(ActivationId in, MatrixId head) {
   if (!ReserveSampling(m.padded_rows)) return;
   for (int32_t row = 0; row < i.rows; row += LoweredStep::kLogitRows) {
     const int32_t rows = std::min(LoweredStep::kLogitRows, i.rows - row);
-    ProductArgs args;
+    GemmArgs args;
     args.a = i.values.data() + row * i.stride * element_bytes();
     args.a_stride = i.stride;
     args.w = m.values.data();

@@ -44,7 +44,7 @@ class GpuDevice final : public Device {
   }
 
   ~GpuDevice() override {
-    products_ = nullptr;
+    gemm_ = nullptr;
     for (cudaEvent_t event : events_) {
       if (event != nullptr) cudaEventDestroy(event);
     }
@@ -125,9 +125,9 @@ class GpuDevice final : public Device {
   void Run(const SampleArgs& args) override { Launch(args, "sampling"); }
   void Run(const ScoreArgs& args) override { Launch(args, "scoring"); }
   void Run(const TopTokensArgs& args) override { Launch(args, "top tokens"); }
-  void Run(const ProductArgs& args) override {
+  void Run(const GemmArgs& args) override {
     if (!status_.ok()) return;
-    if (Status status = products_->Run(args, stream_); !status.ok()) Fail(status.error());
+    if (Status status = gemm_->Run(args, stream_); !status.ok()) Fail(status.error());
   }
 
  private:
@@ -144,16 +144,16 @@ class GpuDevice final : public Device {
   Status Start() {
     for (const cudaError_t error :
          {cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-          cudaMalloc(&workspace_, static_cast<size_t>(Products::kWorkspaceBytes))}) {
+          cudaMalloc(&workspace_, static_cast<size_t>(CublasLtGemm::kWorkspaceBytes))}) {
       if (error != cudaSuccess) return NotUsable(info_.name + " does not start: " + TextOf(error));
     }
     if (const cudaError_t error = ProbeKernel(); error != cudaSuccess) {
       return NotUsable(info_.name + ": this program has no code for " + info_.architecture + ": " +
                        TextOf(error));
     }
-    Result<std::unique_ptr<Products>> products = Products::Create(workspace_);
-    if (!products) return products.error();
-    products_ = std::move(*products);
+    Result<std::unique_ptr<CublasLtGemm>> gemm = CublasLtGemm::Create(workspace_);
+    if (!gemm) return gemm.error();
+    gemm_ = std::move(*gemm);
     return {};
   }
 
@@ -188,7 +188,7 @@ class GpuDevice final : public Device {
   cudaStream_t stream_ = nullptr;
   void* workspace_ = nullptr;
   std::vector<cudaEvent_t> events_;  // made when first recorded
-  std::unique_ptr<Products> products_;
+  std::unique_ptr<CublasLtGemm> gemm_;
 };
 
 }  // namespace

@@ -20,7 +20,7 @@ constexpr int64_t kCacheBytes = int64_t{1} << 20;
 
 // Sixteen sums side by side; k is a multiple of 16.
 template <typename T>
-float Product(const T* a, const T* b, int32_t k) {
+float Dot(const T* a, const T* b, int32_t k) {
   std::array<float, 16> sums{};
   for (int32_t i = 0; i < k; i += 16) {
     for (size_t j = 0; j < 16; ++j) {
@@ -96,7 +96,7 @@ class HostEmulator final : public Device {
   void Run(const SampleArgs& args) override { Launch(args); }
   void Run(const ScoreArgs& args) override { Launch(args); }
   void Run(const TopTokensArgs& args) override { Launch(args); }
-  void Run(const ProductArgs& args) override {
+  void Run(const GemmArgs& args) override {
     LoadLibrary();
     if (!status_.ok()) return;
     ESPALIER_CHECK(args.n % 16 == 0 && args.k % 16 == 0 && args.a_stride % 16 == 0 &&
@@ -106,9 +106,9 @@ class HostEmulator final : public Device {
       for (int64_t n = 0; n < args.n; ++n) {
         const T* w = static_cast<const T*>(args.w) + n * args.k;
         for (int64_t row = 0; row < args.rows; ++row) {
-          const float product = Product(static_cast<const T*>(args.a) + row * args.a_stride, w, args.k);
+          const float dot = Dot(static_cast<const T*>(args.a) + row * args.a_stride, w, args.k);
           float& c = args.c[row * args.c_stride + n];
-          c = args.accumulate ? c + product : product;
+          c = args.accumulate ? c + dot : dot;
         }
       }
     });
@@ -117,8 +117,7 @@ class HostEmulator final : public Device {
  private:
   void LoadLibrary() {
     const int64_t bytes = std::exchange(to_load_bytes_, 0);
-    if (bytes > FreeBytes())
-      Fail({ErrorCode::kUnavailable, "", "no memory is left for the code of products"});
+    if (bytes > FreeBytes()) Fail({ErrorCode::kUnavailable, "", "no memory is left for the code of GEMM"});
     used_bytes_ += bytes;
   }
 

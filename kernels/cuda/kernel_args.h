@@ -16,7 +16,7 @@ struct LaunchShape {
   int64_t shared_bytes = 0;
 };
 
-// A matrix of activations: fp32, or bf16 where it is the operand of a product.
+// A matrix of activations: fp32, or bf16 where it is the operand of a GEMM.
 struct RowsView {
   void* data = nullptr;
   int64_t stride = 0;
@@ -216,7 +216,7 @@ struct TopTokensArgs {
 
 // c[rows, n] = (accumulate ? c : 0) + a[rows, k] * w[n, k]^T, summed in fp32 (fp32 operands are not rounded).
 // n and k are multiples of 16, and so are all strides; `rows` is a size that RowBucket gives.
-struct ProductArgs {
+struct GemmArgs {
   const void* a = nullptr;
   int64_t a_stride = 0;
   const void* w = nullptr;

@@ -61,7 +61,7 @@ struct Activation {
   const float* row(int64_t r) const { return values.data() + r * cols; }
 };
 
-// The rows of a product, quantised where the weights are.
+// The rows of MatMul, quantised where the weights are.
 class Operands {
  public:
   Operands(const Matrix& weights, const Activation& rows) : weights_(weights), rows_(rows) {
@@ -79,7 +79,7 @@ class Operands {
   }
 
   // Of a row and an output.
-  float Product(int64_t row, int64_t n) const {
+  float Element(int64_t row, int64_t n) const {
     if (weights_.scales.empty()) return Dot(rows_.row(row), weights_.row(n), weights_.cols);
     float sum = 0.0F;
     for (int64_t group = 0; group < groups_; ++group) {
@@ -236,9 +236,9 @@ class RefBackend final : public Backend {
     for (int64_t n = 0; n < m.rows; ++n) {
       const float b = bias == VectorId::kNone ? 0.0F : At(vectors_, bias)[static_cast<size_t>(n)];
       for (int64_t row = 0; row < i.rows; ++row) {
-        const float product = operands.Product(row, n) + b;
+        const float element = operands.Element(row, n) + b;
         float& target = o.row(row)[n];
-        target = mode == MatMulMode::kAccumulate ? target + product : product;
+        target = mode == MatMulMode::kAccumulate ? target + element : element;
       }
     }
   }
@@ -307,7 +307,7 @@ class RefBackend final : public Backend {
     const Operands operands(m, i);
     for (int64_t row = 0; row < i.rows; ++row) {
       for (int64_t n = 0; n < m.rows; ++n) {
-        logits[static_cast<size_t>(row * m.rows + n)] = operands.Product(row, n);
+        logits[static_cast<size_t>(row * m.rows + n)] = operands.Element(row, n);
       }
     }
     SampleStep(*step_, logits, m.rows, SerialFor, &slots_, &result_);

@@ -9,7 +9,7 @@
 
 namespace espalier::ref {
 
-// The sum of products of two vectors of equal length, in a fixed order of additions.
+// The dot product of two vectors of equal length, in a fixed order of additions.
 float Dot(const float* a, const float* b, int64_t count);
 
 // One layer's keys and values of a pool: [blocks * block_tokens, kv_heads, head_dim].

@@ -137,11 +137,11 @@ class WorkloadBench {
     return {};
   }
 
-  // Means over the steps: what memory and what products need at least, and the longer of the two.
+  // Means over the steps: what memory and what GEMM needs at least, and the longer of the two.
   struct Roofline {
     double us = 0.0;
     double memory_us = 0.0;
-    double products_us = 0.0;
+    double gemm_us = 0.0;
   };
   Roofline RooflineOfStep() const {
     const double token_bytes = static_cast<double>(shape_.KvBytesPerTokenLayer());
@@ -155,7 +155,7 @@ class WorkloadBench {
       const auto flop = static_cast<double>(runs_.front().plans[i].accounting.flop);
       mean.us += RooflineUs(peak_, bf16, bytes, flop) / steps();
       mean.memory_us += RooflineUs(peak_, bf16, bytes, 0.0) / steps();
-      mean.products_us += RooflineUs(peak_, bf16, 0.0, flop) / steps();
+      mean.gemm_us += RooflineUs(peak_, bf16, 0.0, flop) / steps();
     }
     return mean;
   }
@@ -200,9 +200,9 @@ class WorkloadBench {
                       {"max", RoundUs(*std::max_element(run.step_us.begin(), run.step_us.end()))},
                       {"runs", run.step_us.size()}};
     row["roofline_memory_us"] = RoundUs(roofline.memory_us);
-    row["roofline_products_us"] = RoundUs(roofline.products_us);
+    row["roofline_products_us"] = RoundUs(roofline.gemm_us);
     row["plan_costs"] = CostsJson(rig_->info().plan.costs);
-    row["limit"] = roofline.memory_us >= roofline.products_us ? "memory" : "products";
+    row["limit"] = roofline.memory_us >= roofline.gemm_us ? "memory" : "products";
     const double bytes_per_s = common.kv_read_bytes / (time_us * 1e-6);
     row["achieved_bytes_per_s"] = bytes_per_s;
     row["bandwidth_ratio"] = bytes_per_s / peak_.read_bytes_per_s;
@@ -240,7 +240,7 @@ std::vector<Column> Columns() {
           {"GB/s", "achieved_bytes_per_s", 1e9, 1},
           {"of peak %", "bandwidth_ratio", 0.01, 1},
           {"memory us", "roofline_memory_us", 1.0, 1},
-          {"products us", "roofline_products_us", 1.0, 1},
+          {"GEMM us", "roofline_products_us", 1.0, 1},
           {"limit", "limit"},
           {"of roofline %", "roofline_ratio", 0.01, 1},
           {"plan us", "plan_us", 1.0, 1},

@@ -104,7 +104,7 @@ AttentionCommand::AttentionCommand(CLI::App* program)
       "Rows of each workload's last step that are compared with fp64");
   Add("--peak-buffer-bytes", options_.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   Add("--peak-gb-per-s", options_.peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
-  Add("--peak-tflop-per-s", options_.peak_tflop_per_s, "Rate of bf16 products of the GPU, likewise");
+  Add("--peak-tflop-per-s", options_.peak_tflop_per_s, "Rate of bf16 GEMM of the GPU, likewise");
   Add("--shapes-out", shapes_out_, "File for the workloads as plain JSON, with this run's times");
   AddList("--peer-times", peer_times_,
           "File of the same form with times of other kernels, to stand beside this run's. Repeatable");
@@ -144,7 +144,7 @@ void AttentionCommand::Read(FlagReader* reader) {
   if (cuda && !(options.peak_gb_per_s > 0.0))
     reader->Fail("peak-gb-per-s", "must be given with --backend cuda: what the GPU's memory reaches");
   if (cuda && !(options.peak_tflop_per_s > 0.0))
-    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's products reach");
+    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's GEMM reaches");
   options.shape.kv_dtype = reader->Type("dtype", dtype_);
   options.backend.dtype = options.shape.kv_dtype;
   std::tie(options.shape.query_heads, options.shape.kv_heads) = reader->Heads("heads", heads_);

@@ -301,12 +301,12 @@ TEST_CASE("attention prints a row for each workload and mode, with exact bytes a
                  report.at("peak").at("read_bytes_per_s").get<double>()));
     CHECK(row.at("mask_bytes").get<int64_t>() >= 0);
     const double memory_us = row.at("roofline_memory_us");
-    const double products_us = row.at("roofline_products_us");
-    CHECK(products_us ==
+    const double gemm_us = row.at("roofline_products_us");
+    CHECK(gemm_us ==
           Approx(row.at("flop").get<double>() / report.at("peak").at("bf16_flop_per_s").get<double>() * 1e6)
               .margin(0.0011));
-    CHECK(row.at("roofline_us").get<double>() == Approx(std::max(memory_us, products_us)).margin(0.0011));
-    CHECK(row.at("limit") == (memory_us >= products_us ? "memory" : "products"));
+    CHECK(row.at("roofline_us").get<double>() == Approx(std::max(memory_us, gemm_us)).margin(0.0011));
+    CHECK(row.at("limit") == (memory_us >= gemm_us ? "memory" : "products"));
   }
   const Json& flatten = report.at("rows").at(0);
   CHECK(flatten.at("workload") == "1,3;40,5");

@@ -10,7 +10,7 @@ namespace espalier::bench {
 // runs through the scheduler as the server runs it. A row for each.
 //
 // Fields of a row: bytes, operations, times and the roofline are those of one decode step: bytes, flop and
-// roofline_us the mean, times the median over the decode steps of all repeats. flop holds matrix products and
+// roofline_us the mean, times the median over the decode steps of all repeats. flop holds MatMul and
 // attention, roofline_us the longer of (weight_bytes + kv_read_bytes) at the measured bandwidth and flop at
 // the measured rate; roofline_ratio = roofline_us / step_us.median. step_us is what a client waits;
 // forward_us, attention_us and what is made of them (step_cost.h: AddReached) the device's own times.

@@ -16,7 +16,7 @@ const char* BuildCommit();
 struct Peak {
   double read_bytes_per_s = 0.0;
   double bf16_flop_per_s = 0.0;
-  double int8_op_per_s = 0.0;  // products of int8 weights; 0: no such
+  double int8_op_per_s = 0.0;  // GEMM with int8 weights; 0: no such
 };
 
 // Errors name the flag at fault: isa, threads, peak-buffer-bytes.
@@ -38,7 +38,7 @@ std::optional<double> ProcessCpuSeconds(int32_t process);
 double LoadAverage();
 
 // The least time that moving `bytes` and computing `flop` can take on a machine of this peak: the longer of
-// the two. Products of fp32 operands have no measured peak: there only memory counts.
+// the two. GEMM of fp32 operands has no measured peak: there only memory counts.
 double RooflineUs(const Peak& peak, bool bf16_operands, double bytes, double flop);
 
 }  // namespace espalier::bench

@@ -36,7 +36,7 @@ void ModelCommand::AddRunFlags(ModelOptions* model) {
   Add("--block-tokens", model->block_tokens, "Tokens of a KV block");
   Add("--peak-buffer-bytes", model->peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   Add("--peak-gb-per-s", model->peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
-  Add("--peak-tflop-per-s", model->peak_tflop_per_s, "Rate of bf16 products of the GPU, likewise");
+  Add("--peak-tflop-per-s", model->peak_tflop_per_s, "Rate of bf16 GEMM of the GPU, likewise");
 }
 
 void ModelCommand::ReadModel(FlagReader* reader, ModelOptions* model) const {
@@ -56,7 +56,7 @@ void ModelCommand::ReadModel(FlagReader* reader, ModelOptions* model) const {
   if (model->backend == "cuda" && !(model->peak_gb_per_s > 0.0))
     reader->Fail("peak-gb-per-s", "must be given with --backend cuda: what the GPU's memory reaches");
   if (model->backend == "cuda" && !(model->peak_tflop_per_s > 0.0))
-    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's products reach");
+    reader->Fail("peak-tflop-per-s", "must be given with --backend cuda: what the GPU's GEMM reaches");
   model->dtype = reader->Type("dtype", dtype_);
   std::tie(model->query_heads, model->kv_heads) = reader->Heads("heads", heads_);
 }

@@ -138,10 +138,10 @@ std::string ToTable(const Report& report) {
                      std::to_string(report.backend.threads) + " threads, backend " + report.backend.name +
                      "\n";
   if (report.peak.read_bytes_per_s > 0.0) {
-    text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 products " +
+    text += "peak     reads " + Fixed(report.peak.read_bytes_per_s * 1e-9, 1) + " GB/s, bf16 GEMM " +
             Fixed(report.peak.bf16_flop_per_s * 1e-9, 0) + " GFLOP/s";
     if (report.peak.int8_op_per_s > 0.0)
-      text += ", int8 products " + Fixed(report.peak.int8_op_per_s * 1e-9, 0) + " GOP/s";
+      text += ", int8 GEMM " + Fixed(report.peak.int8_op_per_s * 1e-9, 0) + " GOP/s";
     text += "\n";
   }
   text += "commit   " + std::string(BuildCommit()) + "\n" + report.title + "\n\n";

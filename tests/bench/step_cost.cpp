@@ -24,13 +24,13 @@ StepCost::StepCost(const ModelOptions& model, const ModelInfo& info, const Peak&
                        : logit_rows_ * static_cast<int64_t>(SizeOf(info.backend.dtype));
 }
 
-double StepCost::ProductFlop(const StepSample& step) const {
+double StepCost::MatMulFlop(const StepSample& step) const {
   return 2.0 *
          (static_cast<double>(all_rows_) * step.rows + static_cast<double>(logit_rows_) * step.logit_rows);
 }
 
 double StepCost::Flop(const StepSample& step) const {
-  return ProductFlop(step) + static_cast<double>(step.accounting.flop);
+  return MatMulFlop(step) + static_cast<double>(step.accounting.flop);
 }
 
 double StepCost::Bytes(const StepSample& step) const {
@@ -41,10 +41,10 @@ double StepCost::Bytes(const StepSample& step) const {
 double StepCost::RooflineUs(const StepSample& step) const {
   const double bytes = Bytes(step);
   if (!int8_) return bench::RooflineUs(peak_, bf16_, bytes, Flop(step));
-  const double product_us = ProductFlop(step) / peak_.int8_op_per_s * 1e6;
+  const double matmul_us = MatMulFlop(step) / peak_.int8_op_per_s * 1e6;
   const auto attention_flop = static_cast<double>(step.accounting.flop);
   return std::max(bytes / peak_.read_bytes_per_s * 1e6,
-                  product_us + bench::RooflineUs(peak_, bf16_, 0.0, attention_flop));
+                  matmul_us + bench::RooflineUs(peak_, bf16_, 0.0, attention_flop));
 }
 
 void StepCost::AddReached(double forward_us, double attention_us, double bytes, double kv_read_bytes,

@@ -18,11 +18,11 @@ class StepCost {
  public:
   StepCost(const ModelOptions& model, const ModelInfo& info, const Peak& peak);
 
-  // Matrix products and attention.
+  // MatMul and attention.
   double Flop(const StepSample& step) const;
   // Weights, and KV as the step's plan reads it.
   double Bytes(const StepSample& step) const;
-  // The longer of Bytes at the measured bandwidth and Flop at the measured rates: products with int8
+  // The longer of Bytes at the measured bandwidth and Flop at the measured rates: GEMM with int8
   // weights at that of int8, attention at that of bf16.
   double RooflineUs(const StepSample& step) const;
 
@@ -34,7 +34,7 @@ class StepCost {
                   Json* row) const;
 
  private:
-  double ProductFlop(const StepSample& step) const;
+  double MatMulFlop(const StepSample& step) const;
 
   const Peak peak_;
   const bool bf16_;

@@ -112,7 +112,7 @@ TEST_CASE("a pool without a size takes what the device has left, and serves") {
 }
 
 #ifndef ESPALIER_ENGINE_DEVICE
-// The device's libraries take their part at the first product, as on a GPU: after the start.
+// The device's libraries take their part at the first GEMM, as on a GPU: after the start.
 RunnerOptions ShortOfMemory(const Setting& setting, int64_t memory_bytes) {
   RunnerOptions options = OptionsOf("cuda", setting);
   options.make_backend = [memory_bytes](const BackendOptions& asked) {

@@ -258,7 +258,7 @@ TEST_CASE("Every element of a KV block has a place of its own") {
   CHECK(large.BlockAt(80 * 8 - 1, (1 << 16) - 1) == (int64_t{80} * 8 * (1 << 16) - 1) * 4096);
 }
 
-TEST_CASE("Products run on few numbers of rows, never more than an activation has") {
+TEST_CASE("GEMM runs on few numbers of rows, never more than an activation has") {
   for (int32_t max_rows : {1, 5, 64, 500, 2048}) {
     for (int32_t rows = 1; rows <= max_rows; ++rows) {
       const int32_t bucket = cuda::RowBucket(rows, max_rows);

@@ -51,7 +51,7 @@ std::vector<float> RunMatMul(Backend& backend, const std::vector<float>& in,
   });
 }
 
-void CheckProducts(std::vector<Candidate>& candidates, Backend& ref) {
+void CheckMatMul(std::vector<Candidate>& candidates, Backend& ref) {
   Random random(1);
   const int32_t row_counts[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 128};
   const int32_t widths[] = {1, 16, 48, 100, 259, 384, 1000};
@@ -97,10 +97,10 @@ void CheckStackedMatrices(std::vector<Candidate>& candidates, Backend& ref) {
 
 }  // namespace
 
-TEST_CASE("Matrix products agree with ref") {
+TEST_CASE("MatMul agrees with ref") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
-  CheckProducts(candidates, *MakeRef(kMaxRows));
+  CheckMatMul(candidates, *MakeRef(kMaxRows));
 }
 
 TEST_CASE("Stacked matrices of every storage type are one matrix") {
@@ -109,10 +109,10 @@ TEST_CASE("Stacked matrices of every storage type are one matrix") {
   CheckStackedMatrices(candidates, *MakeRef(kMaxRows));
 }
 
-TEST_CASE("Products with int8 weights agree with ref, whose integers are the same") {
+TEST_CASE("MatMul with int8 weights agrees with ref, whose integers are the same") {
   auto candidates = MakeCandidates(kMaxRows, WeightType::kInt8);
   if (SkipWithout(candidates)) return;
-  CheckProducts(candidates, *MakeRef(kMaxRows, WeightType::kInt8));
+  CheckMatMul(candidates, *MakeRef(kMaxRows, WeightType::kInt8));
   CheckStackedMatrices(candidates, *MakeRef(kMaxRows, WeightType::kInt8));
 }
 

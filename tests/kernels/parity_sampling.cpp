@@ -117,7 +117,7 @@ std::vector<int32_t> SomeTokens(Random& random, int32_t vocab, int32_t most) {
   return tokens;
 }
 
-// Rows of logits come out of the product unchanged: row r of the input is the r-th unit vector.
+// Rows of logits come out of MatMul unchanged: row r of the input is the r-th unit vector.
 struct LogitRig {
   static constexpr int32_t kRows = 16;
 

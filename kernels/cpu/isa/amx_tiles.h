@@ -1,7 +1,7 @@
 // For kernels_amx*.cpp only, after tile.h and an amx_unit*.h: everything has internal linkage.
 #pragma once
 
-// Products by the AMX unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
+// GEMM by the AMX unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
 // to four tiles of C, of 16 outputs each, stand above one another: 64 rows, which each tile of B passes once.
 // An element takes in the sums of 32 k (of a group of lines) one after the other, in ascending k; the unit
 // itself adds those up in one order, whatever the tile's rows are. So here, too, a row has the same bits
@@ -73,26 +73,26 @@ ESPALIER_INLINE void ForTiles(Body body) {
 }
 
 template <typename P, int32_t kC, int32_t kA, int32_t kB>
-ESPALIER_INLINE void MultiplyTiles() {
+ESPALIER_INLINE void GemmTiles() {
   if constexpr (sizeof(typename P::Weight) == 1) {
-    AmxUnit::MultiplyInt8<kC, kA, kB>();
+    AmxUnit::DotInt8<kC, kA, kB>();
   } else {
-    AmxUnit::MultiplyBf16<kC, kA, kB>();
+    AmxUnit::DotBf16<kC, kA, kB>();
   }
 }
 
-// The tiles of C take in so many lines of a panel. Between the products lines are brought nearer: as many as
-// are read, from `ahead` on, if it is not null.
+// The tiles of C take in so many lines of a panel. Between the instructions lines are brought nearer: as many
+// as are read, from `ahead` on, if it is not null.
 template <int32_t kTiles, int32_t kLines, typename P>
-ESPALIER_INLINE void MultiplyLines(const char* const (&a)[kTiles], int64_t offset, int64_t a_stride,
-                                   const char* weights, const char* ahead) {
+ESPALIER_INLINE void GemmLines(const char* const (&a)[kTiles], int64_t offset, int64_t a_stride,
+                               const char* weights, const char* ahead) {
   constexpr bool kHalf = kLines < kTileLines;
   constexpr int32_t kA = kHalf ? kHalfOperandTile : kOperandTile;
   constexpr int32_t kB = kHalf ? kHalfWeightTile : kWeightTile;
   AmxUnit::Load<kB>(weights, kLineBytes);
   ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
     AmxUnit::Load<kA>(a[kTile] + offset, a_stride);
-    MultiplyTiles<P, kTile, kA, kB>();
+    GemmTiles<P, kTile, kA, kB>();
     if (ahead == nullptr) return;
     constexpr int32_t kBegin = kLines * kTile / kTiles;
     constexpr int32_t kEnd = kLines * (kTile + 1) / kTiles;
@@ -103,27 +103,27 @@ ESPALIER_INLINE void MultiplyLines(const char* const (&a)[kTiles], int64_t offse
 
 // The tiles of C take in a piece of a panel; `a` is where their first rows of operands begin.
 template <int32_t kTiles, typename P>
-ESPALIER_INLINE void MultiplyPanel(const char* const (&a)[kTiles], int64_t a_stride, const Piece<P>& piece,
-                                   int32_t panel) {
+ESPALIER_INLINE void GemmPanel(const char* const (&a)[kTiles], int64_t a_stride, const Piece<P>& piece,
+                               int32_t panel) {
   const auto* weights = reinterpret_cast<const char*>(piece.weights[panel]);
   const bool brings = piece.ahead != reinterpret_cast<const char*>(piece.weights[0]);
   const char* ahead = brings ? piece.ahead : nullptr;
   int64_t offset = piece.operand_offset * static_cast<int64_t>(sizeof(typename P::Operand));
   int32_t line = 0;
   for (; line + kTileLines <= piece.lines; line += kTileLines) {
-    MultiplyLines<kTiles, kTileLines, P>(a, offset, a_stride, weights, ahead);
+    GemmLines<kTiles, kTileLines, P>(a, offset, a_stride, weights, ahead);
     weights += kTileLines * kLineBytes;
     offset += kLineBytes;
     if (brings) ahead += kTileLines * kLineBytes;
   }
-  if (line < piece.lines) MultiplyLines<kTiles, kTileLines / 2, P>(a, offset, a_stride, weights, ahead);
+  if (line < piece.lines) GemmLines<kTiles, kTileLines / 2, P>(a, offset, a_stride, weights, ahead);
 }
 
 // One panel of a stack, added to C or overwriting it.
 template <int32_t kTiles>
-__attribute__((noinline, noclone)) void MultiplyStack(const TileRows<AmxProduct>& rows,
-                                                      const TileStack& stack, const Piece<AmxProduct>* pieces,
-                                                      int32_t count, int32_t panel) {
+__attribute__((noinline, noclone)) void GemmStack(const TileRows<AmxGemm>& rows, const TileStack& stack,
+                                                  const Piece<AmxGemm>* pieces, int32_t count,
+                                                  int32_t panel) {
   const char* a[kTiles];
   float* c[kTiles];
   for (int32_t tile = 0; tile < kTiles; ++tile) {
@@ -140,15 +140,15 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<AmxProduct>
       AmxUnit::Load<kTile>(c[kTile], c_stride);
     }
   });
-  for (int32_t i = 0; i < count; ++i) MultiplyPanel<kTiles>(a, a_stride, pieces[i], panel);
+  for (int32_t i = 0; i < count; ++i) GemmPanel<kTiles>(a, a_stride, pieces[i], panel);
   ForTiles<kTiles>([&]<int32_t kTile>()
                        __attribute__((always_inline)) { AmxUnit::Store<kTile>(c[kTile], c_stride); });
 }
 
-// Products of the AMX unit take all panels one after the other (MultiplyStack, for each type of product).
+// GEMMs of the AMX unit take all panels one after the other (GemmStack, for each type of GEMM).
 template <int32_t kPanels, typename P, typename Walk>
-requires(__is_base_of(AmxTiles, P)) void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces,
-                                                      int32_t piece_count, Walk* walk) {
+requires(__is_base_of(AmxTiles, P)) void GemmRows(TileRows<P> rows, int32_t count, Piece<P>* pieces,
+                                                  int32_t piece_count, Walk* walk) {
   while (count > 0) {
     const TileStack stack = TileStack::Of(count);
     ConfigureTiles(stack.height);
@@ -156,16 +156,16 @@ requires(__is_base_of(AmxTiles, P)) void MultiplyRows(TileRows<P> rows, int32_t 
       walk->Take(1, pieces, piece_count);
       switch (stack.tiles) {
         case 1:
-          MultiplyStack<1>(rows, stack, pieces, piece_count, panel);
+          GemmStack<1>(rows, stack, pieces, piece_count, panel);
           break;
         case 2:
-          MultiplyStack<2>(rows, stack, pieces, piece_count, panel);
+          GemmStack<2>(rows, stack, pieces, piece_count, panel);
           break;
         case 3:
-          MultiplyStack<3>(rows, stack, pieces, piece_count, panel);
+          GemmStack<3>(rows, stack, pieces, piece_count, panel);
           break;
         default:
-          MultiplyStack<kMostTiles>(rows, stack, pieces, piece_count, panel);
+          GemmStack<kMostTiles>(rows, stack, pieces, piece_count, panel);
       }
     }
     count -= stack.rows;

@@ -7,10 +7,9 @@ namespace {
 // One panel of a stack. The sums of a chunk of k leave the unit as integers, as they are added up in vector
 // registers elsewhere: the same bits.
 template <int32_t kTiles>
-__attribute__((noinline, noclone)) void MultiplyStack(const TileRows<Int8Product>& rows,
-                                                      const TileStack& stack,
-                                                      const Piece<Int8Product>* pieces, int32_t count,
-                                                      int32_t panel) {
+__attribute__((noinline, noclone)) void GemmStack(const TileRows<Int8Gemm>& rows, const TileStack& stack,
+                                                  const Piece<Int8Gemm>* pieces, int32_t count,
+                                                  int32_t panel) {
   alignas(64) int32_t sums[kTiles][kTileHeight * kLanes];
   const char* a[kTiles];
   for (int32_t tile = 0; tile < kTiles; ++tile) {
@@ -20,7 +19,7 @@ __attribute__((noinline, noclone)) void MultiplyStack(const TileRows<Int8Product
   for (int32_t i = 0; i < count; ++i) {
     const int64_t group = pieces[i].operand_offset / kInt8Group;
     ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) { AmxUnit::Zero<kTile>(); });
-    MultiplyPanel<kTiles>(a, rows.a_stride, pieces[i], panel);
+    GemmPanel<kTiles>(a, rows.a_stride, pieces[i], panel);
     ForTiles<kTiles>([&]<int32_t kTile>()
                          __attribute__((always_inline)) { AmxUnit::Store<kTile>(sums[kTile], kLineBytes); });
     int32_t row = 0;

@@ -31,12 +31,12 @@ struct AmxUnit {
   }
   // C += A * B. A holds rows of k; B, for each four bytes of k, the 16 outputs side by side.
   template <int32_t kC, int32_t kA, int32_t kB>
-  static ESPALIER_INLINE void MultiplyBf16() {
+  static ESPALIER_INLINE void DotBf16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
   // A signed, B unsigned.
   template <int32_t kC, int32_t kA, int32_t kB>
-  static ESPALIER_INLINE void MultiplyInt8() {
+  static ESPALIER_INLINE void DotInt8() {
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
 };

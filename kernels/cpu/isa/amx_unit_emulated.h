@@ -65,7 +65,7 @@ struct AmxUnit {
   }
 
   template <int32_t kC, int32_t kA, int32_t kB>
-  static void ExpectProduct() {
+  static void ExpectDot() {
     const EmulatedTile& c = Configured<kC>();
     const EmulatedTile& a = Configured<kA>();
     const EmulatedTile& b = Configured<kB>();
@@ -75,8 +75,8 @@ struct AmxUnit {
   // Two chains of fused multiply-adds from zero, of the even and of the odd k; then their sum is added to C.
   // Denormals are zeros, of operands and of results (the manual's TDPBF16PS).
   template <int32_t kC, int32_t kA, int32_t kB>
-  static void MultiplyBf16() {
-    ExpectProduct<kC, kA, kB>();
+  static void DotBf16() {
+    ExpectDot<kC, kA, kB>();
     constexpr uint32_t kDenormalsAreZeros = 0x8040;
     const uint32_t mode = _mm_getcsr();
     _mm_setcsr(mode | kDenormalsAreZeros);
@@ -98,8 +98,8 @@ struct AmxUnit {
     _mm_setcsr(mode);
   }
   template <int32_t kC, int32_t kA, int32_t kB>
-  static void MultiplyInt8() {
-    ExpectProduct<kC, kA, kB>();
+  static void DotInt8() {
+    ExpectDot<kC, kA, kB>();
     for (int32_t row = 0; row < tiles[kA].rows; ++row) {
       for (int32_t n = 0; n < 16; ++n) {
         int32_t sum;

@@ -2,7 +2,7 @@
 #pragma once
 
 // Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
-// its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the product with
+// its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the GEMM with
 // V; the segments are folded in ascending order, where integer maxima make every rescaling exact. Tokens a
 // row does not see add an exact zero. So a row's bits depend neither on the tile nor on the cut nor on the
 // batch. Online softmax: Milakov and Gimelshein 2018; folding of partials: FlashAttention-2, section 3.1.
@@ -41,7 +41,7 @@ void ScorePanel(const Tile<P>& t, int32_t begin, int32_t end, const typename P::
   piece.lines = t.args.stored_dim / P::kStep;
   const TileRows<P> rows = {t.Queries(begin), t.args.stored_dim, {out}, out_stride, true};
   EvenTiles tiles;
-  MultiplyRows<1>(rows, end - begin, &piece, 1, &tiles);
+  GemmRows<1>(rows, end - begin, &piece, 1, &tiles);
 }
 
 // Groups of 16 keys of a run, from `panel` on, for packed rows that see all of them, while there are kPanels;
@@ -73,7 +73,7 @@ int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t beg
       pieces[i].operand_offset = int64_t{i} * lines * P::kStep;
       pieces[i].lines = lines;
     }
-    MultiplyRows<kPanels>(rows, end - begin, pieces, kParts, bringer);
+    GemmRows<kPanels>(rows, end - begin, pieces, kParts, bringer);
   }
   return panel;
 }
@@ -209,7 +209,7 @@ int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t r
         pieces[i].operand_offset = block.column;
         pieces[i].lines = lines;
       }
-      MultiplyRows<kPanels>(rows, count, pieces, pieces_here, bringer);
+      GemmRows<kPanels>(rows, count, pieces, pieces_here, bringer);
     }
   }
   return dim;

@@ -23,7 +23,7 @@ ESPALIER_INLINE void StoreTwo(typename P::Operand* out, Vec first, Vec second) {
 // Operands have 8 bits: the polynomial of degree 4 nearest to 2^f in [0, 1), relative error 2.7e-6. The
 // instructions that split x and scale by its whole part take any x, infinities included.
 template <>
-ESPALIER_INLINE Vec Probability<Bf16Product>(Vec x) {
+ESPALIER_INLINE Vec Probability<Bf16Gemm>(Vec x) {
   const Vec f = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
   Vec p = Set1(0.013534167781F);
   p = MulAdd(p, f, Set1(0.052011460066F));
@@ -33,7 +33,7 @@ ESPALIER_INLINE Vec Probability<Bf16Product>(Vec x) {
   return {_mm512_scalef_ps(p.v, x.v)};
 }
 template <>
-ESPALIER_INLINE void StoreTwo<Bf16Product>(bf16_t* out, Vec first, Vec second) {
+ESPALIER_INLINE void StoreTwo<Bf16Gemm>(bf16_t* out, Vec first, Vec second) {
   const __m512bh rounded = _mm512_cvtne2ps_pbh(second.v, first.v);
   __builtin_memcpy(out, &rounded, sizeof(rounded));
 }

@@ -36,7 +36,7 @@ struct Tile {
   int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.stored_dim; }
 };
 
-// The KV of an item, brought nearer by register tiles between their products of what came before. Parts (16
+// The KV of an item, brought nearer by register tiles between the additions to what came before. Parts (16
 // tokens of K, or as much of V) come P::kAheadParts before they are read, in the order in which they lie
 // where a segment is small enough: each block's keys and values. Otherwise the segment's keys come first,
 // then its values, as they are read. A tile of few rows brings as much as it reads; taller ones need less.
@@ -71,7 +71,7 @@ class Bringer {
     if (brought_ < needed) Hurry(needed);
   }
 
-  // For MultiplyRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it brings
+  // For GemmRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it brings
   // as many lines as it reads where it is low, half as many where another one of the same rows follows.
   template <int32_t kRows, int32_t kPanels>
   static constexpr int32_t kAheadLines = kRows > 4 ? (kPanels + 1) / 2 : kPanels;

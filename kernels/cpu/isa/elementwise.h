@@ -1,4 +1,4 @@
-// For kernels_*.cpp only, after products.h: everything has internal linkage.
+// For kernels_*.cpp only, after gemm_types.h: everything has internal linkage.
 #pragma once
 
 namespace espalier::cpu {

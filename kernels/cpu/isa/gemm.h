@@ -1,7 +1,7 @@
 // For kernels_*.cpp only, after tile.h: everything has internal linkage.
 #pragma once
 
-// Products of rows with packed weights (GemmArgs). Whatever the blocking, an element of C is one chain of
+// GEMM of rows with packed weights (GemmArgs). Whatever the blocking, an element of C is one chain of
 // multiply-adds over ascending k: C itself carries the sum from one stretch of k to the next, and storing
 // fp32 changes no bit.
 namespace espalier::cpu {
@@ -101,13 +101,13 @@ int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t pa
     Piece<P> piece = PieceOf<kPanels>(args, block, panel, k);
     const char* ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
     EvenTiles walk = {tiles, ahead, (64 * kPanels + tiles - 1) / tiles};
-    MultiplyRows<kPanels>(RowsOf(args, block, 0, panel), args.rows, &piece, 1, &walk);
+    GemmRows<kPanels>(RowsOf(args, block, 0, panel), args.rows, &piece, 1, &walk);
   }
   return panel;
 }
 
 // Few rows: the weights pass by once, in the order in which they lie, those of a tile's panels of 128 k
-// staying in L1 while the rows take their turn; between its products each tile brings its share of the lines
+// staying in L1 while the rows take their turn; between its lines each tile brings its share of the lines
 // nearer that are needed later.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
@@ -130,7 +130,7 @@ int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
       pieces[count] = PieceOf<kPanels>(args, block, panel, k);
     }
     EvenTiles walk;
-    MultiplyRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
+    GemmRows<kPanels>(RowsOf(args, block, row, panel), rows, pieces, count, &walk);
   }
   return panel;
 }
@@ -150,7 +150,7 @@ void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
 
 constexpr int32_t kFewRows = 64;
 
-// The rows of a part, as a product of their own.
+// The rows of a part, as a GEMM of their own.
 template <typename P>
 GemmArgs PartOf(const GemmArgs& args, int32_t part) {
   GemmArgs rows = args;

@@ -3,7 +3,7 @@
 
 #include "kernels/base/int8.h"
 
-// Products of int8 rows with int8 weights. The sums of a chunk of k are integers; then C takes them in, chunk
+// GEMM of int8 rows with int8 weights. The sums of a chunk of k are integers; then C takes them in, chunk
 // after chunk in ascending k. So the bits of an element depend on nothing else here either.
 namespace espalier::cpu {
 namespace {
@@ -18,7 +18,7 @@ struct Int8Tiles : RegisterTiles {
 };
 #endif
 
-struct Int8Product : Int8Tiles {
+struct Int8Gemm : Int8Tiles {
   using Weight = uint8_t;
   using Operand = int8_t;
   using Line = Int8Line;
@@ -32,7 +32,7 @@ struct Int8Product : Int8Tiles {
 
 // C is always added to, and its panels lie side by side.
 template <>
-struct TileRows<Int8Product> {
+struct TileRows<Int8Gemm> {
   const int8_t* a;
   int64_t a_stride;
   const float* scales;    // of the first row's groups; `groups` from row to row
@@ -51,8 +51,8 @@ struct TileRows<Int8Product> {
   }
 };
 
-TileRows<Int8Product> RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>& block, int32_t row,
-                             int32_t panel) {
+TileRows<Int8Gemm> RowsOf(const GemmArgs& args, const GemmBlock<Int8Gemm>& block, int32_t row,
+                          int32_t panel) {
   float* c = block.c + panel * kLanes;
   return {static_cast<const int8_t*>(args.a) + row * args.a_stride,
           args.a_stride,
@@ -66,10 +66,10 @@ TileRows<Int8Product> RowsOf(const GemmArgs& args, const GemmBlock<Int8Product>&
 
 // A piece is a chunk of k, whose sums are integers until C takes them in.
 template <int32_t kRows, int32_t kPanels, int32_t kAheadLines>
-__attribute__((noinline, noclone)) void MultiplyTile(const TileRows<Int8Product>& rows,
-                                                     const Piece<Int8Product>* pieces, int32_t count) {
-  const TileRows<Int8Product> tile = rows;  // what is stored to C cannot change these
-  for (const Piece<Int8Product>* piece = pieces; piece != pieces + count; ++piece) {
+__attribute__((noinline, noclone)) void GemmTile(const TileRows<Int8Gemm>& rows,
+                                                 const Piece<Int8Gemm>* pieces, int32_t count) {
+  const TileRows<Int8Gemm> tile = rows;  // what is stored to C cannot change these
+  for (const Piece<Int8Gemm>* piece = pieces; piece != pieces + count; ++piece) {
     const int64_t group = piece->operand_offset / kInt8Group;
     Int8Sum sums[kRows][kPanels];
 #pragma GCC unroll 16
@@ -78,7 +78,7 @@ __attribute__((noinline, noclone)) void MultiplyTile(const TileRows<Int8Product>
 #pragma GCC unroll 16
       for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = start;
     }
-    MultiplyPiece<kRows, kPanels, kAheadLines>(tile.a + piece->operand_offset, tile.a_stride, *piece, sums);
+    GemmPiece<kRows, kPanels, kAheadLines>(tile.a + piece->operand_offset, tile.a_stride, *piece, sums);
     Vec weight_scales[kPanels];
 #pragma GCC unroll 16
     for (int32_t p = 0; p < kPanels; ++p) weight_scales[p] = Load(tile.weight_scales + p * kLanes);

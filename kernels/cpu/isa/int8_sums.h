@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-// Integer sums of products: a line of biased weights, 16 outputs by 4 of k (64 bytes), times 4 int8 operands
+// Integer dot products: a line of biased weights, 16 outputs by 4 of k (64 bytes), times 4 int8 operands
 // of a row. Exact, so that the order within a line is each instruction set's own.
 namespace espalier::cpu {
 namespace {

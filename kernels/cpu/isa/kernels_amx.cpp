@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/isa/amx_unit.h"
 
-#include "kernels/cpu/isa/products.h"
+#include "kernels/cpu/isa/gemm_types.h"
 
 #include "kernels/cpu/isa/tile.h"
 

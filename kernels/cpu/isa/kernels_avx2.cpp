@@ -2,7 +2,7 @@
 
 #include "kernels/cpu/isa/vec_avx2.h"
 
-#include "kernels/cpu/isa/products.h"
+#include "kernels/cpu/isa/gemm_types.h"
 
 #include "kernels/cpu/isa/tile.h"
 

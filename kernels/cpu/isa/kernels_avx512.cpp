@@ -2,7 +2,7 @@
 
 #include "kernels/cpu/isa/vec_avx512.h"
 
-#include "kernels/cpu/isa/products.h"
+#include "kernels/cpu/isa/gemm_types.h"
 
 #include "kernels/cpu/isa/tile.h"
 

@@ -1,13 +1,13 @@
-// For kernels_*.cpp only, after the products: everything has internal linkage.
+// For kernels_*.cpp only, after the GEMMs: everything has internal linkage.
 #pragma once
 
-// What the machine can do at most, for comparison: reading memory, and multiplying what lies in L1.
+// What the machine can do at most, for comparison: reading memory, and GEMM over what lies in L1.
 namespace espalier::cpu {
 namespace {
 
-// Brings lines nearer as products of few rows do: without, memory is not kept busy.
+// Brings lines nearer as GEMMs of few rows do: without, memory is not kept busy.
 uint32_t ReadBytes(const void* data, int64_t bytes) {
-  constexpr int64_t kAhead = Bf16Product::AheadBytes(0) / 4;
+  constexpr int64_t kAhead = Bf16Gemm::AheadBytes(0) / 4;
   const auto* p = static_cast<const float*>(data);
   Vec sums[4] = {Set1(0.0F), Set1(0.0F), Set1(0.0F), Set1(0.0F)};
   for (int64_t i = 0; i + 64 <= bytes / 4; i += 64) {
@@ -19,50 +19,50 @@ uint32_t ReadBytes(const void* data, int64_t bytes) {
 
 // The tallest tile times a chunk of k, again and again; returns how many multiply-adds that were.
 template <typename P>
-int64_t MultiplyAgain(const TileRows<P>& rows, Piece<P>* piece, int64_t least) {
+int64_t RepeatGemm(const TileRows<P>& rows, Piece<P>* piece, int64_t least) {
   constexpr int32_t kRows = P::kTileRows[0];
   EvenTiles walk;
   int64_t done = 0;
   for (; done < least; done += int64_t{kRows} * kTilePanels * kLanes * kChunkK) {
-    MultiplyRows<kTilePanels>(rows, kRows, piece, 1, &walk);
+    GemmRows<kTilePanels>(rows, kRows, piece, 1, &walk);
   }
   P::Finish();
   return done;
 }
 
-// The tallest tile over lines and a C that stay in L1: the most that products of bf16 weights can reach.
+// The tallest tile over lines and a C that stay in L1: the most that GEMM with bf16 weights can reach.
 float Bf16MultiplyAdds(int64_t least, int64_t* done) {
-  constexpr int32_t kRows = Bf16Product::kTileRows[0];
-  constexpr int32_t kLines = kChunkK / Bf16Product::kStep;
-  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Product::kStep] = {};
-  alignas(64) Bf16Product::Operand operands[kRows][kChunkK] = {};
+  constexpr int32_t kRows = Bf16Gemm::kTileRows[0];
+  constexpr int32_t kLines = kChunkK / Bf16Gemm::kStep;
+  alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Gemm::kStep] = {};
+  alignas(64) Bf16Gemm::Operand operands[kRows][kChunkK] = {};
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
-  Piece<Bf16Product> piece = {};
-  TileRows<Bf16Product> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
+  Piece<Bf16Gemm> piece = {};
+  TileRows<Bf16Gemm> rows = {operands[0], kChunkK, {}, kTilePanels * kLanes, false};
   for (int32_t p = 0; p < kTilePanels; ++p) {
     piece.weights[p] = weights[p];
     rows.c[p] = c[0] + p * kLanes;
   }
   piece.lines = kLines;
-  *done = MultiplyAgain(rows, &piece, least);
+  *done = RepeatGemm(rows, &piece, least);
   return c[0][0];
 }
 
 // As Bf16MultiplyAdds.
 float Int8MultiplyAdds(int64_t least, int64_t* done) {
-  constexpr int32_t kRows = Int8Product::kTileRows[0];
+  constexpr int32_t kRows = Int8Gemm::kTileRows[0];
   alignas(64) uint8_t weights[kTilePanels][kChunkK * kLanes] = {};
   alignas(64) int8_t operands[kRows][kChunkK] = {};
   alignas(64) float c[kRows][kTilePanels * kLanes] = {};
   alignas(64) float weight_scales[kTilePanels * kLanes] = {};
   const float scales[kRows] = {};
   const int32_t starts[kRows] = {};
-  Piece<Int8Product> piece = {};
-  piece.lines = kChunkK / Int8Product::kStep;
+  Piece<Int8Gemm> piece = {};
+  piece.lines = kChunkK / Int8Gemm::kStep;
   for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
-  const TileRows<Int8Product> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
-                                      kTilePanels * kLanes, weight_scales};
-  *done = MultiplyAgain(tile, &piece, least);
+  const TileRows<Int8Gemm> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
+                                   kTilePanels * kLanes, weight_scales};
+  *done = RepeatGemm(tile, &piece, least);
   return c[0][0];
 }
 

@@ -8,12 +8,12 @@ constexpr KernelTable MakeTable(const char* isa) {
   KernelTable table;
   table.isa = isa;
   table.bf16_operands = kBf16Operands;
-  table.gemm_bf16 = Gemm<Bf16Product>;
-  table.gemm_fp32 = Gemm<Fp32Product>;
-  table.gemm_int8 = Gemm<Int8Product>;
+  table.gemm_bf16 = Gemm<Bf16Gemm>;
+  table.gemm_fp32 = Gemm<Fp32Gemm>;
+  table.gemm_int8 = Gemm<Int8Gemm>;
   table.quantize_row = QuantizeRow;
-  table.attention_bf16 = Attend<Bf16Product>;
-  table.attention_fp32 = Attend<Fp32Product>;
+  table.attention_bf16 = Attend<Bf16Gemm>;
+  table.attention_fp32 = Attend<Fp32Gemm>;
   table.merge_partials = MergePartials;
   table.rotary_and_store = RotaryAndStoreRow;
   table.rms_norm = RmsNormRow;

@@ -1,7 +1,7 @@
-// For kernels_*.cpp only, after products.h: everything has internal linkage.
+// For kernels_*.cpp only, after gemm_types.h: everything has internal linkage.
 #pragma once
 
-// The one inner loop of products and attention: a register tile of C takes in rows of operands times panels
+// The one inner loop of GEMM and attention: a register tile of C takes in rows of operands times panels
 // of 16 outputs. Whatever the tile's height, an element of C is one chain of multiply-adds in ascending k.
 namespace espalier::cpu {
 namespace {
@@ -16,7 +16,7 @@ struct Piece {
   const typename P::Weight* weights[kTilePanels];
   int64_t operand_offset;  // elements
   int32_t lines;           // of 16 outputs by P::kStep of k
-  // What a tile brings nearer between its products: some lines from here on, and for each line of its own
+  // What a tile brings nearer between its lines: some lines from here on, and for each line of its own
   // `ahead_step` bytes further on.
   const char* ahead;
   int64_t ahead_step;
@@ -39,8 +39,8 @@ struct TileRows {
 };
 
 template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
-ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
-                                   typename P::Sum (&sums)[kRows][kPanels]) {
+ESPALIER_INLINE void GemmPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
+                               typename P::Sum (&sums)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
   constexpr int32_t kBases = (kRows + 2) / 3;
   const typename P::Operand* bases[kBases];
@@ -75,8 +75,8 @@ ESPALIER_INLINE void MultiplyPiece(const typename P::Operand* a, int64_t a_strid
 
 // Brings kAheadLines lines nearer for each line of the pieces.
 template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
-__attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, const Piece<P>* pieces,
-                                                     int32_t count) {
+__attribute__((noinline, noclone)) void GemmTile(const TileRows<P>& rows, const Piece<P>* pieces,
+                                                 int32_t count) {
   Vec acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -86,8 +86,7 @@ __attribute__((noinline, noclone)) void MultiplyTile(const TileRows<P>& rows, co
     }
   }
   for (int32_t i = 0; i < count; ++i) {
-    MultiplyPiece<kRows, kPanels, kAheadLines>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
-                                               acc);
+    GemmPiece<kRows, kPanels, kAheadLines>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i], acc);
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -106,7 +105,7 @@ constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32
   return TilesOf(rows, tiles > least ? tiles : least);
 }
 
-// How products walk over rows: by so many tiles, as equal as can be. Each brings its share nearer of what
+// How a GEMM walks over rows: by so many tiles, as equal as can be. Each brings its share nearer of what
 // lies from `next` on, if it is not null.
 struct EvenTiles {
   template <int32_t kRows, int32_t kPanels>
@@ -135,24 +134,24 @@ struct EvenTiles {
 
 // The tallest tile of at most `count` rows; returns its height.
 template <int32_t kPanels, int32_t kSize = 0, typename P, typename Walk>
-ESPALIER_INLINE int32_t MultiplySome(const TileRows<P>& rows, int32_t count, Piece<P>* pieces,
-                                     int32_t piece_count, Walk* walk) {
+ESPALIER_INLINE int32_t GemmSome(const TileRows<P>& rows, int32_t count, Piece<P>* pieces,
+                                 int32_t piece_count, Walk* walk) {
   constexpr int32_t kRows = P::kTileRows[kSize];
   if constexpr (kRows > 1) {
-    if (count < kRows) return MultiplySome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
+    if (count < kRows) return GemmSome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
   }
   constexpr int32_t kAheadLines = Walk::template kAheadLines<kRows, kPanels>;
   walk->Take(kAheadLines, pieces, piece_count);
-  MultiplyTile<kRows, kPanels, kAheadLines>(rows, pieces, piece_count);
+  GemmTile<kRows, kPanels, kAheadLines>(rows, pieces, piece_count);
   return kRows;
 }
 
 // `walk` (EvenTiles, Bringer) divides the rows into tiles, and says what the pieces bring nearer.
 template <int32_t kPanels, typename P, typename Walk>
-void MultiplyRows(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count, Walk* walk) {
+void GemmRows(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count, Walk* walk) {
   while (count > 0) {
     const int32_t done =
-        MultiplySome<kPanels>(rows, walk->RowsOfNext(P::kTileRows, count), pieces, piece_count, walk);
+        GemmSome<kPanels>(rows, walk->RowsOfNext(P::kTileRows, count), pieces, piece_count, walk);
     count -= done;
     rows.template Skip<kPanels>(done);
   }

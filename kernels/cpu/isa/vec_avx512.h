@@ -16,8 +16,8 @@ struct Vec {
 };
 
 // Rows that a register tile can have, descending, and its panels: 24 accumulators leave room for the weights
-// of a line, which expanded bf16 needs two registers for. Broadcasts come at one a cycle, products at two:
-// with two panels and more they keep up.
+// of a line, which expanded bf16 needs two registers for. Broadcasts come at one a cycle, multiply-adds at
+// two: with two panels and more they keep up.
 #if defined(ESPALIER_SMALL_TILES)  // instrumented register tiles take minutes to compile
 constexpr int32_t kRowSizes[] = {2, 1};
 constexpr int32_t kTilePanels = 2;

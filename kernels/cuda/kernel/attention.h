@@ -6,7 +6,7 @@
 
 // Tree attention of one item for the query heads of one tile. For each segment of 256 absolute positions a
 // row forms, from zero, its scores, their maximum rounded up to an integer in base 2, probabilities, their
-// sum and the product with V; segments are folded in ascending order, where integer maxima make every
+// sum and the GEMM with V; segments are folded in ascending order, where integer maxima make every
 // rescaling exact. A token that a row does not see is passed over. So a row's bits depend neither on the tile
 // nor on the cut nor on the batch. Online softmax: Milakov and Gimelshein 2018; folding: FlashAttention-2,
 // section 3.1.
@@ -86,7 +86,7 @@ ESPALIER_DEVICE void LoadQueries(Block& block, const Tile<T>& t) {
   });
 }
 
-// Products of one key with the packed rows [first, first + kRowGroup).
+// Dot products of one key with the packed rows [first, first + kRowGroup).
 template <typename T>
 ESPALIER_DEVICE void ScoreGroup(const Tile<T>& t, const T* keys, int32_t slot, int32_t first,
                                 float (&scores)[kRowGroup]) {
@@ -208,7 +208,7 @@ ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const DescriptorRun& run, int
                                (t.args.layout.stored_dim + 2);
 }
 
-// Products of the probabilities of packed rows [first, first + kRowGroup) with dims [dim, dim + 2) of V,
+// GEMM of the probabilities of packed rows [first, first + kRowGroup) with dims [dim, dim + 2) of V,
 // entries in order: for each row by ascending position.
 template <typename T>
 ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const DescriptorRun& run, int32_t first, int32_t dim,

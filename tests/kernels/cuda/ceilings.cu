@@ -1,4 +1,4 @@
-// What this GPU reaches at best: copies, reads by size and bytes in flight, products by cuBLASLt, launches.
+// What this GPU reaches at best: copies, reads by size and bytes in flight, GEMM by cuBLASLt, launches.
 // Prints one JSON object; with the argument `bulk` reads by bulk copies alone, so that a fault of theirs
 // leaves the other figures. Exit code 77 without a usable device.
 #include <cuda_runtime.h>
@@ -17,15 +17,15 @@ namespace espalier::ceilings {
 
 namespace {
 
-using cuda::ProductArgs;
-using cuda::Products;
+using cuda::CublasLtGemm;
+using cuda::GemmArgs;
 
 constexpr int kSkipped = 77;
 constexpr int kRepeats = 11;
 
 }  // namespace
 
-// Neither zeros nor equal values: data of one bit pattern makes products and memories faster than they are.
+// Neither zeros nor equal values: data of one bit pattern makes GEMM and memory faster than they are.
 __global__ void FillRandom(uint32_t* data, int64_t words, bool bf16) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < words;
        i += int64_t{gridDim.x} * blockDim.x) {
@@ -91,21 +91,21 @@ void MeasureCopy(Bench& bench) {
   Check(cudaFree(to), "memory");
 }
 
-void MeasureProducts(Bench& bench) {
+void MeasureGemm(Bench& bench) {
   constexpr int32_t kSize = 8192;
-  unsigned char* workspace = RandomMemory(Products::kWorkspaceBytes, false);
+  unsigned char* workspace = RandomMemory(CublasLtGemm::kWorkspaceBytes, false);
   unsigned char* a = RandomMemory(int64_t{kSize} * kSize * 2, true);
   unsigned char* w = RandomMemory(int64_t{kSize} * kSize * 2, true);
   unsigned char* c = RandomMemory(int64_t{kSize} * kSize * 4, false);
-  auto products = Products::Create(workspace);
-  if (!products) {
-    std::fprintf(stderr, "%s\n", products.error().ToString().c_str());
+  auto gemm = CublasLtGemm::Create(workspace);
+  if (!gemm) {
+    std::fprintf(stderr, "%s\n", gemm.error().ToString().c_str());
     std::exit(1);
   }
   std::printf("  \"products\": [");
   bool first = true;
   for (const int32_t rows : {16, 64, 256, 1024, 8192}) {
-    ProductArgs args;
+    GemmArgs args;
     args.a = a;
     args.a_stride = kSize;
     args.w = w;
@@ -116,7 +116,7 @@ void MeasureProducts(Bench& bench) {
     args.k = kSize;
     args.bf16 = true;
     const double us = bench.Time([&] {
-      const Status status = (*products)->Run(args, bench.stream());
+      const Status status = (*gemm)->Run(args, bench.stream());
       if (status.ok()) return;
       std::fprintf(stderr, "%s\n", status.error().ToString().c_str());
       std::exit(1);
@@ -164,7 +164,7 @@ int Main(bool bulk) {
     MeasureLaunches(bench);
     MeasureCopy(bench);
     MeasureReads(bench, device);
-    MeasureProducts(bench);
+    MeasureGemm(bench);
   }
   std::printf("  \"device\": \"%s\", \"multiprocessors\": %d, \"l2_bytes\": %d, \"memory_bytes\": %zu\n}\n",
               device.name, device.multiProcessorCount, device.l2CacheSize, device.totalGlobalMem);

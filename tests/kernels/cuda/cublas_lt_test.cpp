@@ -4,7 +4,7 @@
 
 namespace espalier::test {
 
-TEST_CASE("cuBLASLt is found at run time and has every function that products call") {
+TEST_CASE("cuBLASLt is found at run time and has every function that GEMM calls") {
   const auto library = cuda::LoadCublasLt();
   if (!library) {
     // A library that lacks a function is a fault, one that is not installed is not.

@@ -18,12 +18,12 @@ ESPALIER_INLINE bf16_t RoundToBf16(float value) {
   return static_cast<bf16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-// How products go about their operands where tiles of C lie in vector registers.
+// How a GEMM goes about its operands where tiles of C lie in vector registers.
 struct RegisterTiles {
-  // Lines that a product adds up as one, from multiples of so many on. A piece begins at such a multiple; the
+  // Lines that a GEMM adds up as one, from multiples of so many on. A piece begins at such a multiple; the
   // last one may end in the middle of a group.
   static constexpr int32_t kGroupLines = 1;
-  static constexpr int32_t kScoreParts = 2;          // pieces of a product with keys
+  static constexpr int32_t kScoreParts = 2;          // pieces of a GEMM with keys
   static constexpr int32_t kStretchPieces = 4;       // chunks of k of a block whose weights stay in L2
   static constexpr int64_t kMostAheadStep = 2 * 64;  // bytes brought nearer for each line
   static constexpr int32_t kAheadParts = 32;         // of KV that are brought nearer before they are read
@@ -53,14 +53,14 @@ struct AmxTiles {
 };
 #endif
 
-// What products that add up in fp32 have in common.
+// What GEMMs that add up in fp32 have in common.
 struct FloatSums : RegisterTiles {
   using Sum = Vec;
   static constexpr const auto& kTileRows = kRowSizes;
 };
 
 // fp32 by fp32.
-struct Fp32Product : FloatSums {
+struct Fp32Gemm : FloatSums {
   using Weight = float;
   using Operand = float;
   static constexpr int32_t kStep = 1;
@@ -77,7 +77,7 @@ struct Fp32Product : FloatSums {
 };
 
 // bf16 by fp32: the pair becomes two lines of fp32, added in ascending k.
-struct ExpandProduct : FloatSums {
+struct ExpandGemm : FloatSums {
   using Weight = bf16_t;
   using Operand = float;
   static constexpr int32_t kStep = 2;
@@ -103,7 +103,7 @@ struct ExpandProduct : FloatSums {
 
 #if defined(__AVX512BF16__)
 // bf16 by bf16, pairs by vdpbf16ps.
-struct DotProduct : FloatSums {
+struct DotGemm : FloatSums {
   using Weight = bf16_t;
   using Operand = bf16_t;
   static constexpr int32_t kStep = 2;
@@ -129,21 +129,21 @@ struct DotProduct : FloatSums {
 };
 constexpr bool kBf16Operands = true;
 #else
-using Bf16Product = ExpandProduct;
+using Bf16Gemm = ExpandGemm;
 constexpr bool kBf16Operands = false;
 #endif
 
 #if defined(ESPALIER_AMX_UNIT)
 // bf16 by bf16, 32 of k at a time by tdpbf16ps.
-struct AmxProduct : AmxTiles {
+struct AmxGemm : AmxTiles {
   using Weight = bf16_t;
   using Operand = bf16_t;
   static constexpr int32_t kStep = 2;
-  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { DotProduct::StoreOperands(p, v); }
+  static ESPALIER_INLINE void StoreOperands(Operand* p, Vec v) { DotGemm::StoreOperands(p, v); }
 };
-using Bf16Product = AmxProduct;
+using Bf16Gemm = AmxGemm;
 #elif defined(__AVX512BF16__)
-using Bf16Product = DotProduct;
+using Bf16Gemm = DotGemm;
 #endif
 
 // 2^x for x <= 127; zero below -127; NaN stays, as the second operand of Max. Polynomial interpolating 2^f at
@@ -162,10 +162,10 @@ ESPALIER_INLINE Vec Exp2(Vec x) {
   return Mul(p, PowerOfTwo(n));
 }
 
-// Writes 16 operands of the product, whichever type they have.
+// Writes 16 operands of the next GEMM, whichever type they have.
 ESPALIER_INLINE void StoreOut(void* out, int64_t index, bool bf16, Vec v) {
   if (bf16) {
-    Bf16Product::StoreOperands(static_cast<Bf16Product::Operand*>(out) + index, v);
+    Bf16Gemm::StoreOperands(static_cast<Bf16Gemm::Operand*>(out) + index, v);
   } else {
     Store(static_cast<float*>(out) + index, v);
   }

@@ -4,7 +4,7 @@
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 
-// For backends that promise it: the bits of a row of a product do not depend on the other rows.
+// For backends that promise it: the bits of a row of MatMul do not depend on the other rows.
 namespace espalier::test {
 
 namespace {
@@ -17,7 +17,7 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
 
 }  // namespace
 
-TEST_CASE("A row of a matrix product has the same bits alone and in a batch") {
+TEST_CASE("A row of MatMul has the same bits alone and in a batch") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
   for (Candidate& candidate : MakeCandidates(kMaxRows, WeightType::kInt8)) {
@@ -31,7 +31,7 @@ TEST_CASE("A row of a matrix product has the same bits alone and in a batch") {
       const MatrixId w = AddMatrix(backend, RandomValues(random, static_cast<size_t>(kWidth * k)), kWidth);
       const ActivationId in = PoisonedActivation(backend, ActivationKind::kOperand, k, kMaxRows);
       const ActivationId out = PoisonedActivation(backend, ActivationKind::kResidual, kWidth, kMaxRows);
-      const auto product = [&](std::span<const float> rows) {
+      const auto matmul = [&](std::span<const float> rows) {
         std::vector<float> result;
         const auto count = static_cast<int32_t>(rows.size()) / k;
         RunStep(backend, MakeStep(RowsOnly(count)), [&] {
@@ -42,10 +42,10 @@ TEST_CASE("A row of a matrix product has the same bits alone and in a batch") {
         return result;
       };
       const auto rows = RandomValues(random, static_cast<size_t>(200 * k));
-      const std::vector<float> all = product(rows);
+      const std::vector<float> all = matmul(rows);
       for (const int32_t count : {1, 2, 7, 16, 33, 64, 130}) {
         const std::vector<float> some =
-            product(std::span<const float>(rows).first(static_cast<size_t>(count * k)));
+            matmul(std::span<const float>(rows).first(static_cast<size_t>(count * k)));
         INFO(candidate.name << " k " << k << " rows " << count);
         REQUIRE(SameBits(some, std::span<const float>(all).first(some.size())));
       }

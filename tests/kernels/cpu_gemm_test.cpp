@@ -14,7 +14,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 
-// Products as the backend divides them among threads.
+// GEMM as the backend divides it among threads.
 namespace espalier::cpu {
 
 namespace {
@@ -26,12 +26,12 @@ std::unique_ptr<ThreadPool> Pool(int32_t threads) { return ThreadPool::Create(th
 enum class Weights { kFp32, kBf16, kInt8 };
 
 // A [rows, k] of operands times a matrix of 150 outputs, plus a bias: ten panels, in blocks of 4, 4 and 2.
-class ProductRig {
+class GemmRig {
  public:
   static constexpr int32_t kWidth = 150;
   static constexpr int32_t kPaddedWidth = 160;
 
-  ProductRig(const KernelTable& kernels, Weights weights, int32_t k, int32_t most_rows, uint32_t seed)
+  GemmRig(const KernelTable& kernels, Weights weights, int32_t k, int32_t most_rows, uint32_t seed)
       : kernels_(kernels), weights_(weights), matrix_(Pack(weights, k, seed)) {
     test::Random random(seed + 1);
     bias_ = RandomValues(random, kPaddedWidth);
@@ -106,7 +106,7 @@ class ProductRig {
 
 }  // namespace
 
-TEST_CASE("A row of a product has the same bits however rows are divided") {
+TEST_CASE("A row of a GEMM has the same bits however rows are divided") {
   constexpr int32_t kMostRows = 150;
   const uint32_t seed = std::random_device()();
   for (const std::string isa : {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx", "amx_emulated"}) {
@@ -114,7 +114,7 @@ TEST_CASE("A row of a product has the same bits however rows are divided") {
     if (!kernels) continue;
     for (const Weights weights : {Weights::kFp32, Weights::kBf16, Weights::kInt8}) {
       for (const int32_t k : {32, 300}) {
-        const ProductRig rig(**kernels, weights, k, kMostRows, seed);
+        const GemmRig rig(**kernels, weights, k, kMostRows, seed);
         const std::vector<float> all = rig.Run(kMostRows, 1);
         for (const int32_t rows : {1, 2, 7, 13, 64, 65, kMostRows}) {
           for (const int32_t parts : {1, 2, 3, 5, rows}) {
@@ -132,7 +132,7 @@ TEST_CASE("A row of a product has the same bits however rows are divided") {
 
 namespace {
 
-// Products of every row count that tiles treat differently, by two instruction sets.
+// GEMM of every row count that tiles treat differently, by two instruction sets.
 void CheckSameBits(const std::string& one, const std::string& other, Weights weights) {
   const Result<const KernelTable*> kernels[] = {ChooseKernels(one), ChooseKernels(other)};
   for (const auto& chosen : kernels) {
@@ -140,8 +140,8 @@ void CheckSameBits(const std::string& one, const std::string& other, Weights wei
   }
   const uint32_t seed = std::random_device()();
   for (const int32_t k : {32, 300}) {
-    const ProductRig rig(**kernels[0], weights, k, 130, seed);
-    const ProductRig other_rig(**kernels[1], weights, k, 130, seed);
+    const GemmRig rig(**kernels[0], weights, k, 130, seed);
+    const GemmRig other_rig(**kernels[1], weights, k, 130, seed);
     for (const int32_t rows : {1, 15, 17, 50, 64, 130}) {
       INFO(one << " and " << other << ", k " << k << ", " << rows << " rows, seed " << seed);
       CHECK(rig.Run(rows, 1) == other_rig.Run(rows, 1));
