@@ -107,7 +107,7 @@ class WorkloadBench {
     for (const TreeBatch& batch : batches_) {
       std::vector<double> us;
       AttentionPlan plan;
-      TimePlan(batch, shape_, plan_options, &plan);  // brings memory nearer
+      TimePlan(batch, shape_, plan_options, &plan);  // brings memory into the cache
       for (int32_t call = 0; call < kTimedPlans; ++call)
         us.push_back(TimePlan(batch, shape_, plan_options, &plan));
       plan_us.push_back(Median(us));

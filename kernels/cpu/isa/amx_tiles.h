@@ -81,11 +81,11 @@ ESPALIER_INLINE void GemmTiles() {
   }
 }
 
-// The tiles of C take in so many lines of a panel. Between the instructions lines are brought nearer: as many
-// as are read, from `ahead` on, if it is not null.
+// The tiles of C take in so many lines of a panel. Between the instructions lines are prefetched: as many
+// as are read, from `prefetch` on, if it is not null.
 template <int32_t kTiles, int32_t kLines, typename P>
 ESPALIER_INLINE void GemmLines(const char* const (&a)[kTiles], int64_t offset, int64_t a_stride,
-                               const char* weights, const char* ahead) {
+                               const char* weights, const char* prefetch) {
   constexpr bool kHalf = kLines < kTileLines;
   constexpr int32_t kA = kHalf ? kHalfOperandTile : kOperandTile;
   constexpr int32_t kB = kHalf ? kHalfWeightTile : kWeightTile;
@@ -93,11 +93,11 @@ ESPALIER_INLINE void GemmLines(const char* const (&a)[kTiles], int64_t offset, i
   ForTiles<kTiles>([&]<int32_t kTile>() __attribute__((always_inline)) {
     AmxUnit::Load<kA>(a[kTile] + offset, a_stride);
     GemmTiles<P, kTile, kA, kB>();
-    if (ahead == nullptr) return;
+    if (prefetch == nullptr) return;
     constexpr int32_t kBegin = kLines * kTile / kTiles;
     constexpr int32_t kEnd = kLines * (kTile + 1) / kTiles;
 #pragma GCC unroll 16
-    for (int32_t line = kBegin; line < kEnd; ++line) __builtin_prefetch(ahead + line * kLineBytes, 0, 3);
+    for (int32_t line = kBegin; line < kEnd; ++line) __builtin_prefetch(prefetch + line * kLineBytes, 0, 3);
   });
 }
 
@@ -106,17 +106,17 @@ template <int32_t kTiles, typename P>
 ESPALIER_INLINE void GemmPanel(const char* const (&a)[kTiles], int64_t a_stride, const Piece<P>& piece,
                                int32_t panel) {
   const auto* weights = reinterpret_cast<const char*>(piece.weights[panel]);
-  const bool brings = piece.ahead != reinterpret_cast<const char*>(piece.weights[0]);
-  const char* ahead = brings ? piece.ahead : nullptr;
+  const bool prefetches = piece.prefetch != reinterpret_cast<const char*>(piece.weights[0]);
+  const char* prefetch = prefetches ? piece.prefetch : nullptr;
   int64_t offset = piece.operand_offset * static_cast<int64_t>(sizeof(typename P::Operand));
   int32_t line = 0;
   for (; line + kTileLines <= piece.lines; line += kTileLines) {
-    GemmLines<kTiles, kTileLines, P>(a, offset, a_stride, weights, ahead);
+    GemmLines<kTiles, kTileLines, P>(a, offset, a_stride, weights, prefetch);
     weights += kTileLines * kLineBytes;
     offset += kLineBytes;
-    if (brings) ahead += kTileLines * kLineBytes;
+    if (prefetches) prefetch += kTileLines * kLineBytes;
   }
-  if (line < piece.lines) GemmLines<kTiles, kTileLines / 2, P>(a, offset, a_stride, weights, ahead);
+  if (line < piece.lines) GemmLines<kTiles, kTileLines / 2, P>(a, offset, a_stride, weights, prefetch);
 }
 
 // One panel of a stack, added to C or overwriting it.

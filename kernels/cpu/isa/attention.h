@@ -48,7 +48,7 @@ void ScorePanel(const Tile<P>& t, int32_t begin, int32_t end, const typename P::
 // returns the first that is left.
 template <int32_t kPanels, typename P>
 int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t begin, int32_t end,
-                    Bringer<P>* bringer) {
+                    KvPrefetcher<P>* prefetcher) {
   const int32_t panels_per_block = t.args.kv.stored_tokens / kLanes;
   constexpr int32_t kParts = P::kScoreParts;
   const int32_t lines = t.args.stored_dim / P::kStep / kParts;
@@ -73,18 +73,18 @@ int32_t ScorePanels(const Tile<P>& t, int32_t panels, int32_t panel, int32_t beg
       pieces[i].operand_offset = int64_t{i} * lines * P::kStep;
       pieces[i].lines = lines;
     }
-    GemmRows<kPanels>(rows, end - begin, pieces, kParts, bringer);
+    GemmRows<kPanels>(rows, end - begin, pieces, kParts, prefetcher);
   }
   return panel;
 }
 
 // All blocks of a run for packed rows that see all of them.
 template <typename P>
-void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, Bringer<P>* bringer) {
+void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, KvPrefetcher<P>* prefetcher) {
   const int32_t panels = blocks * (t.args.kv.stored_tokens / kLanes);
-  int32_t panel = ScorePanels<kTilePanels>(t, panels, 0, begin, end, bringer);
-  panel = ScorePanels<kHalfPanels>(t, panels, panel, begin, end, bringer);
-  ScorePanels<1>(t, panels, panel, begin, end, bringer);
+  int32_t panel = ScorePanels<kTilePanels>(t, panels, 0, begin, end, prefetcher);
+  panel = ScorePanels<kHalfPanels>(t, panels, panel, begin, end, prefetcher);
+  ScorePanels<1>(t, panels, panel, begin, end, prefetcher);
 }
 
 // One row that sees part of a block: scores to the side, then those it sees to their columns.
@@ -162,7 +162,7 @@ void MaskWindows(const Tile<P>& t, const Segment& segment) {
 }
 
 template <typename P>
-void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
+void ScoreSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* prefetcher) {
   const Vec unseen = Set1(-__builtin_inff());
   const int32_t covered = ColumnsSeenByAll(t, segment);
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
@@ -172,7 +172,7 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
   int32_t run_begin = 0;  // the first visit that is not yet multiplied
   for (int32_t i = 0; i < segment.visits; ++i) {
     const BlockVisit& visit = t.x.visits[i];
-    bringer->Read(visit.block);
+    prefetcher->Read(visit.block);
     for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ScoreRow(t, segment, visit, row);
     for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ScoreRow(t, segment, visit, row);
     if (visit.direct_begin == visit.direct_end) continue;
@@ -180,7 +180,7 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
     const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
                       t.x.visits[i + 1].direct_end != visit.direct_end;
     if (!last) continue;
-    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end), bringer);
+    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end), prefetcher);
     blocks = 0;
     for (; run_begin <= i; ++run_begin) {
       if (t.x.visits[run_begin].stairs) MaskStairs(t, t.x.visits[run_begin]);
@@ -194,7 +194,7 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
 // that of P.
 template <int32_t kPanels, typename P>
 int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim,
-                    int32_t blocks, int32_t lines, Bringer<P>* bringer) {
+                    int32_t blocks, int32_t lines, KvPrefetcher<P>* prefetcher) {
   for (; dim + kPanels * kLanes <= t.args.stored_dim; dim += kPanels * kLanes) {
     Piece<P> pieces[kMostPieces];
     for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
@@ -209,7 +209,7 @@ int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t r
         pieces[i].operand_offset = block.column;
         pieces[i].lines = lines;
       }
-      GemmRows<kPanels>(rows, count, pieces, pieces_here, bringer);
+      GemmRows<kPanels>(rows, count, pieces, pieces_here, prefetcher);
     }
   }
   return dim;
@@ -218,21 +218,21 @@ int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t r
 // `count` packed rows from `row` on times the first `lines` lines of the run's blocks.
 template <typename P>
 void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_t stride, int32_t row,
-              int32_t count, int32_t blocks, int32_t lines, bool from_zero, Bringer<P>* bringer) {
+              int32_t count, int32_t blocks, int32_t lines, bool from_zero, KvPrefetcher<P>* prefetcher) {
   TileRows<P> rows;
   rows.a = probabilities;
   rows.a_stride = stride;
   rows.c_stride = t.args.stored_dim;
   rows.from_zero = from_zero;
-  int32_t dim = ValuePanels<kTilePanels>(t, rows, count, row, 0, blocks, lines, bringer);
-  dim = ValuePanels<kHalfPanels>(t, rows, count, row, dim, blocks, lines, bringer);
-  ValuePanels<1>(t, rows, count, row, dim, blocks, lines, bringer);
+  int32_t dim = ValuePanels<kTilePanels>(t, rows, count, row, 0, blocks, lines, prefetcher);
+  dim = ValuePanels<kHalfPanels>(t, rows, count, row, dim, blocks, lines, prefetcher);
+  ValuePanels<1>(t, rows, count, row, dim, blocks, lines, prefetcher);
 }
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.
 template <typename P>
 void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row,
-              Bringer<P>* bringer) {
+              KvPrefetcher<P>* prefetcher) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
   auto* tile = reinterpret_cast<typename P::Operand*>(t.x.tile);
@@ -252,12 +252,12 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   const auto* values =
       t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
   t.x.run[0] = {values, 0};
-  ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines, false, bringer);
+  ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines, false, prefetcher);
 }
 
 // Blocks in the order of the entries: for each row in ascending position.
 template <typename P>
-void ValueSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer) {
+void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* prefetcher) {
   // Rows that all see the first block need no zeros to add to.
   const BlockVisit& first = t.x.visits[0];
   bool from_zero = first.direct_begin == segment.row_begin && first.direct_end == segment.row_end;
@@ -276,15 +276,15 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, Bringer<P>* bringer)
     if (blocks > 0 && !extends) {
       const int32_t row = t.Packed(run_begin);
       ValueRun(t, t.Probabilities(row), Tile<P>::kProbabilityStride, row, t.Packed(run_end) - row, blocks,
-               t.args.kv.stored_tokens / P::kStep, from_zero, bringer);
+               t.args.kv.stored_tokens / P::kStep, from_zero, prefetcher);
       from_zero = false;
       blocks = 0;
     }
-    if (i < segment.visits) bringer->Read(visit.block);
+    if (i < segment.visits) prefetcher->Read(visit.block);
     for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row)
-      ValueRow(t, segment, visit, row, bringer);
+      ValueRow(t, segment, visit, row, prefetcher);
     for (int32_t row = visit.direct_end; row < visit.row_end; ++row)
-      ValueRow(t, segment, visit, row, bringer);
+      ValueRow(t, segment, visit, row, prefetcher);
     if (visit.direct_begin == visit.direct_end) continue;
     run_begin = visit.direct_begin;
     run_end = visit.direct_end;
@@ -404,7 +404,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
       group,   kv_head * group};
   const int32_t first = FirstEntry(t);
   const int32_t end = item.first_entry + item.entries;
-  Bringer<P> bringer(t, first);
+  KvPrefetcher<P> prefetcher(t, first);
   PackQueries(t);
   for (int32_t packed = 0; packed < item.rows * group; ++packed) scratch.out_sum[packed] = 0.0F;
   if (item.first_partial >= 0 && first > item.first_entry) {
@@ -415,11 +415,11 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     const Segment segment = ReadSegment(args, scratch, entry, end);
     entry = segment.end_entry;
     if (segment.visits == 0) continue;
-    bringer.ReadKeys(segment);
-    ScoreSegment(t, segment, &bringer);
+    prefetcher.ReadKeys(segment);
+    ScoreSegment(t, segment, &prefetcher);
     SoftmaxSegment(t, segment);
-    bringer.ReadValues();
-    ValueSegment(t, segment, &bringer);
+    prefetcher.ReadValues();
+    ValueSegment(t, segment, &prefetcher);
     if (item.first_partial >= 0) {
       WritePartials(t, segment);
     } else {

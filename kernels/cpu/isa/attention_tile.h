@@ -1,8 +1,8 @@
 // For kernels_*.cpp only, after attention_visits.h: everything has internal linkage.
 #pragma once
 
-// What the parts of attention share: the memory of an item, and the stream of KV that register tiles bring
-// nearer while they multiply other KV.
+// What the parts of attention share: the memory of an item, and the stream of KV that register tiles
+// prefetch while they multiply other KV.
 namespace espalier::cpu {
 namespace {
 
@@ -36,15 +36,16 @@ struct Tile {
   int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.stored_dim; }
 };
 
-// The KV of an item, brought nearer by register tiles between the additions to what came before. Parts (16
-// tokens of K, or as much of V) come P::kAheadParts before they are read, in the order in which they lie
-// where a segment is small enough: each block's keys and values. Otherwise the segment's keys come first,
-// then its values, as they are read. A tile of few rows brings as much as it reads; taller ones need less.
+// The KV of an item, prefetched by register tiles between the additions to what came before. Parts (16
+// tokens of K, or as much of V) are prefetched P::kPrefetchDistanceParts before they are read, in the order
+// in which they lie where a segment is small enough: each block's keys and values. Otherwise the segment's
+// keys come first, then its values, as they are read. A tile of few rows prefetches as much as it reads;
+// taller ones need less.
 template <typename P>
-class Bringer {
+class KvPrefetcher {
  public:
   // From entry `first` of the item on.
-  Bringer(const Tile<P>& t, int32_t first)
+  KvPrefetcher(const Tile<P>& t, int32_t first)
       : t_(t),
         parts_per_block_(t.args.kv.stored_tokens / kLanes),
         part_bytes_(int64_t{kLanes} * t.args.stored_dim * static_cast<int64_t>(sizeof(typename P::Weight))) {
@@ -68,13 +69,13 @@ class Bringer {
     read_ += parts_per_block_;
     // Keys lie behind the values of the blocks before.
     const int32_t needed = together_read_ ? 2 * read_ - segment_read_ - parts_per_block_ : read_;
-    if (brought_ < needed) Hurry(needed);
+    if (prefetched_ < needed) PrefetchNow(needed);
   }
 
-  // For GemmRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it brings
+  // For GemmRows: the tallest tiles there are. Of a line of each panel that a tile multiplies it prefetches
   // as many lines as it reads where it is low, half as many where another one of the same rows follows.
   template <int32_t kRows, int32_t kPanels>
-  static constexpr int32_t kAheadLines = kRows > 4 ? (kPanels + 1) / 2 : kPanels;
+  static constexpr int32_t kPrefetchLines = kRows > 4 ? (kPanels + 1) / 2 : kPanels;
 
   template <int32_t kSizes>
   static int32_t RowsOfNext(const int32_t (&)[kSizes], int32_t rows) {
@@ -84,9 +85,9 @@ class Bringer {
   __attribute__((noinline)) void Take(int32_t lines, Piece<P>* pieces, int32_t count) {
     for (int32_t i = 0; i < count; ++i) {
       const char* taken = TakeBytes(int64_t{64} * lines * pieces[i].lines);
-      // What has just been read is as near as can be.
-      pieces[i].ahead = taken != nullptr ? taken : reinterpret_cast<const char*>(pieces[i].weights[0]);
-      pieces[i].ahead_step = int64_t{64} * lines;
+      // What has just been read is in the cache.
+      pieces[i].prefetch = taken != nullptr ? taken : reinterpret_cast<const char*>(pieces[i].weights[0]);
+      pieces[i].prefetch_step = int64_t{64} * lines;
     }
   }
 
@@ -95,7 +96,7 @@ class Bringer {
     return end_entry - first_entry <= P::kTogetherEntries;
   }
 
-  // So many bytes to be brought nearer now; null if enough are.
+  // So many bytes to prefetch now; null if enough are prefetched.
   ESPALIER_INLINE const char* TakeBytes(int64_t bytes) {
     if (left_ <= 0 && !NextPart()) return nullptr;
     const char* taken = next_;
@@ -104,22 +105,22 @@ class Bringer {
     return taken;
   }
 
-  // What is read now has not been brought yet: all of it at once.
-  __attribute__((noinline)) void Hurry(int32_t needed) {
-    while (brought_ < needed && NextPart()) {
+  // What is read now has not been prefetched yet: all of it at once.
+  __attribute__((noinline)) void PrefetchNow(int32_t needed) {
+    while (prefetched_ < needed && NextPart()) {
       for (int64_t i = 0; i < part_bytes_; i += 64) __builtin_prefetch(next_ + i, 0, 3);
     }
     left_ = 0;
   }
 
   bool NextPart() {
-    if (brought_ - read_ >= P::kAheadParts) return false;
+    if (prefetched_ - read_ >= P::kPrefetchDistanceParts) return false;
     if (block_parts_ == 0 && !NextBlock()) return false;
     next_ = block_next_;
     left_ = part_bytes_;
     block_next_ += part_bytes_;
     --block_parts_;
-    ++brought_;
+    ++prefetched_;
     return true;
   }
 
@@ -167,8 +168,8 @@ class Bringer {
   int32_t segment_read_ = 0;
   bool together_read_ = false;  // these are keys of a segment whose values came with them
 
-  // What is brought.
-  int32_t brought_ = 0;        // parts
+  // What is prefetched.
+  int32_t prefetched_ = 0;     // parts
   int32_t segment_begin_ = 0;  // entries
   int32_t segment_end_ = 0;
   int32_t entry_ = 0;  // the next to be looked at

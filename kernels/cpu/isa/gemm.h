@@ -70,10 +70,10 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
   return piece;
 }
 
-// Tiles into which few rows are divided: enough for each to bring nearer what is its share.
+// Tiles into which few rows are divided: enough for each to prefetch its share.
 template <int32_t kPanels, typename P>
 constexpr int32_t StreamTiles(int32_t rows) {
-  const int32_t least = (64 * kPanels + P::kMostAheadStep - 1) / P::kMostAheadStep;
+  const int32_t least = (64 * kPanels + P::kMostPrefetchStep - 1) / P::kMostPrefetchStep;
   const int32_t tiles = TilesOf(rows, P::kTileRows[0]);
   return tiles < least ? least : tiles;
 }
@@ -84,13 +84,13 @@ constexpr int32_t kOneRowPanels = kTilePanels < 2 ? kTilePanels : 2;
 // Where weights lie that a thread needs some time after those of a tile, `bytes` from `now` on: after a block
 // comes the one that this thread will probably take next.
 template <typename P>
-const char* AheadOf(const GemmArgs& args, const GemmBlock<P>& block, const typename P::Weight* now,
-                    int64_t bytes) {
+const char* PrefetchAddress(const GemmArgs& args, const GemmBlock<P>& block, const typename P::Weight* now,
+                            int64_t bytes) {
   const int64_t block_bytes =
       int64_t{block.panels} * kLanes * block.k_padded * static_cast<int64_t>(sizeof(typename P::Weight));
-  const char* ahead = reinterpret_cast<const char*>(now) + P::AheadBytes(bytes);
-  const bool beyond = ahead - reinterpret_cast<const char*>(block.weights) >= block_bytes;
-  return beyond ? ahead + (args.threads - 1) * block_bytes : ahead;
+  const char* prefetch = reinterpret_cast<const char*>(now) + P::PrefetchDistance(bytes);
+  const bool beyond = prefetch - reinterpret_cast<const char*>(block.weights) >= block_bytes;
+  return beyond ? prefetch + (args.threads - 1) * block_bytes : prefetch;
 }
 
 // Chunk k of the block's panels from `panel` on, while there are kPanels; returns the first that is left.
@@ -99,16 +99,17 @@ int32_t StreamPanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t pa
   const int32_t tiles = StreamTiles<kPanels, P>(args.rows);
   for (; panel + kPanels <= block.panels; panel += kPanels) {
     Piece<P> piece = PieceOf<kPanels>(args, block, panel, k);
-    const char* ahead = AheadOf(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
-    EvenTiles walk = {tiles, ahead, (64 * kPanels + tiles - 1) / tiles};
+    const char* prefetch =
+        PrefetchAddress(args, block, piece.weights[0], int64_t{64} * piece.lines * kPanels);
+    EvenTiles walk = {tiles, prefetch, (64 * kPanels + tiles - 1) / tiles};
     GemmRows<kPanels>(RowsOf(args, block, 0, panel), args.rows, &piece, 1, &walk);
   }
   return panel;
 }
 
 // Few rows: the weights pass by once, in the order in which they lie, those of a tile's panels of 128 k
-// staying in L1 while the rows take their turn; between its lines each tile brings its share of the lines
-// nearer that are needed later.
+// staying in L1 while the rows take their turn; between its lines each tile prefetches its share of the
+// lines that are needed later.
 template <typename P>
 void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   for (int32_t k = 0; k < args.k; k += kChunkK) {

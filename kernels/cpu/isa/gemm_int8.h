@@ -65,7 +65,7 @@ TileRows<Int8Gemm> RowsOf(const GemmArgs& args, const GemmBlock<Int8Gemm>& block
 }
 
 // A piece is a chunk of k, whose sums are integers until C takes them in.
-template <int32_t kRows, int32_t kPanels, int32_t kAheadLines>
+template <int32_t kRows, int32_t kPanels, int32_t kPrefetchLines>
 __attribute__((noinline, noclone)) void GemmTile(const TileRows<Int8Gemm>& rows,
                                                  const Piece<Int8Gemm>* pieces, int32_t count) {
   const TileRows<Int8Gemm> tile = rows;  // what is stored to C cannot change these
@@ -78,7 +78,7 @@ __attribute__((noinline, noclone)) void GemmTile(const TileRows<Int8Gemm>& rows,
 #pragma GCC unroll 16
       for (int32_t p = 0; p < kPanels; ++p) sums[r][p] = start;
     }
-    GemmPiece<kRows, kPanels, kAheadLines>(tile.a + piece->operand_offset, tile.a_stride, *piece, sums);
+    GemmPiece<kRows, kPanels, kPrefetchLines>(tile.a + piece->operand_offset, tile.a_stride, *piece, sums);
     Vec weight_scales[kPanels];
 #pragma GCC unroll 16
     for (int32_t p = 0; p < kPanels; ++p) weight_scales[p] = Load(tile.weight_scales + p * kLanes);

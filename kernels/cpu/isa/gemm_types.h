@@ -23,13 +23,13 @@ struct RegisterTiles {
   // Lines that a GEMM adds up as one, from multiples of so many on. A piece begins at such a multiple; the
   // last one may end in the middle of a group.
   static constexpr int32_t kGroupLines = 1;
-  static constexpr int32_t kScoreParts = 2;          // pieces of a GEMM with keys
-  static constexpr int32_t kStretchPieces = 4;       // chunks of k of a block whose weights stay in L2
-  static constexpr int64_t kMostAheadStep = 2 * 64;  // bytes brought nearer for each line
-  static constexpr int32_t kAheadParts = 32;         // of KV that are brought nearer before they are read
-  static constexpr int32_t kTogetherEntries = 32;    // of a segment whose keys and values come together
-  // How long before weights are read they are brought nearer. The panels of a tile are read side by side.
-  static constexpr int64_t AheadBytes(int64_t tile) { return tile < (12 << 10) ? 12 << 10 : tile; }
+  static constexpr int32_t kScoreParts = 2;              // pieces of a GEMM with keys
+  static constexpr int32_t kStretchPieces = 4;           // chunks of k of a block whose weights stay in L2
+  static constexpr int64_t kMostPrefetchStep = 2 * 64;   // bytes prefetched for each line
+  static constexpr int32_t kPrefetchDistanceParts = 32;  // of KV that are prefetched before they are read
+  static constexpr int32_t kTogetherEntries = 32;        // of a segment whose keys and values come together
+  // How long before weights are read they are prefetched. The panels of a tile are read side by side.
+  static constexpr int64_t PrefetchDistance(int64_t tile) { return tile < (12 << 10) ? 12 << 10 : tile; }
   static constexpr int32_t WholeLines(int32_t lines) { return lines; }  // at least, of a piece
   static void Finish() {}  // called when a thread is done with a piece of work
 };
@@ -38,16 +38,18 @@ struct RegisterTiles {
 void ReleaseTiles();
 
 // The same where they lie in the tiles of AMX (amx_tiles.h). Processors that have it read memory best where
-// lines are brought nearer shortly before: 1.5 KB, not 8.
+// lines are prefetched shortly before: 1.5 KB, not 8.
 struct AmxTiles {
   static constexpr int32_t kTileRows[] = {64};
   static constexpr int32_t kGroupLines = 16;
   static constexpr int32_t kScoreParts = 1;
   static constexpr int32_t kStretchPieces = 2;  // 64 rows of operands stay in L1
-  static constexpr int64_t kMostAheadStep = 64;
-  static constexpr int32_t kAheadParts = 4;
+  static constexpr int64_t kMostPrefetchStep = 64;
+  static constexpr int32_t kPrefetchDistanceParts = 4;
   static constexpr int32_t kTogetherEntries = 0;
-  static constexpr int64_t AheadBytes(int64_t) { return 3 << 9; }  // panels are read one after the other
+  static constexpr int64_t PrefetchDistance(int64_t) {
+    return 3 << 9;
+  }  // panels are read one after the other
   static constexpr int32_t WholeLines(int32_t lines) { return (lines + 7) / 8 * 8; }
   static ESPALIER_INLINE void Finish() { ReleaseTiles(); }
 };

@@ -5,13 +5,13 @@
 namespace espalier::cpu {
 namespace {
 
-// Brings lines nearer as GEMMs of few rows do: without, memory is not kept busy.
+// Prefetches lines as GEMMs of few rows do: without, memory is not kept busy.
 uint32_t ReadBytes(const void* data, int64_t bytes) {
-  constexpr int64_t kAhead = Bf16Gemm::AheadBytes(0) / 4;
+  constexpr int64_t kPrefetchDistance = Bf16Gemm::PrefetchDistance(0) / 4;
   const auto* p = static_cast<const float*>(data);
   Vec sums[4] = {Set1(0.0F), Set1(0.0F), Set1(0.0F), Set1(0.0F)};
   for (int64_t i = 0; i + 64 <= bytes / 4; i += 64) {
-    for (int32_t line = 0; line < 4; ++line) __builtin_prefetch(p + i + kAhead + line * 16, 0, 3);
+    for (int32_t line = 0; line < 4; ++line) __builtin_prefetch(p + i + kPrefetchDistance + line * 16, 0, 3);
     for (int32_t j = 0; j < 4; ++j) sums[j] = Max(sums[j], Load(p + i + j * kLanes));
   }
   return __builtin_bit_cast(uint32_t, ReduceMax(Max(Max(sums[0], sums[1]), Max(sums[2], sums[3]))));

@@ -16,10 +16,10 @@ struct Piece {
   const typename P::Weight* weights[kTilePanels];
   int64_t operand_offset;  // elements
   int32_t lines;           // of 16 outputs by P::kStep of k
-  // What a tile brings nearer between its lines: some lines from here on, and for each line of its own
-  // `ahead_step` bytes further on.
-  const char* ahead;
-  int64_t ahead_step;
+  // What a tile prefetches between its lines: some lines from here on, and for each line of its own
+  // `prefetch_step` bytes further on.
+  const char* prefetch;
+  int64_t prefetch_step;
 };
 
 // Rows of operands and of C. C may lie in another place for each panel.
@@ -38,7 +38,7 @@ struct TileRows {
   }
 };
 
-template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
+template <int32_t kRows, int32_t kPanels, int32_t kPrefetchLines, typename P>
 ESPALIER_INLINE void GemmPiece(const typename P::Operand* a, int64_t a_stride, const Piece<P>& piece,
                                typename P::Sum (&sums)[kRows][kPanels]) {
   // Rows three apart share a pointer: few enough registers for any kRows.
@@ -48,8 +48,8 @@ ESPALIER_INLINE void GemmPiece(const typename P::Operand* a, int64_t a_stride, c
   for (int32_t i = 0; i < kBases; ++i) bases[i] = a + 3 * i * a_stride;
   const typename P::Weight* weights[kPanels];
   for (int32_t p = 0; p < kPanels; ++p) weights[p] = piece.weights[p];
-  const char* ahead = piece.ahead;
-  const int64_t ahead_step = piece.ahead_step;
+  const char* prefetch = piece.prefetch;
+  const int64_t prefetch_step = piece.prefetch_step;
   for (int32_t line = 0; line < piece.lines; ++line) {
     typename P::Line w[kPanels];
 #pragma GCC unroll 16
@@ -57,10 +57,10 @@ ESPALIER_INLINE void GemmPiece(const typename P::Operand* a, int64_t a_stride, c
       w[p] = P::LoadLine(weights[p]);
       weights[p] += kLanes * P::kStep;
     }
-    if constexpr (kAheadLines > 0) {
+    if constexpr (kPrefetchLines > 0) {
 #pragma GCC unroll 16
-      for (int32_t i = 0; i < kAheadLines; ++i) __builtin_prefetch(ahead + int64_t{64} * i, 0, 3);
-      ahead += ahead_step;
+      for (int32_t i = 0; i < kPrefetchLines; ++i) __builtin_prefetch(prefetch + int64_t{64} * i, 0, 3);
+      prefetch += prefetch_step;
     }
 #pragma GCC unroll 16
     for (int32_t r = 0; r < kRows; ++r) {
@@ -73,8 +73,8 @@ ESPALIER_INLINE void GemmPiece(const typename P::Operand* a, int64_t a_stride, c
   }
 }
 
-// Brings kAheadLines lines nearer for each line of the pieces.
-template <int32_t kRows, int32_t kPanels, int32_t kAheadLines, typename P>
+// Prefetches kPrefetchLines lines for each line of the pieces.
+template <int32_t kRows, int32_t kPanels, int32_t kPrefetchLines, typename P>
 __attribute__((noinline, noclone)) void GemmTile(const TileRows<P>& rows, const Piece<P>* pieces,
                                                  int32_t count) {
   Vec acc[kRows][kPanels];
@@ -86,7 +86,8 @@ __attribute__((noinline, noclone)) void GemmTile(const TileRows<P>& rows, const 
     }
   }
   for (int32_t i = 0; i < count; ++i) {
-    GemmPiece<kRows, kPanels, kAheadLines>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i], acc);
+    GemmPiece<kRows, kPanels, kPrefetchLines>(rows.a + pieces[i].operand_offset, rows.a_stride, pieces[i],
+                                              acc);
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < kRows; ++r) {
@@ -105,15 +106,15 @@ constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32
   return TilesOf(rows, tiles > least ? tiles : least);
 }
 
-// How a GEMM walks over rows: by so many tiles, as equal as can be. Each brings its share nearer of what
+// How a GEMM walks over rows: by so many tiles, as equal as can be. Each prefetches its share of what
 // lies from `next` on, if it is not null.
 struct EvenTiles {
   template <int32_t kRows, int32_t kPanels>
-  static constexpr int32_t kAheadLines = kPanels > 1 ? 2 : 0;
+  static constexpr int32_t kPrefetchLines = kPanels > 1 ? 2 : 0;
 
   int32_t tiles = 1;
   const char* next = nullptr;
-  int64_t step = 64;  // bytes a line, at most P::kMostAheadStep
+  int64_t step = 64;  // bytes a line, at most P::kMostPrefetchStep
 
   template <int32_t kSizes>
   int32_t RowsOfNext(const int32_t (&sizes)[kSizes], int32_t rows) {
@@ -124,9 +125,9 @@ struct EvenTiles {
   ESPALIER_INLINE void Take(int32_t lines, Piece<P>* pieces, int32_t count) {
     if (lines == 0) return;
     for (int32_t i = 0; i < count; ++i) {
-      // What has just been read is as near as can be.
-      pieces[i].ahead = next == nullptr ? reinterpret_cast<const char*>(pieces[i].weights[0]) : next;
-      pieces[i].ahead_step = step;
+      // What has just been read is in the cache.
+      pieces[i].prefetch = next == nullptr ? reinterpret_cast<const char*>(pieces[i].weights[0]) : next;
+      pieces[i].prefetch_step = step;
       if (next != nullptr) next += step * pieces[i].lines;
     }
   }
@@ -140,13 +141,13 @@ ESPALIER_INLINE int32_t GemmSome(const TileRows<P>& rows, int32_t count, Piece<P
   if constexpr (kRows > 1) {
     if (count < kRows) return GemmSome<kPanels, kSize + 1>(rows, count, pieces, piece_count, walk);
   }
-  constexpr int32_t kAheadLines = Walk::template kAheadLines<kRows, kPanels>;
-  walk->Take(kAheadLines, pieces, piece_count);
-  GemmTile<kRows, kPanels, kAheadLines>(rows, pieces, piece_count);
+  constexpr int32_t kPrefetchLines = Walk::template kPrefetchLines<kRows, kPanels>;
+  walk->Take(kPrefetchLines, pieces, piece_count);
+  GemmTile<kRows, kPanels, kPrefetchLines>(rows, pieces, piece_count);
   return kRows;
 }
 
-// `walk` (EvenTiles, Bringer) divides the rows into tiles, and says what the pieces bring nearer.
+// `walk` (EvenTiles, KvPrefetcher) divides the rows into tiles, and says what the pieces prefetch.
 template <int32_t kPanels, typename P, typename Walk>
 void GemmRows(TileRows<P> rows, int32_t count, Piece<P>* pieces, int32_t piece_count, Walk* walk) {
   while (count > 0) {
