@@ -191,7 +191,7 @@ namespace {
 
 // Bytes of the parts of AttentionScratch, each on a line of its own.
 struct ScratchLayout {
-  int64_t queries, scores, outputs, rows, tile, visits, run;
+  int64_t queries, scores, outputs, rows, tile, spans, run;
 
   ScratchLayout(const KvPool& kv, int64_t item_rows, int64_t item_entries) {
     const int64_t group = kv.shape().group();
@@ -201,10 +201,10 @@ struct ScratchLayout {
     outputs = RoundUp(packed * kv.stored_dim() * 4, 64);
     rows = RoundUp(packed * 4, 64);
     tile = RoundUp(group * kv.Layer(0).stored_tokens * 4, 64);
-    visits = RoundUp(item_entries * static_cast<int64_t>(sizeof(BlockVisit)), 64);
+    spans = RoundUp(item_entries * static_cast<int64_t>(sizeof(KvBlockSpan)), 64);
     run = RoundUp(item_entries * static_cast<int64_t>(sizeof(RunBlock)), 64);
   }
-  int64_t bytes() const { return queries + scores + 2 * outputs + 4 * rows + tile + visits + run; }
+  int64_t bytes() const { return queries + scores + 2 * outputs + 4 * rows + tile + spans + run; }
 };
 
 }  // namespace
@@ -232,7 +232,7 @@ AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_
   scratch.out_max = take(layout.rows);
   scratch.out_sum = take(layout.rows);
   scratch.tile = take(layout.tile);
-  scratch.visits = reinterpret_cast<BlockVisit*>(take(layout.visits));
+  scratch.spans = reinterpret_cast<KvBlockSpan*>(take(layout.spans));
   scratch.run = reinterpret_cast<RunBlock*>(take(layout.run));
   return scratch;
 }

@@ -83,26 +83,27 @@ struct AttentionArgs {
   float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
 };
 
-inline constexpr int32_t kNoStairs = INT32_MAX;
+inline constexpr int32_t kNoCausalDiagonal = INT32_MAX;
 
-// A KV block as a segment's rows meet it: neighbouring entries of one block made one.
-struct BlockVisit {
+// A KV block span: what a segment's rows see of a block, neighbouring entries of it made one.
+struct KvBlockSpan {
   int32_t first_entry = 0;
   int32_t entries = 0;
   int32_t block = 0;
-  int32_t column = 0;  // of slot 0 in the segment; meaningful for direct rows
+  int32_t column = 0;  // of slot 0 in the segment; meaningful for rows that see the whole block
   int32_t slot_begin = 0;
   int32_t slot_end = 0;
   int32_t row_begin = 0;
   int32_t row_end = 0;
-  int32_t direct_begin = 0;  // rows that see the whole block, slot i at column + i
-  int32_t direct_end = 0;
-  // Row r sees the visit's slots up to r - stair_row; kNoStairs where what rows see has another form.
-  int32_t stair_row = kNoStairs;
-  bool stairs = false;  // multiplied as if direct; what rows do not see is left out afterwards
+  int32_t full_begin = 0;  // fully visible: rows that see the whole block, slot i at column + i
+  int32_t full_end = 0;
+  // Row r sees the span's slots up to r - diagonal_row; kNoCausalDiagonal where what rows see has another
+  // form.
+  int32_t diagonal_row = kNoCausalDiagonal;
+  bool causal_diagonal = false;  // multiplied as if fully visible; what rows do not see is masked afterwards
 };
 
-// A direct block of a run of blocks that the same rows see.
+// A block of a run of blocks that are fully visible to the same rows.
 struct RunBlock {
   const void* data = nullptr;
   int32_t column = 0;
@@ -121,7 +122,7 @@ struct AttentionScratch {
   float* out_max = nullptr;
   float* out_sum = nullptr;
   float* tile = nullptr;         // [group, stored_tokens]
-  BlockVisit* visits = nullptr;  // [entries of a segment]
+  KvBlockSpan* spans = nullptr;  // [entries of a segment]
   RunBlock* run = nullptr;       // [entries of a segment]
 };
 

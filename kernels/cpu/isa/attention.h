@@ -1,4 +1,4 @@
-// For kernels_*.cpp only, after attention_visits.h: everything has internal linkage.
+// For kernels_*.cpp only, after attention_spans.h: everything has internal linkage.
 #pragma once
 
 // Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
@@ -89,14 +89,14 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, KvPr
 
 // One row that sees part of a block: scores to the side, then those it sees to their columns.
 template <typename P>
-void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row) {
+void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span, int32_t row) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
-  for (int32_t slot = visit.slot_begin / kLanes * kLanes; slot < visit.slot_end; slot += kLanes) {
-    const auto* keys = t.KeysOf(visit.block) + static_cast<int64_t>(slot) * t.args.stored_dim;
+  for (int32_t slot = span.slot_begin / kLanes * kLanes; slot < span.slot_end; slot += kLanes) {
+    const auto* keys = t.KeysOf(span.block) + static_cast<int64_t>(slot) * t.args.stored_dim;
     ScorePanel(t, packed, packed + t.group, keys, t.x.tile + slot, tokens);
   }
-  for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
+  for (int32_t i = span.first_entry; i < span.first_entry + span.entries; ++i) {
     const PlanEntry& entry = t.args.entries[i];
     for (int32_t token = 0; token < entry.tokens; ++token) {
       if (!Sees(t.args, entry, token, row)) continue;
@@ -108,20 +108,20 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
   }
 }
 
-// Leaves out what the rows of a visit that makes stairs do not see.
+// Masks what the rows of a span on the causal diagonal do not see.
 template <typename P>
-void MaskStairs(const Tile<P>& t, const BlockVisit& visit) {
+void MaskCausalDiagonal(const Tile<P>& t, const KvBlockSpan& span) {
   static constexpr float kMost = __builtin_inff();
   static constexpr float kBounds[2 * kLanes] = {
       kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,
       kMost,  kMost,  kMost,  kMost,  kMost,  -kMost, -kMost, -kMost, -kMost, -kMost, -kMost,
       -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost};
-  for (int32_t row = visit.row_begin; row < visit.row_end; ++row) {
-    const int32_t seen = MinOf(visit.slot_end, row - visit.stair_row + 1);
+  for (int32_t row = span.row_begin; row < span.row_end; ++row) {
+    const int32_t seen = MinOf(span.slot_end, row - span.diagonal_row + 1);
     for (int32_t slot = seen / kLanes * kLanes; slot < t.args.kv.stored_tokens; slot += kLanes) {
       const Vec bounds = Load(kBounds + kLanes - MaxOf(0, seen - slot));
       for (int32_t packed = t.Packed(row); packed < t.Packed(row + 1); ++packed) {
-        float* scores = t.Scores(packed) + visit.column + slot;
+        float* scores = t.Scores(packed) + span.column + slot;
         Store(scores, Min(Load(scores), bounds));
       }
     }
@@ -132,10 +132,10 @@ void MaskStairs(const Tile<P>& t, const BlockVisit& visit) {
 template <typename P>
 int32_t ColumnsSeenByAll(const Tile<P>& t, const Segment& segment) {
   int32_t covered = segment.column_begin;
-  for (int32_t i = 0; i < segment.visits; ++i) {
-    const BlockVisit& visit = t.x.visits[i];
-    if (visit.direct_begin != segment.row_begin || visit.direct_end != segment.row_end) break;
-    if (visit.column != covered) break;
+  for (int32_t i = 0; i < segment.spans; ++i) {
+    const KvBlockSpan& span = t.x.spans[i];
+    if (span.full_begin != segment.row_begin || span.full_end != segment.row_end) break;
+    if (span.column != covered) break;
     covered += t.args.kv.stored_tokens;
   }
   return covered;
@@ -169,21 +169,21 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
     for (int32_t i = covered; i < segment.column_end; i += kLanes) Store(t.Scores(packed) + i, unseen);
   }
   int32_t blocks = 0;
-  int32_t run_begin = 0;  // the first visit that is not yet multiplied
-  for (int32_t i = 0; i < segment.visits; ++i) {
-    const BlockVisit& visit = t.x.visits[i];
-    prefetcher->Read(visit.block);
-    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row) ScoreRow(t, segment, visit, row);
-    for (int32_t row = visit.direct_end; row < visit.row_end; ++row) ScoreRow(t, segment, visit, row);
-    if (visit.direct_begin == visit.direct_end) continue;
-    t.x.run[blocks++] = {t.KeysOf(visit.block), visit.column};
-    const bool last = i + 1 == segment.visits || t.x.visits[i + 1].direct_begin != visit.direct_begin ||
-                      t.x.visits[i + 1].direct_end != visit.direct_end;
+  int32_t run_begin = 0;  // the first span that is not yet multiplied
+  for (int32_t i = 0; i < segment.spans; ++i) {
+    const KvBlockSpan& span = t.x.spans[i];
+    prefetcher->Read(span.block);
+    for (int32_t row = span.row_begin; row < span.full_begin; ++row) ScoreRow(t, segment, span, row);
+    for (int32_t row = span.full_end; row < span.row_end; ++row) ScoreRow(t, segment, span, row);
+    if (span.full_begin == span.full_end) continue;
+    t.x.run[blocks++] = {t.KeysOf(span.block), span.column};
+    const bool last = i + 1 == segment.spans || t.x.spans[i + 1].full_begin != span.full_begin ||
+                      t.x.spans[i + 1].full_end != span.full_end;
     if (!last) continue;
-    ScoreRun(t, blocks, t.Packed(visit.direct_begin), t.Packed(visit.direct_end), prefetcher);
+    ScoreRun(t, blocks, t.Packed(span.full_begin), t.Packed(span.full_end), prefetcher);
     blocks = 0;
     for (; run_begin <= i; ++run_begin) {
-      if (t.x.visits[run_begin].stairs) MaskStairs(t, t.x.visits[run_begin]);
+      if (t.x.spans[run_begin].causal_diagonal) MaskCausalDiagonal(t, t.x.spans[run_begin]);
     }
   }
   if (t.args.window > 0) MaskWindows(t, segment);
@@ -231,13 +231,13 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.
 template <typename P>
-void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit, int32_t row,
+void ValueRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span, int32_t row,
               KvPrefetcher<P>* prefetcher) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
   auto* tile = reinterpret_cast<typename P::Operand*>(t.x.tile);
   for (int32_t i = 0; i < t.group * tokens; ++i) tile[i] = 0;
-  for (int32_t i = visit.first_entry; i < visit.first_entry + visit.entries; ++i) {
+  for (int32_t i = span.first_entry; i < span.first_entry + span.entries; ++i) {
     const PlanEntry& entry = t.args.entries[i];
     for (int32_t token = 0; token < entry.tokens; ++token) {
       if (!Sees(t.args, entry, token, row)) continue;
@@ -247,10 +247,10 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
       }
     }
   }
-  const int32_t first = visit.slot_begin / P::kStep / P::kGroupLines * P::kGroupLines;
-  const int32_t lines = P::WholeLines((visit.slot_end + P::kStep - 1) / P::kStep - first);
+  const int32_t first = span.slot_begin / P::kStep / P::kGroupLines * P::kGroupLines;
+  const int32_t lines = P::WholeLines((span.slot_end + P::kStep - 1) / P::kStep - first);
   const auto* values =
-      t.KeysOf(visit.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
+      t.KeysOf(span.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
   t.x.run[0] = {values, 0};
   ValueRun(t, tile + first * P::kStep, tokens, packed, t.group, 1, lines, false, prefetcher);
 }
@@ -259,8 +259,8 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const BlockVisit& visit,
 template <typename P>
 void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* prefetcher) {
   // Rows that all see the first block need no zeros to add to.
-  const BlockVisit& first = t.x.visits[0];
-  bool from_zero = first.direct_begin == segment.row_begin && first.direct_end == segment.row_end;
+  const KvBlockSpan& first = t.x.spans[0];
+  bool from_zero = first.full_begin == segment.row_begin && first.full_end == segment.row_end;
   if (!from_zero) {
     const int32_t begin = t.Packed(segment.row_begin);
     const int64_t floats = static_cast<int64_t>(t.Packed(segment.row_end) - begin) * t.args.stored_dim;
@@ -269,10 +269,10 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
   int32_t blocks = 0;
   int32_t run_begin = 0;
   int32_t run_end = 0;
-  for (int32_t i = 0; i <= segment.visits; ++i) {
-    const BlockVisit visit = i < segment.visits ? t.x.visits[i] : BlockVisit();
-    const bool extends = visit.direct_begin == run_begin && visit.direct_end == run_end &&
-                         visit.row_begin == run_begin && visit.row_end == run_end;
+  for (int32_t i = 0; i <= segment.spans; ++i) {
+    const KvBlockSpan span = i < segment.spans ? t.x.spans[i] : KvBlockSpan();
+    const bool extends = span.full_begin == run_begin && span.full_end == run_end &&
+                         span.row_begin == run_begin && span.row_end == run_end;
     if (blocks > 0 && !extends) {
       const int32_t row = t.Packed(run_begin);
       ValueRun(t, t.Probabilities(row), Tile<P>::kProbabilityStride, row, t.Packed(run_end) - row, blocks,
@@ -280,15 +280,14 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
       from_zero = false;
       blocks = 0;
     }
-    if (i < segment.visits) prefetcher->Read(visit.block);
-    for (int32_t row = visit.row_begin; row < visit.direct_begin; ++row)
-      ValueRow(t, segment, visit, row, prefetcher);
-    for (int32_t row = visit.direct_end; row < visit.row_end; ++row)
-      ValueRow(t, segment, visit, row, prefetcher);
-    if (visit.direct_begin == visit.direct_end) continue;
-    run_begin = visit.direct_begin;
-    run_end = visit.direct_end;
-    t.x.run[blocks++] = {t.KeysOf(visit.block) + t.ValuesOffset(), visit.column};
+    if (i < segment.spans) prefetcher->Read(span.block);
+    for (int32_t row = span.row_begin; row < span.full_begin; ++row)
+      ValueRow(t, segment, span, row, prefetcher);
+    for (int32_t row = span.full_end; row < span.row_end; ++row) ValueRow(t, segment, span, row, prefetcher);
+    if (span.full_begin == span.full_end) continue;
+    run_begin = span.full_begin;
+    run_end = span.full_end;
+    t.x.run[blocks++] = {t.KeysOf(span.block) + t.ValuesOffset(), span.column};
   }
 }
 
@@ -414,7 +413,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
   for (int32_t entry = first; entry < end;) {
     const Segment segment = ReadSegment(args, scratch, entry, end);
     entry = segment.end_entry;
-    if (segment.visits == 0) continue;
+    if (segment.spans == 0) continue;
     prefetcher.ReadKeys(segment);
     ScoreSegment(t, segment, &prefetcher);
     SoftmaxSegment(t, segment);

@@ -1,4 +1,4 @@
-// For kernels_*.cpp only, after attention_visits.h: everything has internal linkage.
+// For kernels_*.cpp only, after attention_spans.h: everything has internal linkage.
 #pragma once
 
 // What the parts of attention share: the memory of an item, and the stream of KV that register tiles

@@ -20,7 +20,7 @@
 
 #include "kernels/cpu/isa/amx_tiles_int8.h"
 
-#include "kernels/cpu/isa/attention_visits.h"
+#include "kernels/cpu/isa/attention_spans.h"
 
 #include "kernels/cpu/isa/attention_tile.h"
 

@@ -12,7 +12,7 @@
 
 #include "kernels/cpu/isa/gemm_int8.h"
 
-#include "kernels/cpu/isa/attention_visits.h"
+#include "kernels/cpu/isa/attention_spans.h"
 
 #include "kernels/cpu/isa/attention_tile.h"
 
