@@ -9,8 +9,8 @@ namespace {
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
-// Watermark after the steps up to `committed`; folds their marks.
-void FoldMarks(KvNode* node, uint64_t committed) {
+// Watermark after the steps up to `committed`; merges their marks.
+void MergeMarks(KvNode* node, uint64_t committed) {
   int32_t kept = 0;
   for (int32_t i = 0; i < node->mark_count; ++i) {
     const auto& mark = node->marks[static_cast<size_t>(i)];
@@ -289,7 +289,7 @@ void KvTree::IssueRows(int32_t id, int32_t rows, StepMemory* memory) {
     touched_.push_back(id);
   }
   run.issued_tokens += rows;
-  FoldMarks(&run, committed_step_);
+  MergeMarks(&run, committed_step_);
   if (run.mark_count > 0 && run.marks[static_cast<size_t>(run.mark_count - 1)].first == current_step_) {
     run.marks[static_cast<size_t>(run.mark_count - 1)].second = run.issued_tokens;
   } else {
@@ -303,7 +303,7 @@ int32_t KvTree::ComputedTokens(int32_t id) const {
   copy.marks = node(id).marks;
   copy.mark_count = node(id).mark_count;
   copy.committed_tokens = node(id).committed_tokens;
-  FoldMarks(&copy, committed_step_);
+  MergeMarks(&copy, committed_step_);
   return copy.committed_tokens;
 }
 

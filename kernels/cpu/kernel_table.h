@@ -128,7 +128,7 @@ struct AttentionScratch {
 
 struct MergeArgs {
   const float* partials = nullptr;
-  const int32_t* list = nullptr;  // partials of the row, in the order of folding
+  const int32_t* list = nullptr;  // partials of the row, in the order of merging
   int32_t count = 0;
   int32_t query_heads = 0;
   int32_t head_dim = 0;

@@ -57,7 +57,7 @@ struct DescriptorEntry {
   uint16_t row_hi = 0;
 };
 
-// Row `row` of the step folds partials[first .. first + count).
+// Row `row` of the step merges partials[first .. first + count).
 struct DescriptorMerge {
   int32_t row = 0;
   int32_t first = 0;

@@ -14,7 +14,7 @@ namespace espalier {
 
 // Attention partials are formed for each run of this many absolute positions, counted from position 0,
 // whether the KV is cut there or not; KV is cut only on these borders (modes `flatten` and `sequence`). A
-// row's partials are folded from the first segment to the last. So the bits of a row do not depend on the
+// row's partials are merged from the first segment to the last. So the bits of a row do not depend on the
 // plan, nor on what else is in the batch.
 inline constexpr int32_t kSegmentTokens = 256;
 
@@ -54,7 +54,7 @@ struct AttentionShape {
 // never the bits of a result. Defaults: measured on a CPU with AVX-512 and bf16 KV.
 struct PlanCosts {
   int64_t token = 32;
-  int64_t partial = 32;  // of writing and folding one partial of one query head
+  int64_t partial = 32;  // of writing and merging one partial of one query head
   int64_t item = 1024;   // of starting an item
 };
 
@@ -95,9 +95,9 @@ struct PlanEntry {
 // ascending position; and since a row sees a position at most once, the scores of a segment fit into a buffer
 // [rows of the item][kSegmentTokens] whatever the shape of the tree.
 //
-// first_partial < 0: the entries are all that the rows see; the item folds its segments and writes the output
-// rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment, row) it
-// covers: partial `first_partial + (segment - first_segment) * rows + (row - first_row)`, segments
+// first_partial < 0: the entries are all that the rows see; the item merges its segments and writes the
+// output rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment,
+// row) it covers: partial `first_partial + (segment - first_segment) * rows + (row - first_row)`, segments
 // [first_segment, first_segment + segments). A row that sees nothing in a segment leaves an empty partial
 // (sum 0) that is in no merge list.
 struct PlanItem {
@@ -127,7 +127,7 @@ struct AttentionPlan {
   std::vector<PlanEntry> entries;
   int32_t partials =
       0;  // (row, segment) partials in the workspace; each has query_heads * (head_dim + 2) floats
-  // Rows whose KV is cut: row merge_rows[i] folds partials merge_partials[merge_begin[i] .. merge_begin[i +
+  // Rows whose KV is cut: row merge_rows[i] merges partials merge_partials[merge_begin[i] .. merge_begin[i +
   // 1]), in ascending position.
   std::vector<int32_t> merge_rows;
   std::vector<int32_t> merge_begin;  // [merge_rows.size() + 1]

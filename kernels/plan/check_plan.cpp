@@ -200,7 +200,7 @@ class PlanChecker {
     return {};
   }
 
-  // Every partial that is not empty is folded once, by its own row, in ascending position.
+  // Every partial that is not empty is merged once, by its own row, in ascending position.
   Status CheckMergeLists() {
     const size_t count = plan_.merge_rows.size();
     if (plan_.merge_begin.size() != count + 1 || plan_.merge_begin.front() != 0 ||
@@ -254,7 +254,7 @@ class PlanChecker {
   std::vector<std::vector<int32_t>> segment_item_;  // [row][segment] the item that holds it
   std::vector<int32_t> written_;                    // [rows] how often
   std::vector<int32_t> last_position_;              // [rows of the item] last position met
-  std::vector<int32_t> partial_position_;           // [partials] first position folded, kFree or kEmpty
+  std::vector<int32_t> partial_position_;           // [partials] first position merged, kFree or kEmpty
 };
 
 }  // namespace

@@ -3,9 +3,9 @@
 
 // Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
 // its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the GEMM with
-// V; the segments are folded in ascending order, where integer maxima make every rescaling exact. Tokens a
+// V; the segments are merged in ascending order, where integer maxima make every rescaling exact. Tokens a
 // row does not see add an exact zero. So a row's bits depend neither on the tile nor on the cut nor on the
-// batch. Online softmax: Milakov and Gimelshein 2018; folding of partials: FlashAttention-2, section 3.1.
+// batch. Online softmax: Milakov and Gimelshein 2018; merging of partials: FlashAttention-2, section 3.1.
 namespace espalier::cpu {
 namespace {
 
@@ -292,8 +292,8 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
 }
 
 // (out, maximum, sum) of one row and head takes in the partial of a later segment.
-void FoldPartial(const float* in, float in_max, float in_sum, int32_t stored_dim, float* out, float* out_max,
-                 float* out_sum) {
+void MergePartial(const float* in, float in_max, float in_sum, int32_t stored_dim, float* out, float* out_max,
+                  float* out_sum) {
   if (in_sum == 0.0F) return;
   if (*out_sum == 0.0F) {
     for (int32_t i = 0; i < stored_dim; i += kLanes) Store(out + i, Load(in + i));
@@ -376,10 +376,10 @@ void ClearPartials(const Tile<P>& t, int32_t segment) {
 }
 
 template <typename P>
-void FoldSegment(const Tile<P>& t, const Segment& segment) {
+void MergeSegment(const Tile<P>& t, const Segment& segment) {
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
-    FoldPartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.stored_dim,
-                t.Out(packed), &t.x.out_max[packed], &t.x.out_sum[packed]);
+    MergePartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.stored_dim,
+                 t.Out(packed), &t.x.out_max[packed], &t.x.out_sum[packed]);
   }
 }
 
@@ -422,7 +422,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     if (item.first_partial >= 0) {
       WritePartials(t, segment);
     } else {
-      FoldSegment(t, segment);
+      MergeSegment(t, segment);
     }
   }
   if (item.first_partial < 0) WriteOutputs(t);
@@ -437,8 +437,8 @@ void MergePartials(const MergeArgs& args) {
     for (int32_t i = 0; i < args.count; ++i) {
       const float* in =
           args.partials + (static_cast<int64_t>(args.list[i]) * args.query_heads + head) * stride;
-      FoldPartial(in, in[args.stored_dim], in[args.stored_dim + 1], args.stored_dim, args.scratch, &maximum,
-                  &sum);
+      MergePartial(in, in[args.stored_dim], in[args.stored_dim + 1], args.stored_dim, args.scratch, &maximum,
+                   &sum);
     }
     WriteOutput(args.scratch, sum, args.head_dim, args.out, static_cast<int64_t>(head) * args.head_dim,
                 args.out_bf16);

@@ -6,9 +6,9 @@
 
 // Tree attention of one item for the query heads of one tile. For each segment of 256 absolute positions a
 // row forms, from zero, its scores, their maximum rounded up to an integer in base 2, probabilities, their
-// sum and the GEMM with V; segments are folded in ascending order, where integer maxima make every
+// sum and the GEMM with V; segments are merged in ascending order, where integer maxima make every
 // rescaling exact. A token that a row does not see is passed over. So a row's bits depend neither on the tile
-// nor on the cut nor on the batch. Online softmax: Milakov and Gimelshein 2018; folding: FlashAttention-2,
+// nor on the cut nor on the batch. Online softmax: Milakov and Gimelshein 2018; merging: FlashAttention-2,
 // section 3.1.
 namespace espalier::cuda {
 
@@ -185,18 +185,18 @@ ESPALIER_DEVICE float PowerOfTwo(float exponent) {
 }
 
 // How a row so far (maximum, sum) and the partial of a later segment are weighted when they are added.
-struct FoldScales {
+struct MergeScales {
   float maximum;
   float before;
   float next;
 };
-ESPALIER_DEVICE FoldScales ScalesOf(float before_max, float before_sum, float next_max, float next_sum) {
+ESPALIER_DEVICE MergeScales ScalesOf(float before_max, float before_sum, float next_max, float next_sum) {
   if (next_sum == 0.0F) return {before_max, 1.0F, 0.0F};
   if (before_sum == 0.0F) return {next_max, 0.0F, 1.0F};
   const float maximum = fmaxf(before_max, next_max);
   return {maximum, PowerOfTwo(before_max - maximum), PowerOfTwo(next_max - maximum)};
 }
-ESPALIER_DEVICE float Folded(const FoldScales& scales, float before, float next) {
+ESPALIER_DEVICE float Merged(const MergeScales& scales, float before, float next) {
   return MulAdd(before, scales.before, next * scales.next);
 }
 
@@ -257,10 +257,10 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const DescriptorRu
         if (row < row_begin || row >= row_end) continue;
         float* to =
             cut ? PartialOf(t, run, row) + dim : t.shared + t.at.out + row * t.args.layout.stored_dim + dim;
-        const FoldScales scales =
-            cut ? FoldScales{0.0F, 0.0F, 1.0F}
+        const MergeScales scales =
+            cut ? MergeScales{0.0F, 0.0F, 1.0F}
                 : ScalesOf(out_max[row], out_sum[row], segment_max[row], segment_sum[row]);
-        for (int32_t i = 0; i < 2; ++i) to[i] = cut ? sums[j][i] : Folded(scales, to[i], sums[j][i]);
+        for (int32_t i = 0; i < 2; ++i) to[i] = cut ? sums[j][i] : Merged(scales, to[i], sums[j][i]);
       }
     }
   });
@@ -272,8 +272,8 @@ ESPALIER_DEVICE void ValueRun(Block& block, const Tile<T>& t, const DescriptorRu
         partial[t.args.layout.stored_dim + 1] = segment_sum[row];
         continue;
       }
-      const FoldScales scales = ScalesOf(out_max[row], out_sum[row], segment_max[row], segment_sum[row]);
-      out_sum[row] = Folded(scales, out_sum[row], segment_sum[row]);
+      const MergeScales scales = ScalesOf(out_max[row], out_sum[row], segment_max[row], segment_sum[row]);
+      out_sum[row] = Merged(scales, out_sum[row], segment_sum[row]);
       out_max[row] = scales.maximum;
     }
   });
@@ -359,7 +359,7 @@ ESPALIER_DEVICE void Run(Block& block, const AttentionArgs& args) {
   }
 }
 
-// Folds the partials of a row whose KV was cut, with the arithmetic of ValueRun.
+// Merges the partials of a row whose KV was cut, with the arithmetic of ValueRun.
 template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
   const DescriptorHeader& header = HeaderOf(args.descriptor);
@@ -378,9 +378,9 @@ ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
         for (int32_t p = 0; p < merge.count; ++p) {
           const float* partial = args.partials + (int64_t{list[p]} * args.query_heads + head) * stride;
           const float next_sum = partial[args.stored_dim + 1];
-          const FoldScales scales = ScalesOf(maximum, sum, partial[args.stored_dim], next_sum);
-          value = Folded(scales, value, partial[dim]);
-          sum = Folded(scales, sum, next_sum);
+          const MergeScales scales = ScalesOf(maximum, sum, partial[args.stored_dim], next_sum);
+          value = Merged(scales, value, partial[dim]);
+          sum = Merged(scales, sum, next_sum);
           maximum = scales.maximum;
         }
         Store(value * InverseOf(sum), OutputOf<Out>(args.out, merge.row, head, args.head_dim) + dim);
