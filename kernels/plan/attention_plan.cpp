@@ -11,7 +11,7 @@ namespace espalier {
 
 namespace {
 
-using plan::EntryLister;
+using plan::KvRangeBuilder;
 using plan::RowRange;
 using plan::Tile;
 using plan::TilePart;
@@ -30,7 +30,7 @@ class Planner {
       : batch_(batch),
         shape_(shape),
         options_(options),
-        lister_(batch, options.mode == AttentionMode::kMasked) {
+        kv_ranges_(batch, options.mode == AttentionMode::kMasked) {
     plan_.mode = options.mode;
   }
 
@@ -62,7 +62,7 @@ class Planner {
   }
 
  private:
-  void CloseTile(RowRange rows, size_t first_entry, EntryLister::Sums sums) {
+  void CloseTile(RowRange rows, size_t first_entry, KvRangeBuilder::Sums sums) {
     Tile tile;
     tile.rows = rows;
     tile.first_entry = static_cast<int32_t>(first_entry);
@@ -74,7 +74,7 @@ class Planner {
 
   void AddRowTile(RowRange rows) {
     const size_t first = plan_.entries.size();
-    const EntryLister::Sums sums = lister_.ListRows(rows, &plan_.entries);
+    const KvRangeBuilder::Sums sums = kv_ranges_.AppendRows(rows, &plan_.entries);
     CloseTile(rows, first, sums);
   }
 
@@ -82,7 +82,7 @@ class Planner {
 
   // Room is made once: a plan of megabytes that grows by doubling takes most of its time from the kernel.
   void AddTiles(const std::vector<RowRange>& tiles) {
-    plan_.entries.reserve(lister_.GuessEntries(tiles));
+    plan_.entries.reserve(kv_ranges_.GuessEntries(tiles));
     tiles_.reserve(tiles.size());
     for (const RowRange rows : tiles) AddRowTile(rows);
   }
@@ -137,7 +137,7 @@ class Planner {
       const BatchNode& node = batch_.nodes[static_cast<size_t>(root)];
       SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
         const size_t first = plan_.entries.size();
-        const EntryLister::Sums sums = lister_.ListTree(root, end, rows, &plan_.entries);
+        const KvRangeBuilder::Sums sums = kv_ranges_.AppendTree(root, end, rows, &plan_.entries);
         CloseTile(rows, first, sums);
       });
       root = end;
@@ -152,8 +152,8 @@ class Planner {
         const int32_t end = tokens - begin <= chunk_tokens ? tokens : begin + chunk_tokens;
         SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
           const size_t first = plan_.entries.size();
-          const EntryLister::Sums sums =
-              lister_.ListNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
+          const KvRangeBuilder::Sums sums =
+              kv_ranges_.AppendNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
           if (plan_.entries.size() == first) return;
           CloseTile(rows, first, sums);
           const Tile& tile = tiles_.back();
@@ -292,7 +292,7 @@ class Planner {
   const TreeBatch& batch_;
   const AttentionShape& shape_;
   const PlanOptions& options_;
-  EntryLister lister_;
+  KvRangeBuilder kv_ranges_;
   std::vector<Tile> tiles_;
   plan::Cuts cuts_;
   std::vector<std::pair<int32_t, int32_t>> partials_of_rows_;  // row, partial

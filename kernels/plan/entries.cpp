@@ -10,7 +10,7 @@ constexpr int32_t kAllTokens = std::numeric_limits<int32_t>::max();
 
 }  // namespace
 
-EntryLister::EntryLister(const TreeBatch& batch, bool keep_unseen)
+KvRangeBuilder::KvRangeBuilder(const TreeBatch& batch, bool keep_unseen)
     : batch_(batch), keep_unseen_(keep_unseen) {
   rows_are_path_.reserve(batch.nodes.size());
   for (const BatchNode& node : batch.nodes) {
@@ -20,12 +20,12 @@ EntryLister::EntryLister(const TreeBatch& batch, bool keep_unseen)
   }
 }
 
-int32_t EntryLister::OwnPosition(const BatchNode& node, int32_t token) const {
+int32_t KvRangeBuilder::OwnPosition(const BatchNode& node, int32_t token) const {
   return batch_.row_position[static_cast<size_t>(node.first_row + token - node.cached_tokens)];
 }
 
-void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
-                             std::vector<PlanEntry>* entries) const {
+void KvRangeBuilder::AppendCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end,
+                                  Sums* sums, std::vector<PlanEntry>* entries) const {
   PlanEntry entry;
   entry.row_begin = std::max(node.first_row, rows.begin);
   entry.row_end = std::min(node.subtree_end_row, rows.end);
@@ -52,8 +52,8 @@ void EntryLister::ListCached(const BatchNode& node, RowRange rows, int32_t begin
 }
 
 // Of the tokens [begin, end), those that lie in `segment`.
-void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment,
-                          Sums* sums, std::vector<PlanEntry>* entries) const {
+void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment,
+                               Sums* sums, std::vector<PlanEntry>* entries) const {
   const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
   const bool path = rows_are_path_[static_cast<size_t>(node)] != 0;
   const auto row_of = [&](int32_t token) { return n.first_row + token - n.cached_tokens; };
@@ -98,83 +98,84 @@ void EntryLister::ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t en
   }
 }
 
-void EntryLister::AddRest(int32_t node, int32_t token_begin, int32_t token_end) {
+void KvRangeBuilder::AddCursor(int32_t node, int32_t token_begin, int32_t token_end) {
   const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
   const int32_t end = std::min(token_end, n.cached_tokens + n.rows);
   if (token_begin >= end) return;
   // Where rows branch, none lies before the first of them.
   const int32_t position =
       token_begin < n.cached_tokens ? n.begin_position + token_begin : OwnPosition(n, n.cached_tokens);
-  rests_.push_back({node, token_begin, end, position / kSegmentTokens});
+  cursors_.push_back({node, token_begin, end, position / kSegmentTokens});
 }
 
-bool EntryLister::ListSegment(Rest* rest, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const {
-  const BatchNode& n = batch_.nodes[static_cast<size_t>(rest->node)];
-  const int32_t segment = rest->segment++;
+bool KvRangeBuilder::AppendSegment(Cursor* cursor, RowRange rows, Sums* sums,
+                                   std::vector<PlanEntry>* entries) const {
+  const BatchNode& n = batch_.nodes[static_cast<size_t>(cursor->node)];
+  const int32_t segment = cursor->segment++;
   const int32_t end_token = (segment + 1) * kSegmentTokens - n.begin_position;  // if positions are a path's
-  if (rest->token < n.cached_tokens) {
-    const int32_t end = std::min({rest->end, n.cached_tokens, end_token});
-    ListCached(n, rows, rest->token, end, sums, entries);
-    rest->token = end;
-    if (end == rest->end) return false;
+  if (cursor->token < n.cached_tokens) {
+    const int32_t end = std::min({cursor->end, n.cached_tokens, end_token});
+    AppendCached(n, rows, cursor->token, end, sums, entries);
+    cursor->token = end;
+    if (end == cursor->end) return false;
     if (end < n.cached_tokens || OwnPosition(n, end) / kSegmentTokens > segment) return true;
   }
-  if (rows_are_path_[static_cast<size_t>(rest->node)] != 0) {
-    const int32_t end = std::min(rest->end, std::max(rest->token, end_token));
-    ListOwn(rest->node, rows, rest->token, end, segment, sums, entries);
-    rest->token = end;
-    return end < rest->end;
+  if (rows_are_path_[static_cast<size_t>(cursor->node)] != 0) {
+    const int32_t end = std::min(cursor->end, std::max(cursor->token, end_token));
+    AppendOwn(cursor->node, rows, cursor->token, end, segment, sums, entries);
+    cursor->token = end;
+    return end < cursor->end;
   }
-  ListOwn(rest->node, rows, rest->token, rest->end, segment, sums, entries);
+  AppendOwn(cursor->node, rows, cursor->token, cursor->end, segment, sums, entries);
   // A branch of rows is no longer than there are rows.
-  return n.begin_position + n.cached_tokens + n.rows > rest->segment * kSegmentTokens;
+  return n.begin_position + n.cached_tokens + n.rows > cursor->segment * kSegmentTokens;
 }
 
-EntryLister::Sums EntryLister::ListRests(RowRange rows, std::vector<PlanEntry>* entries) {
+KvRangeBuilder::Sums KvRangeBuilder::AppendCursors(RowRange rows, std::vector<PlanEntry>* entries) {
   Sums sums;
-  while (!rests_.empty()) {
-    int32_t segment = rests_.front().segment;
-    for (const Rest& rest : rests_) segment = std::min(segment, rest.segment);
+  while (!cursors_.empty()) {
+    int32_t segment = cursors_.front().segment;
+    for (const Cursor& cursor : cursors_) segment = std::min(segment, cursor.segment);
     size_t kept = 0;
-    for (Rest& rest : rests_) {
-      const bool left = rest.segment != segment || ListSegment(&rest, rows, &sums, entries);
-      if (left) rests_[kept++] = rest;
+    for (Cursor& cursor : cursors_) {
+      const bool left = cursor.segment != segment || AppendSegment(&cursor, rows, &sums, entries);
+      if (left) cursors_[kept++] = cursor;
     }
-    rests_.resize(kept);
+    cursors_.resize(kept);
   }
   return sums;
 }
 
-EntryLister::Sums EntryLister::ListRows(RowRange rows, std::vector<PlanEntry>* entries) {
+KvRangeBuilder::Sums KvRangeBuilder::AppendRows(RowRange rows, std::vector<PlanEntry>* entries) {
   const int32_t first_node = batch_.row_node[static_cast<size_t>(rows.begin)];
   path_.clear();
   for (int32_t node = first_node; node >= 0; node = batch_.nodes[static_cast<size_t>(node)].parent) {
     path_.push_back(node);
   }
-  rests_.clear();
-  for (auto node = path_.rbegin(); node != path_.rend(); ++node) AddRest(*node, 0, kAllTokens);
+  cursors_.clear();
+  for (auto node = path_.rbegin(); node != path_.rend(); ++node) AddCursor(*node, 0, kAllTokens);
   for (size_t node = static_cast<size_t>(first_node) + 1;
        node < batch_.nodes.size() && batch_.nodes[node].first_row < rows.end; ++node) {
-    AddRest(static_cast<int32_t>(node), 0, kAllTokens);
+    AddCursor(static_cast<int32_t>(node), 0, kAllTokens);
   }
-  return ListRests(rows, entries);
+  return AppendCursors(rows, entries);
 }
 
-EntryLister::Sums EntryLister::ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
-                                        std::vector<PlanEntry>* entries) {
-  rests_.clear();
-  AddRest(node, token_begin, token_end);
-  return ListRests(rows, entries);
+KvRangeBuilder::Sums KvRangeBuilder::AppendNode(int32_t node, RowRange rows, int32_t token_begin,
+                                                int32_t token_end, std::vector<PlanEntry>* entries) {
+  cursors_.clear();
+  AddCursor(node, token_begin, token_end);
+  return AppendCursors(rows, entries);
 }
 
-EntryLister::Sums EntryLister::ListTree(int32_t node_begin, int32_t node_end, RowRange rows,
-                                        std::vector<PlanEntry>* entries) {
-  rests_.clear();
-  for (int32_t node = node_begin; node < node_end; ++node) AddRest(node, 0, kAllTokens);
-  return ListRests(rows, entries);
+KvRangeBuilder::Sums KvRangeBuilder::AppendTree(int32_t node_begin, int32_t node_end, RowRange rows,
+                                                std::vector<PlanEntry>* entries) {
+  cursors_.clear();
+  for (int32_t node = node_begin; node < node_end; ++node) AddCursor(node, 0, kAllTokens);
+  return AppendCursors(rows, entries);
 }
 
-size_t EntryLister::GuessEntries(const std::vector<RowRange>& tiles) const {
+size_t KvRangeBuilder::GuessEntries(const std::vector<RowRange>& tiles) const {
   const auto node_of = [&](size_t index) -> const BatchNode& { return batch_.nodes[index]; };
   const auto entries_of = [&](const BatchNode& node) {
     return static_cast<size_t>((node.cached_tokens + node.rows) / batch_.block_tokens) + 1;

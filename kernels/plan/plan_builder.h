@@ -28,52 +28,52 @@ std::vector<RowRange> TileRows(const TreeBatch& batch, int32_t max_rows);
 // Tokens that both row - 1 and row see, for each row of the batch (0 for row 0).
 std::vector<int32_t> SharedWithPreviousRow(const TreeBatch& batch);
 
-// Lists the KV that rows see, as entries: segment by segment, pre-order within.
-class EntryLister {
+// Builds the entries of the KV that rows see: segment by segment, pre-order within.
+class KvRangeBuilder {
  public:
-  // What a list holds: tokens, and pairs of a token and a row between its entry's row_begin and row_end.
+  // What was appended: tokens, and pairs of a token and a row between its entry's row_begin and row_end.
   struct Sums {
     int64_t tokens = 0;
     int64_t pairs = 0;
   };
 
-  // `keep_unseen`: list tokens that none of the asked rows sees, too (kMasked).
-  EntryLister(const TreeBatch& batch, bool keep_unseen);
+  // `keep_unseen`: append tokens that none of the asked rows sees, too (kMasked).
+  KvRangeBuilder(const TreeBatch& batch, bool keep_unseen);
 
   // Appends everything that `rows` see.
-  Sums ListRows(RowRange rows, std::vector<PlanEntry>* entries);
+  Sums AppendRows(RowRange rows, std::vector<PlanEntry>* entries);
   // Appends what `rows` see of the tokens [token_begin, token_end) of a node.
-  Sums ListNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
-                std::vector<PlanEntry>* entries);
+  Sums AppendNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
+                  std::vector<PlanEntry>* entries);
   // Appends all tokens of nodes [node_begin, node_end), a whole tree.
-  Sums ListTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
-  // About how many entries ListRows will append for all tiles together; more where rows of a node branch.
+  Sums AppendTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
+  // About how many entries AppendRows will append for all tiles together; more where rows of a node branch.
   size_t GuessEntries(const std::vector<RowRange>& tiles) const;
 
  private:
-  // What is left to list of a node.
-  struct Rest {
+  // Where the entries of a node go on, and where they end.
+  struct Cursor {
     int32_t node = 0;
     int32_t token = 0;
     int32_t end = 0;
     int32_t segment = 0;  // of `token`; where rows branch, the least of those left
   };
 
-  void AddRest(int32_t node, int32_t token_begin, int32_t token_end);
-  Sums ListRests(RowRange rows, std::vector<PlanEntry>* entries);
-  // Lists what lies in rest->segment; false if nothing is left then.
-  bool ListSegment(Rest* rest, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const;
-  void ListCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
-                  std::vector<PlanEntry>* entries) const;
-  void ListOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment, Sums* sums,
-               std::vector<PlanEntry>* entries) const;
+  void AddCursor(int32_t node, int32_t token_begin, int32_t token_end);
+  Sums AppendCursors(RowRange rows, std::vector<PlanEntry>* entries);
+  // Appends what lies in cursor->segment; false if nothing is left then.
+  bool AppendSegment(Cursor* cursor, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const;
+  void AppendCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
+                    std::vector<PlanEntry>* entries) const;
+  void AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment, Sums* sums,
+                 std::vector<PlanEntry>* entries) const;
   int32_t OwnPosition(const BatchNode& node, int32_t token) const;
 
   const TreeBatch& batch_;
   bool keep_unseen_;
   std::vector<uint8_t> rows_are_path_;  // [nodes] the node's rows see one another as a chain
   std::vector<int32_t> path_;
-  std::vector<Rest> rests_;  // pre-order
+  std::vector<Cursor> cursors_;  // pre-order
 };
 
 // What an item is made of before it is known whether it is cut.
