@@ -173,12 +173,12 @@ void RowScheduler::IssuePrefill(Candidates* prefill, int32_t units, PrefillBudge
   std::vector<Group> left = GroupByRequest(prefill);
   const std::vector<std::vector<size_t>> peers = GroupByPeer(left);
   std::vector<const Candidate*> incomplete(left.size());  // the first that has rows and wants more
-  const auto take = [&](size_t i, int32_t most) {
+  const auto take = [&](size_t i, int32_t max) {
     Taken taken;
-    while (!left[i].empty() && taken.units < most && !taken.wants_more) {
+    while (!left[i].empty() && taken.units < max && !taken.wants_more) {
       const Candidate& candidate = left[i].front();
       const int32_t position = NextPosition(candidate);
-      const int32_t rows = budget->RowsFor(most - taken.units, position);
+      const int32_t rows = budget->RowsFor(max - taken.units, position);
       const StepBuilder::IssuedRows issued = builder_.Issue(candidate, rows);
       taken.units += budget->Charge(position, issued.rows);
       if (issued.complete && incomplete[i] == &candidate) incomplete[i] = nullptr;
@@ -187,7 +187,7 @@ void RowScheduler::IssuePrefill(Candidates* prefill, int32_t units, PrefillBudge
       taken.wants_more = !issued.complete && issued.rows == rows;
       if (!taken.wants_more) left[i] = left[i].subspan(1);
     }
-    taken.wants_more = taken.wants_more || taken.units >= most;
+    taken.wants_more = taken.wants_more || taken.units >= max;
     return taken;
   };
   std::vector<std::vector<uint64_t>> served(peers.size());  // by peers and their requests
@@ -198,8 +198,8 @@ void RowScheduler::IssuePrefill(Candidates* prefill, int32_t units, PrefillBudge
     peers_served.push_back(*std::max_element(served[peer].begin(), served[peer].end()));
   }
   const double even_part = policy_.even_prefill_part;
-  ShareOut(peers_served, units, even_part, [&](size_t peer, int32_t most) {
-    return ShareOut(served[peer], most, even_part,
+  ShareOut(peers_served, units, even_part, [&](size_t peer, int32_t max) {
+    return ShareOut(served[peer], max, even_part,
                     [&](size_t i, int32_t part) { return take(peers[peer][i], part); });
   });
   for (const Candidate* candidate : incomplete) {

@@ -14,11 +14,11 @@ std::vector<size_t> ShareRows(const std::vector<size_t>& wanted, size_t rows, si
     left -= size;
     --sharing;
   }
-  const size_t most = std::max(share + 1, rows / least_trees);
+  const size_t max = std::max(share + 1, rows / least_trees);
   std::vector<size_t> shares = wanted;
   for (size_t& size : shares) {
     if (size <= share) continue;
-    size = std::min({size, most, left});
+    size = std::min({size, max, left});
     left -= size;
   }
   return shares;

@@ -22,7 +22,7 @@ struct Taken {
 };
 
 // Hands out `units` among askers, first ones first, that say only afterwards how many they took: `take(i,
-// most)` takes up to `most`. `served[i]` is the last step that had rows of it. None waits for the whole of
+// most)` takes up to `max`. `served[i]` is the last step that had rows of it. None waits for the whole of
 // another, and small wants are met whole: `even_part` of the units goes out in equal parts, where what one
 // leaves is for the others; to those that have waited longest, where there are more of them than units. The
 // rest goes to the first, which so ends early: equal parts of everything would let all of them end late.
@@ -30,8 +30,8 @@ template <typename Take>
 Taken ShareOut(const std::vector<uint64_t>& served, int32_t units, double even_part, const Take& take) {
   const int32_t all = units;
   std::vector<bool> wants(served.size(), true);
-  const auto offer = [&](size_t i, int32_t most) {
-    const Taken taken = most > 0 ? take(i, most) : Taken{0, true};
+  const auto offer = [&](size_t i, int32_t max) {
+    const Taken taken = max > 0 ? take(i, max) : Taken{0, true};
     wants[i] = taken.wants_more;
     return taken.units;
   };

@@ -16,12 +16,12 @@ class StartRate {
   }
   int64_t NextMs(int64_t now_us) const {
     const double since_us = awaited_ ? static_cast<double>(now_us - last_us_) : 0.0;
-    return std::clamp(static_cast<int64_t>(std::max(interval_us_, since_us) / 1000), kLeastMs, kMostMs);
+    return std::clamp(static_cast<int64_t>(std::max(interval_us_, since_us) / 1000), kMinMs, kMaxMs);
   }
 
  private:
-  static constexpr int64_t kLeastMs = 10;
-  static constexpr int64_t kMostMs = 30'000;
+  static constexpr int64_t kMinMs = 10;
+  static constexpr int64_t kMaxMs = 30'000;
 
   double interval_us_ = 100'000.0;  // until some have been seen
   int64_t last_us_ = 0;

@@ -45,13 +45,13 @@ double StepCosts::Estimate(const StepLoad& load) const {
   ESPALIER_CHECK(!empty());
   const int32_t row_class = ClassOf(load.rows);
   const int32_t visible_class = ClassOf(load.visible_tokens);
-  double least = std::numeric_limits<double>::infinity();
+  double min = std::numeric_limits<double>::infinity();
   for (const Cell& cell : cells_) {
     const double scaled = Scaled(cell, load);
     if (cell.row_class == row_class && cell.visible_class == visible_class) return scaled;
-    least = std::min(least, scaled);
+    min = std::min(min, scaled);
   }
-  return least;
+  return min;
 }
 
 }  // namespace espalier

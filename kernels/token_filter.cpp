@@ -49,13 +49,13 @@ double SumOf(const std::vector<Candidate>& candidates) {
 void KeepTopP(double share, std::vector<Candidate>* candidates) {
   const double needed = share * SumOf(*candidates);
   std::vector<Candidate> likely;
-  for (float least = 0x1p-4F;; least *= 0x1p-4F) {
-    if (least < 0x1p-30F) least = 0.0F;
+  for (float min = 0x1p-4F;; min *= 0x1p-4F) {
+    if (min < 0x1p-30F) min = 0.0F;
     likely.clear();
     for (const Candidate& candidate : *candidates) {
-      if (candidate.weight >= least) likely.push_back(candidate);
+      if (candidate.weight >= min) likely.push_back(candidate);
     }
-    if (least == 0.0F || SumOf(likely) >= needed) break;
+    if (min == 0.0F || SumOf(likely) >= needed) break;
   }
   std::sort(likely.begin(), likely.end(), MoreLikely);
   double sum = 0.0;

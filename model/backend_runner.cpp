@@ -37,7 +37,7 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
     return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
   }
   if (options.kv_blocks < 0) return InvalidArgument("kv_blocks", "must not be negative");
-  const int64_t most = std::numeric_limits<int32_t>::max() / block_tokens;
+  const int64_t max = std::numeric_limits<int32_t>::max() / block_tokens;
   int64_t blocks = options.kv_blocks;
   int64_t bytes = options.kv_cache_bytes;
   if (blocks == 0 && bytes == 0) {
@@ -46,13 +46,13 @@ Result<KvPoolSize> SizeKvPool(const RunnerOptions& options, const AttentionShape
   }
   if (blocks == 0) {
     const int64_t block_bytes = attention.KvBytesPerTokenLayer() * attention.layers * block_tokens;
-    blocks = std::min(bytes / block_bytes, most);
+    blocks = std::min(bytes / block_bytes, max);
     if (blocks < 1) {
       return InvalidArgument("kv_cache_bytes",
                              "must be at least " + std::to_string(block_bytes) + ", one block");
     }
   }
-  if (blocks > most) return InvalidArgument("kv_blocks", "must be at most " + std::to_string(most));
+  if (blocks > max) return InvalidArgument("kv_blocks", "must be at most " + std::to_string(max));
   return KvPoolSize{static_cast<int32_t>(blocks), block_tokens};
 }
 

@@ -37,8 +37,8 @@ Status Decoder::AddKv(const KvPoolSize& size, Backend& backend) {
   kv_size_ = size;
   if (size.blocks == 0) {
     const int64_t block_bytes = attention_.KvBytesPerTokenLayer() * attention_.layers * size.block_tokens;
-    const int64_t most = std::numeric_limits<int32_t>::max() / size.block_tokens;
-    kv_size_.blocks = static_cast<int32_t>(std::min(backend.FreeKvBytes() / block_bytes, most));
+    const int64_t max = std::numeric_limits<int32_t>::max() / size.block_tokens;
+    kv_size_.blocks = static_cast<int32_t>(std::min(backend.FreeKvBytes() / block_bytes, max));
     if (kv_size_.blocks < 1) {
       return Error{ErrorCode::kResourceExhausted, "kv_cache_bytes",
                    "the device has no memory left for a KV pool beside the model"};

@@ -13,7 +13,7 @@ namespace espalier {
 namespace {
 
 // The most that Linux reads at once is a little less than 2 GiB.
-constexpr size_t kMostAtOnce = size_t{1} << 30;
+constexpr size_t kMaxAtOnce = size_t{1} << 30;
 
 std::string SystemMessage(int error) { return std::generic_category().message(error); }
 
@@ -45,7 +45,7 @@ InputFile::~InputFile() { ::close(descriptor_); }
 Status InputFile::Read(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const ssize_t got =
-        ::pread(descriptor_, out.data(), std::min(out.size(), kMostAtOnce), static_cast<off_t>(offset));
+        ::pread(descriptor_, out.data(), std::min(out.size(), kMaxAtOnce), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return InvalidArgument(path_, "cannot be read: " + SystemMessage(errno));
     if (got == 0) {

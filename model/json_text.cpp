@@ -49,9 +49,9 @@ class ShapeChecker {
 }  // namespace
 
 std::string Printable(std::string_view text) {
-  constexpr size_t kMostBytes = 120;
+  constexpr size_t kMaxBytes = 120;
   std::string out;
-  for (const char c : text.substr(0, kMostBytes)) {
+  for (const char c : text.substr(0, kMaxBytes)) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte >= 0x20 && byte != 0x7f) {
       out += c;
@@ -61,7 +61,7 @@ std::string Printable(std::string_view text) {
       out += escaped;
     }
   }
-  return text.size() > kMostBytes ? out + "..." : out;
+  return text.size() > kMaxBytes ? out + "..." : out;
 }
 
 Result<json> ParseJsonObject(std::string_view text, const std::string& file) {
@@ -119,15 +119,15 @@ void JsonReader::Fail(const std::string& key, const std::string& why) {
   if (status_.ok()) status_ = InvalidArgument(file_, prefix_ + key + ": " + why);
 }
 
-int32_t JsonReader::Int(const char* key, int32_t value, int32_t least, int32_t most) {
+int32_t JsonReader::Int(const char* key, int32_t value, int32_t min, int32_t max) {
   const json* found = Find(key);
   if (found == nullptr) return value;
   const bool in_range =
       found->is_number_integer() &&
       (found->is_number_unsigned() ? found->get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX) : true) &&
-      found->get<int64_t>() >= least && found->get<int64_t>() <= most;
+      found->get<int64_t>() >= min && found->get<int64_t>() <= max;
   if (!in_range) {
-    Fail(key, "must be an integer from " + std::to_string(least) + " to " + std::to_string(most));
+    Fail(key, "must be an integer from " + std::to_string(min) + " to " + std::to_string(max));
     return value;
   }
   return static_cast<int32_t>(found->get<int64_t>());

@@ -36,7 +36,7 @@ class JsonReader {
 
   bool Has(const char* key) const;                    // present and not null
   const nlohmann::json* Find(const char* key) const;  // nullptr unless Has
-  int32_t Int(const char* key, int32_t value, int32_t least, int32_t most);
+  int32_t Int(const char* key, int32_t value, int32_t min, int32_t max);
   double Positive(const char* key, double value);  // from 1e-30 to 1e30, so that fp32 holds it too
   bool Bool(const char* key, bool value);
   std::string String(const char* key, std::string value);

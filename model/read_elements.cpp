@@ -17,7 +17,7 @@ namespace {
 constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
 // A thread costs about as much as reading so much by one that runs already.
 constexpr uint64_t kThreadBytes = uint64_t{4} << 20;
-constexpr uint64_t kMostThreads = 8;  // enough for what memory gives
+constexpr uint64_t kMaxThreads = 8;  // enough for what memory gives
 
 class Reading {
  public:
@@ -70,11 +70,11 @@ class Reading {
 Result<UnfitValues> ReadElements(const InputFile& file, uint64_t offset, uint64_t bytes, DType type,
                                  DType kept, std::byte* to) {
   Reading reading(file, offset, bytes, type, kept, to);
-  const uint64_t most = std::min<uint64_t>(kMostThreads, std::max(1U, std::thread::hardware_concurrency()));
+  const uint64_t max = std::min<uint64_t>(kMaxThreads, std::max(1U, std::thread::hardware_concurrency()));
   std::vector<std::thread> helpers;
-  helpers.reserve(kMostThreads);  // nothing may be thrown while threads run
+  helpers.reserve(kMaxThreads);  // nothing may be thrown while threads run
   try {
-    while (helpers.size() + 1 < std::min(most, bytes / kThreadBytes))
+    while (helpers.size() + 1 < std::min(max, bytes / kThreadBytes))
       helpers.emplace_back([&] { reading.Run(); });
   } catch (const std::exception&) {
     // No more threads to be had: those that there are do it.

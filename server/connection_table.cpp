@@ -93,8 +93,8 @@ std::optional<uint64_t> ConnectionTable::WhoGivesWay(const std::string& share) c
   const auto own = shares_.find(share);
   const int connections = own == shares_.end() ? 0 : own->second.connections;
   if (ranks_.empty()) return std::nullopt;
-  const auto& [minus_most, idle, since, id] = *ranks_.begin();
-  if (-minus_most <= connections) return std::nullopt;
+  const auto& [minus_max, idle, since, id] = *ranks_.begin();
+  if (-minus_max <= connections) return std::nullopt;
   return id;
 }
 

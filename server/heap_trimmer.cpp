@@ -38,7 +38,7 @@ HeapTrimmer::~HeapTrimmer() {
 }
 
 void HeapTrimmer::Run() {
-  int64_t least_bytes = UnusedBytes();  // since the last time that anything was given back
+  int64_t min_bytes = UnusedBytes();  // since the last time that anything was given back
   MutexLock lock(mutex_);
   while (true) {
     const auto until = std::chrono::steady_clock::now() + kPeriod;
@@ -47,11 +47,11 @@ void HeapTrimmer::Run() {
     if (stopping_) return;
     lock.Unlock();
     const int64_t unused_bytes = UnusedBytes();
-    if (unused_bytes > least_bytes + kGrowthBytes) {
+    if (unused_bytes > min_bytes + kGrowthBytes) {
       malloc_trim(0);
-      least_bytes = UnusedBytes();
+      min_bytes = UnusedBytes();
     } else {
-      least_bytes = std::min(least_bytes, unused_bytes);
+      min_bytes = std::min(min_bytes, unused_bytes);
     }
     lock.Lock();
   }

@@ -65,12 +65,12 @@ std::string WhyOf(std::string what) {
 
 // The line that holds `offset`, cut where it is long, and a mark below.
 std::string ExcerptAt(std::string_view text, size_t offset) {
-  constexpr size_t kMostBytes = 100;
+  constexpr size_t kMaxBytes = 100;
   const size_t newline = offset == 0 ? std::string_view::npos : text.rfind('\n', offset - 1);
   size_t begin = newline == std::string_view::npos ? 0 : newline + 1;
-  if (offset - begin > kMostBytes * 3 / 4) begin = offset - kMostBytes / 2;
+  if (offset - begin > kMaxBytes * 3 / 4) begin = offset - kMaxBytes / 2;
   while (begin < offset && IsContinuationByte(text[begin])) ++begin;
-  size_t end = std::min({text.find('\n', offset), begin + kMostBytes, text.size()});
+  size_t end = std::min({text.find('\n', offset), begin + kMaxBytes, text.size()});
   while (end < text.size() && IsContinuationByte(text[end])) ++end;
   std::string line(text.substr(begin, end - begin));
   for (char& c : line) {
@@ -285,13 +285,13 @@ std::optional<std::string> ClosestWord(std::string_view word, const std::vector<
   constexpr size_t kLongestWord = 100;
   if (word.size() > kLongestWord) return std::nullopt;
   std::optional<std::string> closest;
-  size_t least = std::max<size_t>(2, word.size() * 2 / 5) + 1;
+  size_t min = std::max<size_t>(2, word.size() * 2 / 5) + 1;
   for (const std::string& candidate : candidates) {
     // The beginning of a long word, or what lacks its beginning, means it too.
     const bool is_part = word.size() >= 3 && candidate.find(word) != std::string::npos;
     const size_t far = is_part ? 1 : distance(word, candidate);
-    if (far >= least || far >= candidate.size()) continue;
-    least = far;
+    if (far >= min || far >= candidate.size()) continue;
+    min = far;
     closest = candidate;
   }
   return closest;

@@ -36,11 +36,11 @@ std::vector<int32_t> Ids(const google::protobuf::RepeatedField<int32_t>& field) 
 Result<std::vector<int32_t>> EncodeText(const std::string& text, bool is_root, bool parse_special,
                                         const TextRules& rules, const std::string& field) {
   if (rules.cancelled.load()) return Error{ErrorCode::kCancelled, "", "cancelled"};
-  const int64_t most = MaxTextBytes(rules.tokenizer, rules.max_path_tokens);
+  const int64_t max = MaxTextBytes(rules.tokenizer, rules.max_path_tokens);
   const std::string path_tokens = std::to_string(rules.max_path_tokens);
-  if (static_cast<int64_t>(text.size()) > most) {
+  if (static_cast<int64_t>(text.size()) > max) {
     return InvalidArgument(field, "has " + std::to_string(text.size()) + " bytes, the " + path_tokens +
-                                      " tokens of a path hold at most " + std::to_string(most));
+                                      " tokens of a path hold at most " + std::to_string(max));
   }
   const EncodeOptions options{.at_start = is_root,
                               .add_bos = is_root && rules.tokenizer.add_bos_by_default(),

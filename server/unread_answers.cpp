@@ -37,10 +37,10 @@ void UnreadAnswers::Add(Answer* answer, int64_t bytes) {
     const bool too_much = bytes_ > kPeers * max_bytes_;
     if (bytes <= 0 || (peer->bytes <= max_bytes_ && !too_much)) return;
     if (peer->bytes <= max_bytes_) {
-      const auto most = std::max_element(peers_.begin(), peers_.end(), [](const auto& a, const auto& b) {
+      const auto max = std::max_element(peers_.begin(), peers_.end(), [](const auto& a, const auto& b) {
         return a.second.bytes < b.second.bytes;
       });
-      peer = &most->second;
+      peer = &max->second;
     }
     const auto largest = LargestOf(*peer);
     if (largest == peer->answers.end()) return;

@@ -10,9 +10,9 @@ namespace espalier {
 // ascending k, C += float(sum of q * q) * operand scale * weight scale: sums of a group are exact integers,
 // whatever their order.
 inline constexpr int32_t kInt8Group = 128;
-inline constexpr float kInt8Most = 127.0F;
+inline constexpr float kInt8Max = 127.0F;
 // Values that are all smaller than this become zeros: the inverse of their scale could overflow.
-inline constexpr float kInt8Least = 1e-30F;
+inline constexpr float kInt8Min = 1e-30F;
 
 // q = values * (127 / largest), rounded to nearest, ties to even; returns the scale, largest / 127, 0 where
 // all q are 0. Not finite where a value is not.

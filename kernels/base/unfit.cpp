@@ -41,14 +41,14 @@ template <typename Signed>
 UnfitValues Find(const unsigned char* source, int64_t count, const Limits& limits) {
   // A block at a time, without branches, so that the compiler makes it vectors: nearly all blocks are sound.
   constexpr int64_t kBlock = 256;
-  const auto least = static_cast<Signed>(limits.too_large);
+  const auto min = static_cast<Signed>(limits.too_large);
   UnfitValues found;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = begin + kBlock < count ? begin + kBlock : count;
     Signed any = 0;
     if (end - begin == kBlock) {
       for (int64_t i = 0; i < kBlock; ++i) {
-        any = static_cast<Signed>(any | -static_cast<Signed>(Magnitude<Signed>(source, begin + i) >= least));
+        any = static_cast<Signed>(any | -static_cast<Signed>(Magnitude<Signed>(source, begin + i) >= min));
       }
       if (any == 0) continue;
     }

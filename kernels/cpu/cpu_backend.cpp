@@ -11,7 +11,7 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int32_t kMostThreads = 1024;
+constexpr int32_t kMaxThreads = 1024;
 constexpr int32_t kTileRows = 64;  // of a plan's tile before the GQA group is known
 
 }  // namespace
@@ -21,9 +21,9 @@ Result<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options)
     return Error{ErrorCode::kUnimplemented, "dtype", "the cpu backend computes in bfloat16 or float32"};
   }
   if (options.max_rows <= 0) return InvalidArgument("max_rows", "must be positive");
-  if (options.threads < 0 || options.threads > kMostThreads) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
     return InvalidArgument("threads",
-                           "must lie in [0, " + std::to_string(kMostThreads) + "], 0 for every core");
+                           "must lie in [0, " + std::to_string(kMaxThreads) + "], 0 for every core");
   }
   Result<const KernelTable*> kernels = ChooseKernels(options.isa);
   if (!kernels) return kernels.error();

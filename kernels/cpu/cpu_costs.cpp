@@ -75,9 +75,9 @@ AttentionPlan ItemsOf(const TreeBatch& batch, bool partials) {
 }
 
 // Within what any machine can be believed to need.
-int64_t Believable(double cost, int64_t least, int64_t most) {
-  if (!std::isfinite(cost)) return least;
-  return std::lround(std::clamp(cost, static_cast<double>(least), static_cast<double>(most)));
+int64_t Believable(double cost, int64_t min, int64_t max) {
+  if (!std::isfinite(cost)) return min;
+  return std::lround(std::clamp(cost, static_cast<double>(min), static_cast<double>(max)));
 }
 
 }  // namespace
@@ -110,9 +110,9 @@ PlanCosts CpuBackend::MeasureCosts(const AttentionShape& shape, int32_t block_to
   kv_pools_.push_back(std::move(*pool));
   const auto kv = static_cast<KvId>(kv_pools_.size() - 1);
 
-  // Microseconds of a processor for one item and KV head, the least so far in `least`.
+  // Microseconds of a processor for one item and KV head, the least so far in `min`.
   int32_t next_block = 0;
-  const auto time = [&](int32_t tokens, int32_t tree_rows, bool partials, double* least) {
+  const auto time = [&](int32_t tokens, int32_t tree_rows, bool partials, double* min) {
     if (next_block + run_blocks > static_cast<int32_t>(all.size())) next_block = 0;
     auto step = std::make_shared<StepInput>();
     step->batch = Paths(trees, tokens, tree_rows, next_block, block_tokens);
@@ -127,7 +127,7 @@ PlanCosts CpuBackend::MeasureCosts(const AttentionShape& shape, int32_t block_to
     EndStep();
     (void)Wait();
     const int32_t units = trees * shape.kv_heads;
-    *least = std::min(*least, us * std::min(pool_->threads(), units) / units);
+    *min = std::min(*min, us * std::min(pool_->threads(), units) / units);
   };
   constexpr double kNone = std::numeric_limits<double>::infinity();
   double low = kNone, high = kNone, brief = kNone, cut = kNone;

@@ -174,8 +174,8 @@ struct KernelTable {
   void (*swiglu)(const float* in, int64_t columns, void* out, bool out_bf16) = nullptr;
   // For measuring the machine. Multiply-adds: at least so many; how many they were comes back.
   uint32_t (*read_bytes)(const void* data, int64_t bytes) = nullptr;
-  float (*bf16_multiply_adds)(int64_t least, int64_t* done) = nullptr;
-  float (*int8_multiply_adds)(int64_t least, int64_t* done) = nullptr;
+  float (*bf16_multiply_adds)(int64_t min, int64_t* done) = nullptr;
+  float (*int8_multiply_adds)(int64_t min, int64_t* done) = nullptr;
 };
 
 const KernelTable& PortableKernels();

@@ -14,10 +14,10 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int32_t kMostPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
+constexpr int32_t kMaxPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
 constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end,
 constexpr int32_t kTilePanels = 4;      // but as long as each thread has one, the panels of a register tile
-constexpr int64_t kLeastPartRows = 6;   // of a part of a GEMM's rows: those of a register tile
+constexpr int64_t kMinPartRows = 6;     // of a part of a GEMM's rows: those of a register tile
 
 // Finds the part and row within it of a row of the stacked matrix.
 const std::byte* RowData(std::span<const HostTensor> parts, int64_t row, DType* dtype) {
@@ -54,8 +54,8 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType
   matrix.k_padded_ = RoundUp(matrix.cols_, 32);
   matrix.panels_ = static_cast<int32_t>(RoundUp(matrix.rows_, kLanes) / kLanes);
   const int32_t tile = std::min(kTilePanels, matrix.panels_ / pool->threads());
-  matrix.panels_per_block_ = std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()),
-                                        std::max(tile, 1), kMostPanelsPerBlock);
+  matrix.panels_per_block_ =
+      std::clamp(matrix.panels_ / (kTasksPerThread * pool->threads()), std::max(tile, 1), kMaxPanelsPerBlock);
   const int64_t elements = matrix.k_padded_ * matrix.panels_ * kLanes;
   const auto element_bytes = matrix.int8() ? int64_t{1} : static_cast<int64_t>(SizeOf(dtype));
   Result<Buffer> buffer = Buffer::Allocate(elements * element_bytes, "model");
@@ -140,12 +140,12 @@ bool PackedMatrix::PackInt8Panel(std::span<const HostTensor> parts, int32_t pane
 int32_t PackedMatrix::RowParts(int64_t gemm_rows, int32_t threads) const {
   const int64_t enough = int64_t{kTasksPerThread} * threads;
   // Of the thread that has most, in rows of a block.
-  const auto most_work = [&](int64_t parts) {
+  const auto max_work = [&](int64_t parts) {
     return (blocks() * parts + threads - 1) / threads * ((gemm_rows + parts - 1) / parts);
   };
   int64_t best = 1;
-  for (int64_t parts = 2; parts * kLeastPartRows <= gemm_rows && blocks() * (parts - 1) < enough; ++parts) {
-    if (32 * most_work(parts) < 31 * most_work(best)) best = parts;
+  for (int64_t parts = 2; parts * kMinPartRows <= gemm_rows && blocks() * (parts - 1) < enough; ++parts) {
+    if (32 * max_work(parts) < 31 * max_work(best)) best = parts;
   }
   return static_cast<int32_t>(best);
 }

@@ -32,7 +32,7 @@ double MeasureReading(const KernelTable& kernels, ThreadPool* pool, const Buffer
   return best;
 }
 
-double MeasureGemm(float (*gemm)(int64_t least, int64_t* done), ThreadPool* pool) {
+double MeasureGemm(float (*gemm)(int64_t min, int64_t* done), ThreadPool* pool) {
   double best = 0.0;
   for (int i = 0; i < kRepetitions; ++i) {
     std::atomic<int64_t> total{0};

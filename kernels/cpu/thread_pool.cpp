@@ -60,8 +60,8 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::Run(int64_t count, int64_t grain, Call call, const void* context) {
   const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
-  const int64_t most_runs = int64_t{1} << 30;
-  if (count / grain >= most_runs) grain = count / most_runs + 1;
+  const int64_t max_runs = int64_t{1} << 30;
+  if (count / grain >= max_runs) grain = count / max_runs + 1;
   const auto runs = static_cast<uint32_t>((count + grain - 1) / grain);
 
   // Closed first: nobody can take a run of the old epoch by what is written next.

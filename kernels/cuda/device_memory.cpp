@@ -15,9 +15,9 @@ namespace espalier::cuda {
 namespace {
 
 // Of partial results of attention: plans that would need more cut less (flatten, sequence).
-constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
+constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
 // Of a step's descriptor: rows with what is asked of them, and every block of the pool listed a few times.
-constexpr int64_t kMostDescriptorBytes = int64_t{32} << 20;
+constexpr int64_t kMaxDescriptorBytes = int64_t{32} << 20;
 constexpr int64_t kRowDescriptorBytes = 256;
 constexpr int64_t kBlockDescriptorBytes = 4 * (sizeof(DescriptorEntry) + sizeof(DescriptorRun));
 // Of a step's results: a row's summary, its token and twenty likely ones; draws beyond the rows.
@@ -63,8 +63,8 @@ int64_t DeviceBackend::ResultBytes() const { return max_rows_ * kRowResultBytes 
 int64_t DeviceBackend::FreeKvBytes() {
   const int64_t free_bytes = device_->FreeBytes();
   const int32_t vocab = TallestMatrix();
-  const int64_t beside = LogitBytes(vocab) + ScratchBytes(vocab) + kMostPartialBytes +
-                         kStepsInFlight * (kMostDescriptorBytes + ResultBytes()) +
+  const int64_t beside = LogitBytes(vocab) + ScratchBytes(vocab) + kMaxPartialBytes +
+                         kStepsInFlight * (kMaxDescriptorBytes + ResultBytes()) +
                          device_->info().library_bytes + kRoundingBytes;
   return std::max<int64_t>(0, std::min(free_bytes - beside, free_bytes / 100 * 95));
 }
@@ -74,10 +74,10 @@ Status DeviceBackend::ReserveBeside(const KvPool& pool) {
   const int64_t partial_bytes = PartialBytes(pool);
   const int64_t pool_tokens = int64_t{pool.layout.blocks} * pool.layout.block_tokens;
   const int64_t segments = pool_tokens / kSegmentTokens + 1;  // of the longest path
-  const int64_t partials = std::min(kMostPartialBytes / partial_bytes, max_rows_ * segments);
+  const int64_t partials = std::min(kMaxPartialBytes / partial_bytes, max_rows_ * segments);
   const int64_t descriptor_bytes = std::min(
-      kMostDescriptorBytes, static_cast<int64_t>(sizeof(DescriptorHeader)) + max_rows_ * kRowDescriptorBytes +
-                                pool.layout.blocks * kBlockDescriptorBytes);
+      kMaxDescriptorBytes, static_cast<int64_t>(sizeof(DescriptorHeader)) + max_rows_ * kRowDescriptorBytes +
+                               pool.layout.blocks * kBlockDescriptorBytes);
   bool reserved = ReserveSampling(TallestMatrix()) &&
                   Reserve(&partials_, partials * partial_bytes, "attention's partial results");
   for (StepSlot& slot : slots_) {

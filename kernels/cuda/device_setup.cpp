@@ -14,7 +14,7 @@ namespace espalier::cuda {
 namespace {
 
 constexpr int64_t kPadding = 16;
-constexpr int32_t kMostRows = 1 << 20;
+constexpr int32_t kMaxRows = 1 << 20;
 constexpr int32_t kHighestTile = 32;  // packed rows
 
 template <typename Id, typename T>
@@ -38,8 +38,8 @@ Status DeviceBackend::Check(const BackendOptions& options) {
     return Error{ErrorCode::kUnimplemented, "weights",
                  "the cuda backend has no int8 weights yet; the cpu backend has"};
   }
-  if (options.max_rows <= 0 || options.max_rows > kMostRows) {
-    return InvalidArgument("max_rows", "must lie in [1, " + std::to_string(kMostRows) + "]");
+  if (options.max_rows <= 0 || options.max_rows > kMaxRows) {
+    return InvalidArgument("max_rows", "must lie in [1, " + std::to_string(kMaxRows) + "]");
   }
   return {};
 }
@@ -208,7 +208,7 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
     return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cuda backend keeps KV in bfloat16 or float32"};
   }
   const auto stored_dim = static_cast<int32_t>(RoundUpTo(shape.head_dim, kKeyChunk));
-  const int32_t heads = std::min(shape.group(), kMostHeadsPerTile);
+  const int32_t heads = std::min(shape.group(), kMaxHeadsPerTile);
   int32_t packed_rows = kHighestTile;
   while (packed_rows > 8 && AttentionSharedBytes(packed_rows, stored_dim) > device_->info().shared_bytes) {
     packed_rows /= 2;

@@ -18,7 +18,7 @@ constexpr int64_t kAlignment = 256;
 constexpr int32_t kBegin = 0;
 constexpr int32_t kEnd = 1;
 constexpr int32_t kFirstAttention = 2;
-constexpr int32_t kMostTimedCalls = 512;
+constexpr int32_t kMaxTimedCalls = 512;
 
 template <typename T, typename Id>
 T& At(std::vector<T>& objects, Id id) {
@@ -200,7 +200,7 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& s
   args.query_heads = shape.query_heads;
   args.head_dim = shape.head_dim;
   args.window = spec.window;
-  args.heads_per_tile = std::min(shape.group(), kMostHeadsPerTile);
+  args.heads_per_tile = std::min(shape.group(), kMaxHeadsPerTile);
   args.tiles_per_group = (shape.group() + args.heads_per_tile - 1) / args.heads_per_tile;
   args.packed_rows =
       static_cast<int32_t>(RoundUpTo(int64_t{slot.lowered->max_item_rows()} * args.heads_per_tile, 8));
@@ -212,7 +212,7 @@ void DeviceBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& s
   args.partials = partials;
   args.bf16_kv = pool.bf16();
   args.out = ViewOf(o);
-  const bool timed = slot.attention_calls < kMostTimedCalls;
+  const bool timed = slot.attention_calls < kMaxTimedCalls;
   const int32_t event = slot.first_event + kFirstAttention + 2 * slot.attention_calls;
   if (timed) device_->Record(event);
   device_->Run(args);

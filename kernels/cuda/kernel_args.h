@@ -112,7 +112,7 @@ struct CopyBlocksArgs {
 };
 
 // Query heads of a KV head that one block of threads computes: all of a small group, else an even part.
-inline constexpr int32_t kMostHeadsPerTile = 16;
+inline constexpr int32_t kMaxHeadsPerTile = 16;
 
 struct AttentionArgs {
   const std::byte* descriptor = nullptr;
@@ -122,7 +122,7 @@ struct AttentionArgs {
   int32_t layer = 0;
   int32_t query_heads = 0;
   int32_t head_dim = 0;        // in qkv and out; everywhere else a head has layout.stored_dim
-  int32_t heads_per_tile = 1;  // at most kMostHeadsPerTile
+  int32_t heads_per_tile = 1;  // at most kMaxHeadsPerTile
   int32_t tiles_per_group = 1;
   int32_t packed_rows = 8;  // capacity of a tile: rows times heads_per_tile; a multiple of 8
   int32_t items = 0;

@@ -72,8 +72,8 @@ class PlanChecker {
 
   Status CheckItem(int32_t index) {
     const PlanItem& item = plan_.items[static_cast<size_t>(index)];
-    const int32_t most_rows = plan_.mode == AttentionMode::kSequence ? 1 : options_.max_tile_rows;
-    if (item.rows <= 0 || item.rows > most_rows) return FailAt(index, "wrong number of rows");
+    const int32_t max_rows = plan_.mode == AttentionMode::kSequence ? 1 : options_.max_tile_rows;
+    if (item.rows <= 0 || item.rows > max_rows) return FailAt(index, "wrong number of rows");
     if (item.first_row < 0 || item.first_row > batch_.rows() - item.rows)
       return FailAt(index, "rows outside");
     if (item.entries <= 0 || item.first_entry < 0 ||

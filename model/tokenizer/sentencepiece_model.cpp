@@ -116,7 +116,7 @@ class CharsmapChecker {
     if ((node | 0xFF) >= units_ || depth > kMaxDepth) return -1;
     const auto [known, is_new] = rules_below_.emplace(node, kBeingVisited);
     if (!is_new) return std::max(known->second, -1);
-    int most = 0;
+    int max = 0;
     for (uint32_t byte = 0; byte < 256; ++byte) {
       const uint32_t at = node ^ byte;
       const uint32_t unit = Unit(at);
@@ -125,11 +125,11 @@ class CharsmapChecker {
       const int below = RulesBelow(child, depth + 1);
       if (below < 0) return -1;
       if (HasLeaf(unit) && (Unit(child) & 0x7FFFFFFFu) >= replacement_bytes_) return -1;
-      most = std::max(most, below + (HasLeaf(unit) ? 1 : 0));
+      max = std::max(max, below + (HasLeaf(unit) ? 1 : 0));
     }
-    if (most > kMaxRulesOnPath) return -1;
-    rules_below_[node] = most;
-    return most;
+    if (max > kMaxRulesOnPath) return -1;
+    rules_below_[node] = max;
+    return max;
   }
 
   std::string_view charsmap_;

@@ -32,14 +32,14 @@ Result<StripStartStep> ReadStrip(const JsonField& step) {
   auto content = ReadCharacter(step, "content");
   if (!content) return content.error();
   StripStartStep strip{std::move(*content), 0};
-  for (const auto& [name, most] : {std::pair{"start", int64_t{1} << 30}, std::pair{"stop", int64_t{0}}}) {
+  for (const auto& [name, max] : {std::pair{"start", int64_t{1} << 30}, std::pair{"stop", int64_t{0}}}) {
     const auto count_field = step.Get(name);
     if (!count_field) return count_field.error();
     const auto count = count_field->Integer();
     if (!count) return count.error();
     // What stands at the end of a text cannot be taken back from a stream.
-    if (*count < 0 || *count > most) return NotSupported(*count_field, std::to_string(*count));
-    if (most > 0) strip.count = static_cast<int32_t>(*count);
+    if (*count < 0 || *count > max) return NotSupported(*count_field, std::to_string(*count));
+    if (max > 0) strip.count = static_cast<int32_t>(*count);
   }
   return strip;
 }

@@ -24,16 +24,16 @@ std::string Short(double number) {
 }
 
 template <typename Number>
-CLI::Option* AddWhole(CLI::App& to, const std::string& flag, std::optional<Number>& value, Number least,
-                      Number most, const std::string& help) {
+CLI::Option* AddWhole(CLI::App& to, const std::string& flag, std::optional<Number>& value, Number min,
+                      Number max, const std::string& help) {
   return to.add_option_function<std::string>(
       flag,
-      [flag, &value, least, most](const std::string& text) {
+      [flag, &value, min, max](const std::string& text) {
         Number number{};
         const std::errc error = Parse(text, number);
-        if (error != std::errc() || number < least || number > most) {
-          throw CLI::ValidationError(flag, "must be an integer in [" + std::to_string(least) + ", " +
-                                               std::to_string(most) + "], got '" + text + "'");
+        if (error != std::errc() || number < min || number > max) {
+          throw CLI::ValidationError(flag, "must be an integer in [" + std::to_string(min) + ", " +
+                                               std::to_string(max) + "], got '" + text + "'");
         }
         value = number;
       },
@@ -42,9 +42,9 @@ CLI::Option* AddWhole(CLI::App& to, const std::string& flag, std::optional<Numbe
 
 }  // namespace
 
-CLI::Option* AddInteger(CLI::App& to, const std::string& flag, std::optional<int32_t>& value, int32_t least,
-                        int32_t most, const std::string& help) {
-  return AddWhole(to, flag, value, least, most, help)->type_name("N");
+CLI::Option* AddInteger(CLI::App& to, const std::string& flag, std::optional<int32_t>& value, int32_t min,
+                        int32_t max, const std::string& help) {
+  return AddWhole(to, flag, value, min, max, help)->type_name("N");
 }
 
 CLI::Option* AddUnsigned(CLI::App& to, const std::string& flag, std::optional<uint64_t>& value,
@@ -54,10 +54,10 @@ CLI::Option* AddUnsigned(CLI::App& to, const std::string& flag, std::optional<ui
 
 std::string FaultOfReal(const std::string& text, RealRange range, double& value) {
   const bool is_number = Parse(text, value) == std::errc() && std::isfinite(value);
-  const bool above = range.without_least ? value > range.least : value >= range.least;
-  if (is_number && above && value <= range.most) return "";
-  return "must be a number in " + std::string(range.without_least ? "(" : "[") + Short(range.least) + ", " +
-         Short(range.most) + "], got '" + text + "'";
+  const bool above = range.without_min ? value > range.min : value >= range.min;
+  if (is_number && above && value <= range.max) return "";
+  return "must be a number in " + std::string(range.without_min ? "(" : "[") + Short(range.min) + ", " +
+         Short(range.max) + "], got '" + text + "'";
 }
 
 CLI::Option* AddReal(CLI::App& to, const std::string& flag, std::optional<float>& value, RealRange range,

@@ -10,15 +10,15 @@ namespace espalier::cli {
 
 // Numbers of the command line. What is no number, or not within the range, is refused in words that name the
 // flag: the library's own conversions wrap negative numbers, read 010 as 8 and cut what overflows.
-CLI::Option* AddInteger(CLI::App& to, const std::string& flag, std::optional<int32_t>& value, int32_t least,
-                        int32_t most, const std::string& help);
+CLI::Option* AddInteger(CLI::App& to, const std::string& flag, std::optional<int32_t>& value, int32_t min,
+                        int32_t max, const std::string& help);
 CLI::Option* AddUnsigned(CLI::App& to, const std::string& flag, std::optional<uint64_t>& value,
                          const std::string& help);
 
 struct RealRange {
-  double least = 0.0;
-  double most = 0.0;
-  bool without_least = false;  // (least, most]
+  double min = 0.0;
+  double max = 0.0;
+  bool without_min = false;  // (min, max]
 };
 CLI::Option* AddReal(CLI::App& to, const std::string& flag, std::optional<float>& value, RealRange range,
                      const std::string& help);

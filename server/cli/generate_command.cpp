@@ -294,7 +294,7 @@ void AddShape(CLI::App& command, GenerateOptions& options) {
   AddInteger(command, "--top-k", options.top_k, 0, INT32_MAX,
              "Draw from the N most likely tokens; 0: from all [0]")
       ->group(kShapeGroup);
-  AddReal(command, "--top-p", options.top_p, {0.0, 1.0, /*without_least=*/true},
+  AddReal(command, "--top-p", options.top_p, {0.0, 1.0, /*without_min=*/true},
           "Draw from the fewest most likely tokens whose probabilities add up to this, in (0, 1] [1]")
       ->group(kShapeGroup);
   AddReal(command, "--min-p", options.min_p, {0.0, 1.0},
@@ -318,7 +318,7 @@ void AddRun(CLI::App& command, GenerateOptions& options) {
               "Seed of all draws, in [0, 2^64): same server, request and seed, same tree [the tree file's, "
               "else drawn by the server]")
       ->group(kGroup);
-  AddReal(command, "--timeout", options.timeout_s, {0.0, 86400.0, /*without_least=*/true},
+  AddReal(command, "--timeout", options.timeout_s, {0.0, 86400.0, /*without_min=*/true},
           "Cancel a tree that is not finished after this time, and print what was received, in (0, 86400] "
           "[no limit]")
       ->type_name("SECONDS")

@@ -62,11 +62,11 @@ class Continuations {
 // What each continuation's probability is if one of them must follow.
 std::vector<double> LabelSoftmax(const v1::ScoreResponse& response) {
   std::vector<double> probabilities;
-  double most = -HUGE_VAL;
-  for (const v1::ContinuationScore& score : response.scores()) most = std::max(most, score.sum_logprob());
+  double max = -HUGE_VAL;
+  for (const v1::ContinuationScore& score : response.scores()) max = std::max(max, score.sum_logprob());
   double sum = 0.0;
   for (const v1::ContinuationScore& score : response.scores()) {
-    probabilities.push_back(std::exp(score.sum_logprob() - most));
+    probabilities.push_back(std::exp(score.sum_logprob() - max));
     sum += probabilities.back();
   }
   for (double& probability : probabilities) probability /= sum;

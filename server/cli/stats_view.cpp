@@ -45,10 +45,10 @@ std::string Sparkline(const std::vector<double>& history, int columns) {
   constexpr std::array<const char*, 8> kLevels = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   const auto shown = std::min(history.size(), static_cast<size_t>(std::max(columns, 0)));
   const auto begin = history.end() - static_cast<std::ptrdiff_t>(shown);
-  const double most = shown == 0 ? 0.0 : *std::max_element(begin, history.end());
+  const double max = shown == 0 ? 0.0 : *std::max_element(begin, history.end());
   std::string line;
   for (auto rate = begin; rate != history.end(); ++rate) {
-    const double share = most > 0.0 ? *rate / most : 0.0;
+    const double share = max > 0.0 ? *rate / max : 0.0;
     line += kLevels[static_cast<size_t>(std::clamp(share * 7.99, 0.0, 7.0))];
   }
   return line;

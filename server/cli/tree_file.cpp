@@ -52,10 +52,10 @@ std::string FaultOfEnum(const EnumDescriptor& type, const Json& value) {
                                                : "";
 }
 
-std::string FaultOfInteger(const Json& value, double least, double most) {
+std::string FaultOfInteger(const Json& value, double min, double max) {
   const double number = value.is_number() ? value.get<double>() : NAN;
-  if (std::floor(number) == number && number >= least && number <= most) return "";
-  return "must be an integer" + std::string(least == 0 ? " and not negative" : "") + ", got " + Shown(value);
+  if (std::floor(number) == number && number >= min && number <= max) return "";
+  return "must be an integer" + std::string(min == 0 ? " and not negative" : "") + ", got " + Shown(value);
 }
 
 // Numbers beyond 2^53 may be given as strings, as protobuf writes them.

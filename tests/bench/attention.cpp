@@ -20,7 +20,7 @@ namespace espalier::bench {
 
 namespace {
 
-constexpr int32_t kMostLayers = 64;
+constexpr int32_t kMaxLayers = 64;
 constexpr int32_t kTimedPlans = 5;
 
 // Tokens that some row of the batch sees, each once.
@@ -87,7 +87,7 @@ class WorkloadBench {
     pool.layers =
         options_.layers > 0
             ? options_.layers
-            : static_cast<int32_t>(std::clamp<int64_t>(options_.cold_bytes / layer_bytes, 1, kMostLayers));
+            : static_cast<int32_t>(std::clamp<int64_t>(options_.cold_bytes / layer_bytes, 1, kMaxLayers));
     const auto available = AvailableMemoryBytes();
     if (options_.backend.name != "cuda" && available && layer_bytes * pool.layers > *available)
       return InvalidArgument("layers", workload_.name + ": the KV does not fit into memory");

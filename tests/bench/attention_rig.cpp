@@ -160,16 +160,16 @@ std::vector<double> AttentionRig::Expected(const TreeBatch& batch, int32_t row) 
   for (int32_t head = 0; head < shape_.query_heads; ++head) {
     const int32_t kv_head = head / shape_.group();
     double sum = 0.0;
-    double most = 0.0;
+    double max = 0.0;
     for (size_t i = 0; i < path.size(); ++i) {
       const float* token = tokens.data() + i * static_cast<size_t>(columns());
       double score = 0.0;
       for (int32_t d = 0; d < dim; ++d)
         score += double{query[static_cast<size_t>(head * dim + d)]} * double{token[key + kv_head * dim + d]};
       weights[i] = score / std::sqrt(dim);
-      most = i == 0 ? weights[i] : std::max(most, weights[i]);
+      max = i == 0 ? weights[i] : std::max(max, weights[i]);
     }
-    for (double& weight : weights) sum += weight = std::exp(weight - most);
+    for (double& weight : weights) sum += weight = std::exp(weight - max);
     for (size_t i = 0; i < path.size(); ++i) {
       const float* token = tokens.data() + i * static_cast<size_t>(columns());
       for (int32_t d = 0; d < dim; ++d)
@@ -180,10 +180,10 @@ std::vector<double> AttentionRig::Expected(const TreeBatch& batch, int32_t row) 
   return out;
 }
 
-double AttentionRig::LargestError(const TreeBatch& batch, int32_t most_rows) {
+double AttentionRig::LargestError(const TreeBatch& batch, int32_t max_rows) {
   const std::vector<float> actual = backend_->ReadActivation(out_);
   const size_t width = static_cast<size_t>(shape_.query_heads) * static_cast<size_t>(shape_.head_dim);
-  const int32_t count = std::min(most_rows, batch.rows());
+  const int32_t count = std::min(max_rows, batch.rows());
   double error = 0.0;
   double largest = 0.0;
   for (int32_t i = 0; i < count; ++i) {

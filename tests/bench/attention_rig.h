@@ -28,8 +28,8 @@ class AttentionRig {
   // events.
   Result<double> Attend(const TreeBatch& batch, const AttentionPlan& plan);
   // What the last Attend gave: its largest difference from softmax(q k^T / sqrt(head_dim)) v in fp64 over
-  // each row's path, in parts of the largest value; over at most `most_rows` rows, evenly spread.
-  double LargestError(const TreeBatch& batch, int32_t most_rows);
+  // each row's path, in parts of the largest value; over at most `max_rows` rows, evenly spread.
+  double LargestError(const TreeBatch& batch, int32_t max_rows);
 
  private:
   AttentionRig(std::unique_ptr<Backend> backend, const AttentionShape& shape, int32_t block_tokens,

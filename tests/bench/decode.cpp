@@ -51,10 +51,10 @@ class DecodeBench {
 
   // Scratch memory grows and pages come in before anything is measured.
   Status WarmUp() {
-    const int32_t most = options_.MostBranches();
+    const int32_t max = options_.MaxBranches();
     const int32_t prompt = std::min(options_.prompt_tokens, options_.prefill_chunk_tokens);
-    const TreeRequest request = FanOut(prompt, most, 2, options_.model.vocab, options_.seed);
-    const auto steps = RequestLoop(*runner_, Scheduling(most, options_.modes.front())).Run(request);
+    const TreeRequest request = FanOut(prompt, max, 2, options_.model.vocab, options_.seed);
+    const auto steps = RequestLoop(*runner_, Scheduling(max, options_.modes.front())).Run(request);
     return steps ? Status() : Status(steps.error());
   }
 

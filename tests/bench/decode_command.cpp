@@ -51,7 +51,7 @@ void DecodeCommand::Read(FlagReader* reader) {
   options.weights = reader->Weights("weights", weights_);
   if (!reader->problems().empty()) return;
 
-  const int64_t blocks = int64_t{options.MostBranches()} * options.new_tokens / options.model.block_tokens;
+  const int64_t blocks = int64_t{options.MaxBranches()} * options.new_tokens / options.model.block_tokens;
   if (blocks > (1 << 24))
     reader->Fail("branches", "with --new-tokens: the KV cache has more than 2^24 blocks");
   else

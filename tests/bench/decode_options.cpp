@@ -51,10 +51,10 @@ int32_t DecodeOptions::Blocks(int32_t branch_count) const {
   return (prompt_tokens + block - 1) / block + 1 + branch_count * of_branch;
 }
 
-int32_t DecodeOptions::MostBranches() const { return *std::max_element(branches.begin(), branches.end()); }
+int32_t DecodeOptions::MaxBranches() const { return *std::max_element(branches.begin(), branches.end()); }
 
 RunnerOptions DecodeOptions::Runner(WeightType weight_type) const {
-  RunnerOptions runner = model.Runner(MaxRows(MostBranches()), Blocks(MostBranches()));
+  RunnerOptions runner = model.Runner(MaxRows(MaxBranches()), Blocks(MaxBranches()));
   runner.backend.weights = weight_type;
   return runner;
 }
@@ -64,7 +64,7 @@ int64_t DecodeOptions::MemoryBytes() const {
   for (const WeightType type : weights) {
     ModelOptions of_type = model;
     of_type.weights = type;
-    bytes += of_type.MemoryBytes(max_positions(), Blocks(MostBranches()));
+    bytes += of_type.MemoryBytes(max_positions(), Blocks(MaxBranches()));
   }
   return bytes;
 }

@@ -53,7 +53,7 @@ struct DecodeOptions {
   int32_t MaxRows(int32_t branch_count) const;
   // Blocks of the KV pool that so many branches need side by side.
   int32_t Blocks(int32_t branch_count) const;
-  int32_t MostBranches() const;
+  int32_t MaxBranches() const;
   RunnerOptions Runner(WeightType weight_type) const;
   // Weights and KV pools of all models.
   int64_t MemoryBytes() const;

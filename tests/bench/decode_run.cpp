@@ -112,13 +112,13 @@ class RequestLoop::Impl {
         expected += int64_t{generate->branches} * generate->max_new_tokens;
     }
     const TreeUsage& usage = finished->usage;
-    const int64_t least = usage.distinct_tokens - usage.cached_tokens;
-    if (usage.generated_tokens == expected && usage.computed_tokens >= least &&
+    const int64_t min = usage.distinct_tokens - usage.cached_tokens;
+    if (usage.generated_tokens == expected && usage.computed_tokens >= min &&
         usage.computed_tokens <= usage.distinct_tokens)
       return {};
     return InternalError("the engine made " + std::to_string(usage.generated_tokens) + " tokens in " +
                          std::to_string(usage.computed_tokens) + " rows instead of " +
-                         std::to_string(expected) + " in " + std::to_string(least) + " to " +
+                         std::to_string(expected) + " in " + std::to_string(min) + " to " +
                          std::to_string(usage.distinct_tokens));
   }
 

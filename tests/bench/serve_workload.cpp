@@ -72,8 +72,8 @@ class TreeSource final : public WorkloadSource {
     return request;
   }
 
-  void SetLength(int32_t most_tokens, const std::string& stop, v1::Generate* generate) const {
-    generate->set_max_new_tokens(most_tokens);
+  void SetLength(int32_t max_tokens, const std::string& stop, v1::Generate* generate) const {
+    generate->set_max_new_tokens(max_tokens);
     if (stop.empty()) {
       generate->set_ignore_eos(true);
     } else {

@@ -161,7 +161,7 @@ constexpr std::string_view kForeign[] = {"naïve",
                                          "№",
                                          "…"};
 constexpr int kLineWords = 14;
-constexpr uint64_t kSpacesMost = 1000;
+constexpr uint64_t kMaxSpaces = 1000;
 
 class Source {
  public:
@@ -192,7 +192,7 @@ void AddDigits(Source* source, std::string* text) {
 void AddSpaces(Source* source, std::string* text) {
   constexpr std::string_view kSpaces = "      \t\n";
   const char space = kSpaces[source->Below(kSpaces.size())];
-  text->append(1 + source->Below(kSpacesMost), space);
+  text->append(1 + source->Below(kMaxSpaces), space);
   *text += kWords[source->Skewed(std::size(kWords))];
 }
 

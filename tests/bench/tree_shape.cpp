@@ -37,14 +37,14 @@ class LevelParser {
                            "'" + std::string(text_) + "', character " + std::to_string(at_ + 1) + ": " + why);
   }
 
-  Result<std::vector<int32_t>> Numbers(int32_t most) {
+  Result<std::vector<int32_t>> Numbers(int32_t max) {
     std::vector<int32_t> numbers;
     while (true) {
       int32_t number = 0;
       const char* begin = text_.data() + at_;
       const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), number);
-      if (error != std::errc() || number < 1 || number > most)
-        return Fail("expected an integer in [1, " + std::to_string(most) + "]");
+      if (error != std::errc() || number < 1 || number > max)
+        return Fail("expected an integer in [1, " + std::to_string(max) + "]");
       at_ += static_cast<size_t>(end - begin);
       numbers.push_back(number);
       if (at_ == text_.size() || text_[at_] != ',') return numbers;

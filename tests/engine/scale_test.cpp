@@ -104,7 +104,7 @@ TEST_CASE("60000 selections at one barrier are resolved in order, and others get
   const uint64_t other = harness.Submit(beside_it);
   const uint64_t id = harness.Submit(giant);
   int32_t next_node = 2;
-  size_t most_at_once = 0;
+  size_t max_at_once = 0;
   bool beside = true;
   while (!harness.ended(id) && harness.problem().empty()) {
     harness.TakeNewEvents();
@@ -118,12 +118,12 @@ TEST_CASE("60000 selections at one barrier are resolved in order, and others get
       ++selected;
       REQUIRE(selection->node == next_node++);
     }
-    most_at_once = std::max(most_at_once, selected);
+    max_at_once = std::max(max_at_once, selected);
     if (selected > 0 && !progressed) beside = false;
   }
   REQUIRE(harness.problem().empty());
   CHECK(next_node == 60002);
-  CHECK(most_at_once < 2000);
+  CHECK(max_at_once < 2000);
   CHECK(beside);
   CHECK(harness.Compare(id).empty());
 }

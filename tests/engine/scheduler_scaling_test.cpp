@@ -52,16 +52,16 @@ TEST_CASE("seeking room looks at each request and branch once a step, however ma
   SchedulerHarness harness(options);
   harness.Submit(FewShot(9, kBranches, 12, 0));  // all of its branches need a block in the same step
   for (int32_t i = 0; i < kWaiting; ++i) harness.Submit(FewShot(9, 1, 2, i + 1));
-  int64_t most = 0;
+  int64_t max = 0;
   for (int64_t before = 0; harness.Step() && harness.problem().empty();) {
     const int64_t now = harness.scheduler().looked_at_for_room();
-    most = std::max(most, now - before);
+    max = std::max(max, now - before);
     before = now;
   }
   REQUIRE(harness.problem().empty());
   CHECK(harness.scheduler().idle());
-  CHECK(most > kBranches / 4);  // it was needed
-  CHECK(most <= 3 * (kBranches + kWaiting));
+  CHECK(max > kBranches / 4);  // it was needed
+  CHECK(max <= 3 * (kBranches + kWaiting));
 }
 
 TEST_CASE("paths with penalties are handed to the device once, however many branches have them in common") {

@@ -210,16 +210,16 @@ TEST_CASE("where steps are full, requests wait instead of sharing their rows in 
   SchedulerHarness harness(StepsOf(32));
   std::vector<uint64_t> ids;
   for (int32_t i = 0; i < 100; ++i) ids.push_back(harness.Submit(FewShot(8, 4, 6, i)));
-  int64_t most_running = 0;
+  int64_t max_running = 0;
   while (harness.Step()) {
     const auto running = std::count_if(ids.begin(), ids.end(), [&](uint64_t id) {
       return !harness.ended(id) && GeneratedTokens(harness, id) > 4;
     });
-    most_running = std::max<int64_t>(most_running, running);
+    max_running = std::max<int64_t>(max_running, running);
   }
   REQUIRE(harness.problem().empty());
-  CHECK(most_running >= 32 / 4);
-  CHECK(most_running <= 32);  // of 4 branches: more than the rows of a step
+  CHECK(max_running >= 32 / 4);
+  CHECK(max_running <= 32);  // of 4 branches: more than the rows of a step
   for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
 }
 
@@ -274,13 +274,13 @@ TEST_CASE("a tree is begun ahead of its turn only where half of the pool is left
 TEST_CASE("no more than 128 trees are begun where steps are full") {
   SchedulerHarness harness(StepsOf(32));
   for (int32_t i = 0; i < 200; ++i) harness.Submit(FewShot(8, 4, 6, i));
-  int32_t most_active = 0;
+  int32_t max_active = 0;
   while (harness.Step()) {
     const EngineStats stats = harness.scheduler().Stats();
-    most_active = std::max(most_active, stats.requests_active - stats.requests_queued);
+    max_active = std::max(max_active, stats.requests_active - stats.requests_queued);
   }
   CHECK(harness.problem().empty());
-  CHECK(most_active == 128);
+  CHECK(max_active == 128);
 }
 
 TEST_CASE("where steps have rows to spare, every request runs") {
@@ -509,12 +509,12 @@ TEST_CASE("no more rows than a step may hold") {
   SchedulerHarness harness(options);
   harness.Submit(FewShot(50, 30, 4, 1));
   harness.Submit(FewShot(50, 30, 4, 2));
-  int32_t most = 0;
+  int32_t max = 0;
   while (harness.Step()) {
     CHECK(harness.last_issued()->batch.rows() <= 16);
-    most = std::max(most, RowsAt(*harness.last_issued(), 50));
+    max = std::max(max, RowsAt(*harness.last_issued(), 50));
   }
-  CHECK(most > 8);
+  CHECK(max > 8);
   CHECK(harness.problem().empty());
 }
 

@@ -85,9 +85,9 @@ TEST_CASE("a budget with costs keeps a step within its length, however its rows 
 
 TEST_CASE("of those that share, one whose next row costs too much holds up no other") {
   std::vector<int32_t> taken(3);
-  const Taken all = ShareOut({0, 0, 0}, 40, 0.25, [&](size_t i, int32_t most) {
+  const Taken all = ShareOut({0, 0, 0}, 40, 0.25, [&](size_t i, int32_t max) {
     if (i == 0) return Taken{0, true};  // can afford nothing
-    const int32_t units = std::min(most, 6 - taken[i]);
+    const int32_t units = std::min(max, 6 - taken[i]);
     taken[i] += units;
     return Taken{units, taken[i] < 6};
   });

@@ -31,22 +31,22 @@ class GemmRig {
   static constexpr int32_t kWidth = 150;
   static constexpr int32_t kPaddedWidth = 160;
 
-  GemmRig(const KernelTable& kernels, Weights weights, int32_t k, int32_t most_rows, uint32_t seed)
+  GemmRig(const KernelTable& kernels, Weights weights, int32_t k, int32_t max_rows, uint32_t seed)
       : kernels_(kernels), weights_(weights), matrix_(Pack(weights, k, seed)) {
     test::Random random(seed + 1);
     bias_ = RandomValues(random, kPaddedWidth);
     stride_ = RoundUp(k, 64);
     groups_ = (k + kInt8Group - 1) / kInt8Group;
-    values_.resize(static_cast<size_t>(most_rows * stride_));
-    for (int32_t row = 0; row < most_rows; ++row) {
+    values_.resize(static_cast<size_t>(max_rows * stride_));
+    for (int32_t row = 0; row < max_rows; ++row) {
       const std::vector<float> of_row = RandomValues(random, static_cast<size_t>(k));
       std::copy(of_row.begin(), of_row.end(), values_.begin() + row * stride_);
     }
     std::transform(values_.begin(), values_.end(), std::back_inserter(bf16_), ToBFloat16);
     q_.resize(values_.size());
-    scales_.resize(static_cast<size_t>(most_rows * groups_));
+    scales_.resize(static_cast<size_t>(max_rows * groups_));
     starts_.resize(scales_.size());
-    for (int32_t row = 0; row < most_rows; ++row) {
+    for (int32_t row = 0; row < max_rows; ++row) {
       kernels.quantize_row({values_.data() + row * stride_, k, q_.data() + row * stride_,
                             scales_.data() + row * groups_, starts_.data() + row * groups_});
     }
@@ -107,16 +107,16 @@ class GemmRig {
 }  // namespace
 
 TEST_CASE("A row of a GEMM has the same bits however rows are divided") {
-  constexpr int32_t kMostRows = 150;
+  constexpr int32_t kMaxRows = 150;
   const uint32_t seed = std::random_device()();
   for (const std::string isa : {"portable", "avx2", "avx512_no_bf16", "avx512_bf16", "amx", "amx_emulated"}) {
     const Result<const KernelTable*> kernels = ChooseKernels(isa);
     if (!kernels) continue;
     for (const Weights weights : {Weights::kFp32, Weights::kBf16, Weights::kInt8}) {
       for (const int32_t k : {32, 300}) {
-        const GemmRig rig(**kernels, weights, k, kMostRows, seed);
-        const std::vector<float> all = rig.Run(kMostRows, 1);
-        for (const int32_t rows : {1, 2, 7, 13, 64, 65, kMostRows}) {
+        const GemmRig rig(**kernels, weights, k, kMaxRows, seed);
+        const std::vector<float> all = rig.Run(kMaxRows, 1);
+        for (const int32_t rows : {1, 2, 7, 13, 64, 65, kMaxRows}) {
           for (const int32_t parts : {1, 2, 3, 5, rows}) {
             if (parts > rows) continue;
             INFO(isa << ", weights " << static_cast<int>(weights) << ", k " << k << ", " << rows

@@ -42,8 +42,8 @@ class MixedMaker {
   }
 
   void Leaf(bool aligned) {
-    const int32_t most = limits_.max_node_blocks * block_tokens_;
-    builder_.Open(aligned ? Pick(random_, 0, most) : 0);
+    const int32_t max = limits_.max_node_blocks * block_tokens_;
+    builder_.Open(aligned ? Pick(random_, 0, max) : 0);
     switch (Pick(random_, 0, 3)) {
       case 0:
         builder_.Chain(Pick(random_, 1, limits_.max_chunk));

@@ -111,8 +111,8 @@ float ExtremeLogit(Random& random, int32_t row) {
   }
 }
 
-std::vector<int32_t> SomeTokens(Random& random, int32_t vocab, int32_t most) {
-  std::vector<int32_t> tokens(static_cast<size_t>(Pick(random, 0, most)));
+std::vector<int32_t> SomeTokens(Random& random, int32_t vocab, int32_t max) {
+  std::vector<int32_t> tokens(static_cast<size_t>(Pick(random, 0, max)));
   for (int32_t& token : tokens) token = Pick(random, 0, vocab - 1);
   return tokens;
 }

@@ -203,10 +203,10 @@ double Unevenness(const AttentionPlan& plan, const AttentionShape& shape, int32_
   return static_cast<double>(last) * processors / static_cast<double>(total);
 }
 
-int32_t MostRows(const AttentionPlan& plan) {
-  int32_t most = 0;
-  for (const PlanItem& item : plan.items) most = std::max(most, item.rows);
-  return most;
+int32_t MaxRows(const AttentionPlan& plan) {
+  int32_t max = 0;
+  for (const PlanItem& item : plan.items) max = std::max(max, item.rows);
+  return max;
 }
 
 // A token that a row sees, as (position, block, slot).
@@ -387,7 +387,7 @@ TEST_CASE("A flat batch that shares nothing becomes one-row tiles and reads what
     options.processors = Pick(random, 1, 16);
     const AttentionPlan plan = PlanAttention(forest.batch, Shape(32, 8), options);
     INFO("seed " << seed);
-    REQUIRE(MostRows(plan) == 1);
+    REQUIRE(MaxRows(plan) == 1);
     REQUIRE(plan.accounting.kv_read_bytes == plan.accounting.kv_read_bytes_sequence);
   }
 }

@@ -12,7 +12,7 @@ namespace espalier::test {
 
 namespace {
 
-constexpr float kLeastMargin = 1e-3F;
+constexpr float kMinMargin = 1e-3F;
 
 void CompareLogits(const Golden& golden, const std::vector<float>& logits, int32_t vocab,
                    GoldenReport& report) {
@@ -54,7 +54,7 @@ void CompareLogprobs(const Golden& golden, const std::vector<float>& logits, int
 
 void CompareGreedy(const Golden& golden, const std::vector<int32_t>& tokens, GoldenReport& report) {
   const auto first_close = std::find_if(golden.margins.begin(), golden.margins.end(),
-                                        [](float margin) { return margin < kLeastMargin; });
+                                        [](float margin) { return margin < kMinMargin; });
   report.greedy_checked = static_cast<int32_t>(first_close - golden.margins.begin());
   const auto end = golden.greedy.begin() + report.greedy_checked;
   report.greedy_equal = static_cast<int32_t>(std::mismatch(golden.greedy.begin(), end, tokens.begin()).first -
@@ -65,7 +65,7 @@ void CompareGreedy(const Golden& golden, const std::vector<int32_t>& tokens, Gol
 void CompareBest(const Golden& golden, const std::vector<float>& logits, int32_t vocab,
                  GoldenReport& report) {
   for (size_t i = 0; i < golden.greedy.size(); ++i) {
-    if (golden.margins[i] < kLeastMargin) continue;
+    if (golden.margins[i] < kMinMargin) continue;
     const float* row = logits.data() + (golden.prompt.size() - 1 + i) * static_cast<size_t>(vocab);
     ++report.best_checked;
     if (std::max_element(row, row + vocab) - row == golden.greedy[i]) ++report.best_equal;

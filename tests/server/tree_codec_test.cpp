@@ -52,16 +52,16 @@ TEST_CASE("a text that no path could hold is refused before it is encoded") {
   v1::TreeNode& below = *message.add_nodes();
   below.set_id("below");
   below.set_parent_id("root");
-  const size_t most = 512 * tokenizer->longest_token_bytes();
-  below.mutable_given()->set_text(std::string(most, 'x'));
+  const size_t max = 512 * tokenizer->longest_token_bytes();
+  below.mutable_given()->set_text(std::string(max, 'x'));
   const auto counted = FromProto(message, Rules(*tokenizer), 0);
   REQUIRE_FALSE(counted.ok());
   CHECK(counted.error().ToString().rfind("nodes[1].given.text: takes ", 0) == 0);
-  below.mutable_given()->set_text(std::string(most + 1, 'x'));
+  below.mutable_given()->set_text(std::string(max + 1, 'x'));
   const auto refused = FromProto(message, Rules(*tokenizer), 0);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().field == "nodes[1].given.text");
-  CHECK(refused.error().message.rfind("has " + std::to_string(most + 1) + " bytes", 0) == 0);
+  CHECK(refused.error().message.rfind("has " + std::to_string(max + 1) + " bytes", 0) == 0);
 }
 
 TEST_CASE("defaults of a generate directive are those that the proto states") {

@@ -10,7 +10,7 @@ namespace espalier::cpu {
 namespace {
 
 constexpr int32_t kTileHeight = 16;
-constexpr int32_t kMostTiles = 4;
+constexpr int32_t kMaxTiles = 4;
 constexpr int32_t kTileLines = 16;
 constexpr int32_t kLineBytes = 64;
 
@@ -27,7 +27,7 @@ ESPALIER_INLINE void ConfigureTiles(int32_t height) {
     shapes.rows[tile] = static_cast<uint8_t>(rows);
     shapes.row_bytes[tile] = static_cast<uint16_t>(row_bytes);
   };
-  for (int32_t tile = 0; tile < kMostTiles; ++tile) set(tile, height, kLineBytes);
+  for (int32_t tile = 0; tile < kMaxTiles; ++tile) set(tile, height, kLineBytes);
   set(kOperandTile, height, kLineBytes);
   set(kHalfOperandTile, height, kLineBytes / 2);
   set(kWeightTile, kTileLines, kLineBytes);
@@ -53,7 +53,7 @@ struct TileStack {
   // The next of `rows` rows: as many at a time as make all stacks as equal as can be.
   static TileStack Of(int32_t rows) {
     TileStack stack;
-    stack.rows = TilesOf(rows, TilesOf(rows, kMostTiles * kTileHeight));
+    stack.rows = TilesOf(rows, TilesOf(rows, kMaxTiles * kTileHeight));
     stack.tiles = TilesOf(stack.rows, kTileHeight);
     stack.height = TilesOf(stack.rows, stack.tiles);
     return stack;
@@ -165,7 +165,7 @@ requires(__is_base_of(AmxTiles, P)) void GemmRows(TileRows<P> rows, int32_t coun
           GemmStack<3>(rows, stack, pieces, piece_count, panel);
           break;
         default:
-          GemmStack<kMostTiles>(rows, stack, pieces, piece_count, panel);
+          GemmStack<kMaxTiles>(rows, stack, pieces, piece_count, panel);
       }
     }
     count -= stack.rows;

@@ -111,11 +111,12 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
 // Masks what the rows of a span on the causal diagonal do not see.
 template <typename P>
 void MaskCausalDiagonal(const Tile<P>& t, const KvBlockSpan& span) {
-  static constexpr float kMost = __builtin_inff();
+  static constexpr float kInfinity = __builtin_inff();
   static constexpr float kBounds[2 * kLanes] = {
-      kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,  kMost,
-      kMost,  kMost,  kMost,  kMost,  kMost,  -kMost, -kMost, -kMost, -kMost, -kMost, -kMost,
-      -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost, -kMost};
+      kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,
+      kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,  kInfinity,
+      -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity,
+      -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity};
   for (int32_t row = span.row_begin; row < span.row_end; ++row) {
     const int32_t seen = MinOf(span.slot_end, row - span.diagonal_row + 1);
     for (int32_t slot = seen / kLanes * kLanes; slot < t.args.kv.stored_tokens; slot += kLanes) {
@@ -196,10 +197,10 @@ template <int32_t kPanels, typename P>
 int32_t ValuePanels(const Tile<P>& t, TileRows<P> rows, int32_t count, int32_t row, int32_t dim,
                     int32_t blocks, int32_t lines, KvPrefetcher<P>* prefetcher) {
   for (; dim + kPanels * kLanes <= t.args.stored_dim; dim += kPanels * kLanes) {
-    Piece<P> pieces[kMostPieces];
+    Piece<P> pieces[kMaxPieces];
     for (int32_t p = 0; p < kPanels; ++p) rows.c[p] = t.SegmentOut(row) + dim + p * kLanes;
-    for (int32_t begin = 0; begin < blocks; begin += kMostPieces) {
-      const int32_t pieces_here = MinOf(kMostPieces, blocks - begin);
+    for (int32_t begin = 0; begin < blocks; begin += kMaxPieces) {
+      const int32_t pieces_here = MinOf(kMaxPieces, blocks - begin);
       for (int32_t i = 0; i < pieces_here; ++i) {
         const RunBlock& block = t.x.run[begin + i];
         const auto* values = static_cast<const typename P::Weight*>(block.data);

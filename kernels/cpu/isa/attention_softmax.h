@@ -54,14 +54,14 @@ void SoftmaxRows(const Tile<P>& t, const Segment& segment, int32_t packed, int32
   const Vec scale = Set1(t.args.scale_log2);
   const int32_t begin = segment.column_begin;
   const int32_t end = segment.column_end;
-  Vec most[kSoftmaxRows];
-  for (int32_t r = 0; r < kSoftmaxRows; ++r) most[r] = Set1(-__builtin_inff());
+  Vec max[kSoftmaxRows];
+  for (int32_t r = 0; r < kSoftmaxRows; ++r) max[r] = Set1(-__builtin_inff());
   for (int32_t r = 0; r < count; ++r) {
     const float* scores = t.Scores(packed + r);
-    for (int32_t i = begin; i < end; i += kLanes) most[r] = Max(most[r], Load(scores + i));
+    for (int32_t i = begin; i < end; i += kLanes) max[r] = Max(max[r], Load(scores + i));
   }
   float maximum[kSoftmaxRows];
-  ReduceMaxFour(most, maximum);
+  ReduceMaxFour(max, maximum);
   Vec sums[kSoftmaxRows];
   for (int32_t r = 0; r < kSoftmaxRows; ++r) sums[r] = Set1(0.0F);
   for (int32_t r = 0; r < count; ++r) {

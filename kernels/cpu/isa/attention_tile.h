@@ -6,7 +6,7 @@
 namespace espalier::cpu {
 namespace {
 
-constexpr int32_t kMostPieces = kSegmentTokens / kLanes;
+constexpr int32_t kMaxPieces = kSegmentTokens / kLanes;
 
 template <typename P>
 struct Tile {

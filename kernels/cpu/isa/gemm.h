@@ -73,9 +73,9 @@ Piece<P> PieceOf(const GemmArgs& args, const GemmBlock<P>& block, int32_t panel,
 // Tiles into which few rows are divided: enough for each to prefetch its share.
 template <int32_t kPanels, typename P>
 constexpr int32_t StreamTiles(int32_t rows) {
-  const int32_t least = (64 * kPanels + P::kMostPrefetchStep - 1) / P::kMostPrefetchStep;
+  const int32_t min = (64 * kPanels + P::kMaxPrefetchStep - 1) / P::kMaxPrefetchStep;
   const int32_t tiles = TilesOf(rows, P::kTileRows[0]);
-  return tiles < least ? least : tiles;
+  return tiles < min ? min : tiles;
 }
 
 // Panels of the only tile of one row.

@@ -104,14 +104,14 @@ ESPALIER_INLINE float QuantizeGroup(const float* in, int32_t count, int8_t* out)
     largest = Max(largest, Max(v, Sub(Set1(0.0F), v)));
     not_finite = Add(not_finite, Sub(v, v));
   }
-  const float most = ReduceMax(largest);
-  const bool zeros = !(most >= kInt8Least);
-  const Vec inverse = Set1(zeros ? 0.0F : kInt8Most / most);
+  const float max = ReduceMax(largest);
+  const bool zeros = !(max >= kInt8Min);
+  const Vec inverse = Set1(zeros ? 0.0F : kInt8Max / max);
   for (int32_t i = 0; i < count; i += kLanes) {
     const Vec q = Round(Mul(Load(in + i), inverse));
-    StoreInt8(out + i, Min(Max(q, Set1(-kInt8Most)), Set1(kInt8Most)));
+    StoreInt8(out + i, Min(Max(q, Set1(-kInt8Max)), Set1(kInt8Max)));
   }
-  return (zeros ? 0.0F : most / kInt8Most) + ReduceAdd(not_finite);
+  return (zeros ? 0.0F : max / kInt8Max) + ReduceAdd(not_finite);
 }
 
 void QuantizeRow(const QuantizeArgs& args) {

@@ -19,11 +19,11 @@ uint32_t ReadBytes(const void* data, int64_t bytes) {
 
 // The tallest tile times a chunk of k, again and again; returns how many multiply-adds that were.
 template <typename P>
-int64_t RepeatGemm(const TileRows<P>& rows, Piece<P>* piece, int64_t least) {
+int64_t RepeatGemm(const TileRows<P>& rows, Piece<P>* piece, int64_t min) {
   constexpr int32_t kRows = P::kTileRows[0];
   EvenTiles walk;
   int64_t done = 0;
-  for (; done < least; done += int64_t{kRows} * kTilePanels * kLanes * kChunkK) {
+  for (; done < min; done += int64_t{kRows} * kTilePanels * kLanes * kChunkK) {
     GemmRows<kTilePanels>(rows, kRows, piece, 1, &walk);
   }
   P::Finish();
@@ -31,7 +31,7 @@ int64_t RepeatGemm(const TileRows<P>& rows, Piece<P>* piece, int64_t least) {
 }
 
 // The tallest tile over lines and a C that stay in L1: the most that GEMM with bf16 weights can reach.
-float Bf16MultiplyAdds(int64_t least, int64_t* done) {
+float Bf16MultiplyAdds(int64_t min, int64_t* done) {
   constexpr int32_t kRows = Bf16Gemm::kTileRows[0];
   constexpr int32_t kLines = kChunkK / Bf16Gemm::kStep;
   alignas(64) bf16_t weights[kTilePanels][kLines * kLanes * Bf16Gemm::kStep] = {};
@@ -44,12 +44,12 @@ float Bf16MultiplyAdds(int64_t least, int64_t* done) {
     rows.c[p] = c[0] + p * kLanes;
   }
   piece.lines = kLines;
-  *done = RepeatGemm(rows, &piece, least);
+  *done = RepeatGemm(rows, &piece, min);
   return c[0][0];
 }
 
 // As Bf16MultiplyAdds.
-float Int8MultiplyAdds(int64_t least, int64_t* done) {
+float Int8MultiplyAdds(int64_t min, int64_t* done) {
   constexpr int32_t kRows = Int8Gemm::kTileRows[0];
   alignas(64) uint8_t weights[kTilePanels][kChunkK * kLanes] = {};
   alignas(64) int8_t operands[kRows][kChunkK] = {};
@@ -62,7 +62,7 @@ float Int8MultiplyAdds(int64_t least, int64_t* done) {
   for (int32_t p = 0; p < kTilePanels; ++p) piece.weights[p] = weights[p];
   const TileRows<Int8Gemm> tile = {operands[0],          kChunkK,      scales, starts, 1, c[0],
                                    kTilePanels * kLanes, weight_scales};
-  *done = RepeatGemm(tile, &piece, least);
+  *done = RepeatGemm(tile, &piece, min);
   return c[0][0];
 }
 

@@ -102,8 +102,8 @@ constexpr int32_t TilesOf(int32_t rows, int32_t tallest) { return (rows + talles
 template <int32_t kSizes>
 constexpr int32_t RowsOfTile(const int32_t (&sizes)[kSizes], int32_t rows, int32_t tiles) {
   if (sizes[0] != kSizes) return rows;
-  const int32_t least = TilesOf(rows, sizes[0]);
-  return TilesOf(rows, tiles > least ? tiles : least);
+  const int32_t min = TilesOf(rows, sizes[0]);
+  return TilesOf(rows, tiles > min ? tiles : min);
 }
 
 // How a GEMM walks over rows: by so many tiles, as equal as can be. Each prefetches its share of what
@@ -114,7 +114,7 @@ struct EvenTiles {
 
   int32_t tiles = 1;
   const char* next = nullptr;
-  int64_t step = 64;  // bytes a line, at most P::kMostPrefetchStep
+  int64_t step = 64;  // bytes a line, at most P::kMaxPrefetchStep
 
   template <int32_t kSizes>
   int32_t RowsOfNext(const int32_t (&sizes)[kSizes], int32_t rows) {

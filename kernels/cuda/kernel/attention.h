@@ -142,20 +142,20 @@ ESPALIER_DEVICE void SoftmaxRun(Block& block, const Tile<T>& t, const Descriptor
   const int32_t units = t.packed() * kSoftmaxParts;
   block.ForThreads([&](int32_t thread) {
     for (int32_t unit = thread; unit < units; unit += kThreads) {
-      float most = -INFINITY;
+      float max = -INFINITY;
       for (int32_t c = unit % kSoftmaxParts; c < run.columns; c += kSoftmaxParts) {
-        most = fmaxf(most, t.Score(unit / kSoftmaxParts, c));
+        max = fmaxf(max, t.Score(unit / kSoftmaxParts, c));
       }
-      part_max[unit] = most;
+      part_max[unit] = max;
     }
   });
   block.ForThreads([&](int32_t thread) {
     for (int32_t unit = thread; unit < units; unit += kThreads) {
       const int32_t row = unit / kSoftmaxParts;
-      float most = -INFINITY;
-      for (int32_t p = 0; p < kSoftmaxParts; ++p) most = fmaxf(most, part_max[row * kSoftmaxParts + p]);
-      const bool seen = most > -INFINITY;
-      const float rounded = seen ? ceilf(most * t.args.scale_log2) : 0.0F;
+      float max = -INFINITY;
+      for (int32_t p = 0; p < kSoftmaxParts; ++p) max = fmaxf(max, part_max[row * kSoftmaxParts + p]);
+      const bool seen = max > -INFINITY;
+      const float rounded = seen ? ceilf(max * t.args.scale_log2) : 0.0F;
       float sum = 0.0F;
       for (int32_t c = unit % kSoftmaxParts; c < run.columns; c += kSoftmaxParts) {
         float& score = t.Score(row, c);

@@ -102,10 +102,10 @@ bool SchedulerHarness::Step() {
 }
 
 void SchedulerHarness::RunUntilIdle() {
-  constexpr int kMostSteps = 100'000;
+  constexpr int kMaxSteps = 100'000;
   int steps = 0;
   while (problem_.empty() && Step()) {
-    if (++steps > kMostSteps) Report("requests keep one another from their end");
+    if (++steps > kMaxSteps) Report("requests keep one another from their end");
   }
   if (scheduler_->runnable()) Report("nothing can run, yet requests are left");
 }

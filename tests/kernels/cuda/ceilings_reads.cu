@@ -7,9 +7,9 @@ namespace espalier::ceilings {
 
 // What is measured here has been compiled, for sm_80 and sm_90a, and has run on no GPU yet.
 namespace {
-constexpr int kGroups = 4;       // of cp.async, under way in a block
-constexpr int kMostStages = 96;  // of bulk copies
-constexpr int kMostProducers = 4;
+constexpr int kGroups = 4;      // of cp.async, under way in a block
+constexpr int kMaxStages = 96;  // of bulk copies
+constexpr int kMaxProducers = 4;
 constexpr int kAsyncThreads = 256;
 constexpr int64_t kMemoryBytes = int64_t{2} << 30;
 constexpr int kCachedLaps = 16;  // one takes less than a launch
@@ -58,10 +58,10 @@ __device__ __forceinline__ void CopyBulk(unsigned char* to, const unsigned char*
 }
 // Ends the kernel with an error where the phase does not end: a program that hangs tells nothing.
 __device__ __forceinline__ void WaitForPhase(uint64_t* barrier, uint32_t parity) {
-  constexpr uint32_t kMostTries = 1 << 22;
+  constexpr uint32_t kMaxTries = 1 << 22;
   uint32_t done = 0;
   for (uint32_t tries = 0; done == 0; ++tries) {
-    if (tries == kMostTries) __trap();
+    if (tries == kMaxTries) __trap();
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
@@ -81,12 +81,12 @@ __device__ __forceinline__ void WaitForPhase(uint64_t* barrier, uint32_t parity)
 // every word that came is added to *sum, which shows that all came, and came from where they should. Does
 // nothing on older devices.
 template <bool kSum>
-__global__ void __launch_bounds__(32 * kMostProducers, 1)
+__global__ void __launch_bounds__(32 * kMaxProducers, 1)
     ReadBulk(const unsigned char* data, int64_t pieces, uint32_t piece_bytes, int stages, int64_t copies,
              uint32_t* sum) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) unsigned char ring[];
-  __shared__ __align__(8) uint64_t full[kMostStages];
+  __shared__ __align__(8) uint64_t full[kMaxStages];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -148,12 +148,12 @@ class Reads {
   Reads(Bench* bench, const cudaDeviceProp& device)
       : bench_(bench),
         blocks_(device.multiProcessorCount),
-        most_(static_cast<int>(device.sharedMemPerBlockOptin)),
+        max_(static_cast<int>(device.sharedMemPerBlockOptin)),
         cached_bytes_(device.l2CacheSize / 2 / 65536 * 65536),
         data_(RandomMemory(kMemoryBytes, false)) {
     // The barriers of ReadBulk lie in shared memory too.
-    const int ring = most_ - kMostStages * 8;
-    Check(cudaFuncSetAttribute(ReadAsync, cudaFuncAttributeMaxDynamicSharedMemorySize, most_),
+    const int ring = max_ - kMaxStages * 8;
+    Check(cudaFuncSetAttribute(ReadAsync, cudaFuncAttributeMaxDynamicSharedMemorySize, max_),
           "shared memory");
     Check(cudaFuncSetAttribute(ReadBulk<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, ring),
           "shared memory");
@@ -165,7 +165,7 @@ class Reads {
   void Async() {
     Each([&](const Case& c) {
       const int group = c.in_flight / kGroups;
-      if (c.in_flight > most_ || group % c.piece != 0) return;
+      if (c.in_flight > max_ || group % c.piece != 0) return;
       const int64_t pieces = c.bytes / c.piece;
       const int64_t groups = pieces / (group / c.piece) / blocks_;
       if (groups == 0) return;
@@ -179,11 +179,11 @@ class Reads {
   }
 
   void Bulk() {
-    for (const int producers : {1, kMostProducers}) {
+    for (const int producers : {1, kMaxProducers}) {
       Each([&](const Case& c) {
         const int stages = c.in_flight / c.piece;
         const int64_t pieces = c.bytes / c.piece;
-        if (c.in_flight > most_ - kMostStages * 8 || stages % producers != 0 || stages > kMostStages) return;
+        if (c.in_flight > max_ - kMaxStages * 8 || stages % producers != 0 || stages > kMaxStages) return;
         const int64_t copies = pieces / blocks_ * c.laps / producers * producers;
         if (pieces < int64_t{blocks_} * producers) return;
         const double us = bench_->Time([&] {
@@ -201,7 +201,7 @@ class Reads {
     void* memory = nullptr;
     Check(cudaMalloc(&memory, 8), "memory");
     auto* sums = static_cast<uint32_t*>(memory);
-    for (const int producers : {1, kMostProducers}) {
+    for (const int producers : {1, kMaxProducers}) {
       for (const int piece : {2 << 10, 32 << 10}) {
         const int64_t copies = 100;
         const int64_t pieces = copies * blocks_;
@@ -252,7 +252,7 @@ class Reads {
 
   Bench* bench_;
   int blocks_;
-  int most_;  // bytes of shared memory
+  int max_;  // bytes of shared memory
   int64_t cached_bytes_;
   unsigned char* data_;
   bool first_ = true;
