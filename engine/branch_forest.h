@@ -44,8 +44,8 @@ class BranchForest {
   void SetGiven(int32_t branch, const GivenSpec& spec, const std::string& text);
   void SetGenerated(int32_t branch, std::shared_ptr<const std::vector<std::string>> stop_strings);
 
-  // Takes one drawn token, or none where the draw failed: `text` is what it adds. Returns why the branch ends
-  // with it, kNone if it does not: then the caller finishes it. Precondition: generated, not finished.
+  // Takes one sampled token, or none where sampling failed: `text` is what it adds. Returns why the branch
+  // ends with it, kNone if it does not: then the caller finishes it. Precondition: generated, not finished.
   FinishReason TakeToken(int32_t branch, const GenerateSpec& spec, const TokenResult& token,
                          std::string* text);
   // Takes the next score of a scored given branch. True: that was the last one; `reason` is kError if one of
@@ -63,7 +63,7 @@ class BranchForest {
   // How the path to the branch is scored by selections.
   SelectCandidate CandidateOf(int32_t branch) const;
   // Whether all scores that were asked for on the path are there. Given branches without scores of their own
-  // are finished from the start, whatever stands above them. A generated branch has drawn its tokens after
+  // are finished from the start, whatever stands above them. A generated branch has sampled its tokens after
   // the scores above it were asked for.
   bool VerdictsKnown(int32_t branch) const;
 

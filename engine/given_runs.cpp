@@ -100,7 +100,7 @@ class Planner {
         below_(below),
         member_of_(member_of),
         owner_(owner),
-        draws_directly_(owner > 0 && below[static_cast<size_t>(owner)].generates) {
+        samples_directly_(owner > 0 && below[static_cast<size_t>(owner)].generates) {
     plan_.members = std::move(members);
     states_.resize(plan_.members.size());
   }
@@ -109,9 +109,9 @@ class Planner {
     for (size_t i = states_.size(); i-- > 0;) FindNeeds(i);
     for (size_t i = 0; i < states_.size(); ++i) Insert(i);
     for (size_t i = 0; i < states_.size(); ++i) FollowToEnd(i);
-    if (draws_directly_) {
+    if (samples_directly_) {
       trie_.edge(0).ends_a_run = true;
-      trie_.edge(0).uses.push_back({.depth = -1, .kind = RunUse::Kind::kDraw});
+      trie_.edge(0).uses.push_back({.depth = -1, .kind = RunUse::Kind::kSample});
       needed_ = true;
     }
     for (size_t i = 0; i < states_.size(); ++i) AddUses(i);
@@ -219,7 +219,7 @@ class Planner {
     }
     const int32_t last = state.begin + size - 1;
     if (below(i).generates) {
-      trie_.edge(state.edge).uses.push_back({last, RunUse::Kind::kDraw, member, 0});
+      trie_.edge(state.edge).uses.push_back({last, RunUse::Kind::kSample, member, 0});
     } else if (state.own_rows == size) {
       trie_.edge(state.edge).uses.push_back({last, RunUse::Kind::kRead, member, 0});
     }
@@ -270,7 +270,7 @@ class Planner {
   const std::vector<Below>& below_;
   const std::vector<int32_t>& member_of_;
   const int32_t owner_;
-  const bool draws_directly_;
+  const bool samples_directly_;
   RunPlan plan_;
   std::vector<State> states_;  // [members]
   Trie trie_;
@@ -317,13 +317,13 @@ RunPlans PlanRuns(const TreeRequest& request) {
   return plans;
 }
 
-const RunPlan& DrawOnlyPlan() {
+const RunPlan& SampleOnlyPlan() {
   static const RunPlan plan{.members = {},
                             .run_of = {},
                             .runs = {{.parent = -1,
                                       .begin = 0,
                                       .tokens = {},
-                                      .uses = {{.depth = -1, .kind = RunUse::Kind::kDraw}},
+                                      .uses = {{.depth = -1, .kind = RunUse::Kind::kSample}},
                                       .spans = {},
                                       .member = -1}}};
   return plan;

@@ -12,7 +12,7 @@ namespace espalier {
 // node, without a selection between) are a *group*: their tokens are known as soon as the branch above them
 // has ended. A group's tokens form a trie; its edges are *runs*. A run is computed once, whatever number of
 // nodes begins with its tokens, and each row of it serves all that need its logits: scores of several
-// continuations, first draws below several nodes.
+// continuations, first samples below several nodes.
 //
 // Depths count tokens from the end of the branch that the group continues: -1 is that branch's last token.
 // Where the group has the root, 0 is the root's first token.
@@ -20,13 +20,13 @@ namespace espalier {
 // What the row of one token of a run is needed for, besides the tokens after it.
 struct RunUse {
   enum class Kind : uint8_t {
-    kScore,  // the log-probability of token `token` of the member
-    kDraw,   // first tokens of branches that are generated below the member
-    kRead,   // the member is an unscored tip: its last row is all that was asked for
+    kScore,   // the log-probability of token `token` of the member
+    kSample,  // first tokens of branches that are generated below the member
+    kRead,    // the member is an unscored tip: its last row is all that was asked for
   };
   int32_t depth = 0;
   Kind kind = Kind::kScore;
-  int32_t member = -1;  // index into RunPlan::members; -1 (kDraw): the branch that the group continues
+  int32_t member = -1;  // index into RunPlan::members; -1 (kSample): the branch that the group continues
   int32_t token = 0;
 };
 
@@ -64,7 +64,7 @@ struct RunPlans {
 // Takes time that grows with the request's tokens. Precondition: the topology is valid.
 RunPlans PlanRuns(const TreeRequest& request);
 
-// Of a group without given nodes: the last row of the branch, for draws below it.
-const RunPlan& DrawOnlyPlan();
+// Of a group without given nodes: the last row of the branch, for samples below it.
+const RunPlan& SampleOnlyPlan();
 
 }  // namespace espalier

@@ -18,7 +18,7 @@
 
 namespace espalier {
 
-// A token that has been drawn in a step whose result is not yet known.
+// A token that has been sampled in a step whose result is not yet known.
 inline constexpr int32_t kUnknownToken = -1;
 
 // A run of tokens on one or more paths, with the blocks that hold their KV.

@@ -40,7 +40,7 @@ void RequestTree::Start(std::vector<int32_t>* created) {
   ESPALIER_CHECK(selected.empty());  // a selection needs scores, and nothing has run
 }
 
-int32_t RequestTree::DrawLimit(const Branch& of) const {
+int32_t RequestTree::SampleLimit(const Branch& of) const {
   return std::min(generate(of)->max_new_tokens, branches_.RoomFor(of));
 }
 
@@ -74,7 +74,7 @@ void RequestTree::InitGiven(const Branch& created) {
 }
 
 void RequestTree::InitGenerated(const Branch& created) {
-  if (created.dead || DrawLimit(created) <= 0) return Finish(created, branches_.MarkDead(created.number));
+  if (created.dead || SampleLimit(created) <= 0) return Finish(created, branches_.MarkDead(created.number));
   branches_.SetGenerated(created.number, node(created.node).stop_strings);
   sequences_.AwaitFirstToken(created.number);
 }

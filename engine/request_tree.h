@@ -48,11 +48,11 @@ class RequestTree {
   // Whether a child of the node, or of the selection, is generated.
   bool GeneratesBelow(int32_t node) const { return nodes_[static_cast<size_t>(node)].generates_below; }
 
-  // The most tokens that a generated branch can draw: its limit, or the room on its path.
-  int32_t DrawLimit(const Branch& of) const;
+  // The most tokens that a generated branch can sample: its limit, or the room on its path.
+  int32_t SampleLimit(const Branch& of) const;
 
-  // Takes one drawn token, or none where the draw failed: `text` is what it adds. The branch is finished if a
-  // reason results. Precondition: generated, not finished.
+  // Takes one sampled token, or none where sampling failed: `text` is what it adds. The branch is finished if
+  // a reason results. Precondition: generated, not finished.
   void TakeToken(int32_t branch, const TokenResult& token, std::string* text);
 
   // Takes the next score of a scored given branch. True: that was the last one. It is finished, with kError

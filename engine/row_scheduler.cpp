@@ -30,7 +30,7 @@ void RowScheduler::FillStep() {
   for (const Candidate& candidate : rest) IssueDecode(candidate);
 }
 
-// Where those before it leave no rows to spare, a request waits once its first tokens are drawn.
+// Where those before it leave no rows to spare, a request waits once its first tokens are sampled.
 void RowScheduler::CollectCandidates() {
   decode_.clear();
   prefill_.clear();
@@ -38,13 +38,13 @@ void RowScheduler::CollectCandidates() {
   const ScheduledRequest* first = requests_.FirstAdmitted();
   for (Turns::Turn& turn : turns_.Renew()) {
     ScheduledRequest& request = *turn.request;
-    const bool drew = request.issued.drew();
+    const bool has_sampled = request.issued.has_sampled();
     const bool has_turn = turns_.HasRowsToSpare(decoding, static_cast<int64_t>(decode_.size()));
-    if (drew && !has_turn && &request != first) continue;
-    if (drew) ++decoding;
+    if (has_sampled && !has_turn && &request != first) continue;
+    if (has_sampled) ++decoding;
     const std::vector<int32_t>& work = tails_.CollectWork(&request);
     const auto wanted = static_cast<int64_t>(work.size());
-    turn.rows = drew ? wanted : std::max<int64_t>(wanted, request.first_rows);
+    turn.rows = has_sampled ? wanted : std::max<int64_t>(wanted, request.first_rows);
     int32_t running = 0;
     for (const int32_t number : work) {
       Sequence& sequence = request.sequence(number);
@@ -59,7 +59,7 @@ void RowScheduler::CollectCandidates() {
 bool RowScheduler::IsDecode(const ScheduledRequest& request, const Sequence& sequence) const {
   if (sequence.leaf < 0) {
     if (sequence.work != SequenceWork::kDecode || sequence.source < 0) return false;
-    return sequence.drawn == 1 && request.sequence(sequence.source).leaf >= 0;
+    return sequence.sampled == 1 && request.sequence(sequence.source).leaf >= 0;
   }
   const KvNode& leaf = tails_.kv().node(sequence.leaf);
   return sequence.path_issued && leaf.end_position() - leaf.issued_end() <= 1;

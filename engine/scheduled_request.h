@@ -72,12 +72,12 @@ class OpenSequences {
 // StepBuilder's part: what steps have been given of it.
 class IssuedWork {
  public:
-  bool drew() const { return drew_; }                // a first token has been drawn
+  bool has_sampled() const { return has_sampled_; }  // a first token has been sampled
   uint64_t last_step() const { return last_step_; }  // the last step with a row of it
 
  private:
   friend class StepBuilder;
-  bool drew_ = false;
+  bool has_sampled_ = false;
   uint64_t last_step_ = 0;
 };
 
@@ -119,7 +119,7 @@ struct ScheduledRequest {
   bool Wants(const Sequence& sequence) const;
 
   RequestTree tree;
-  const int32_t first_rows;  // rows that it will want a step until a first token has been drawn
+  const int32_t first_rows;  // rows that it will want a step until a first token has been sampled
   bool started = false;      // TreeStarted is out (Admission)
 
   TablePlace place;

@@ -31,14 +31,14 @@ namespace espalier {
 // The life of a request, and the room that sees to each part of it:
 //  1. Submit queues it (RequestTable). Next admits it when its blocks fit (Admission): TreeStarted; branch 0
 //     and all given nodes that follow from it become branches. Where steps have no rows to spare (Turns), it
-//     waits once its first tokens are drawn.
+//     waits once its first tokens are sampled.
 //  2. A sequence that must run gets a leaf (SequenceOpener): its path is opened with what is cached; branches
 //     of a generated parent fork the parent's leaf (the last of them takes it over). Who holds leaves is
 //     TailNodes' business.
 //  3. Prefill: rows of the path's nodes are issued in chunks (RowScheduler shares them out, StepBuilder
 //  issues
 //     them). With the row of the path's last token, the first tokens of all branches generated below it are
-//     drawn from one row of logits.
+//     sampled from one row of logits.
 //  4. Decode: one row a step; the next row refers to the sequence's slot (SequenceSlots), so that a second
 //  step
 //     can be issued before the first one's tokens are known, unless the sequence awaits the result.

@@ -9,7 +9,7 @@ namespace espalier {
 // The constants of scheduling: whom to serve first and how far ahead, never what an answer says.
 struct SchedulingPolicy {
   // Requests that are admitted in all where steps have no rows to spare: the prompts of those whose turn has
-  // not come are run and their first tokens drawn; enough that steps are full whichever of them end.
+  // not come are run and their first tokens sampled; enough that steps are full whichever of them end.
   int32_t max_begun_requests = 128;
   // Requests that run side by side whatever rows they want, so that small ones do not wait for the end of
   // large ones.

@@ -14,12 +14,12 @@ inline constexpr int32_t kFirstRun = int32_t{1} << 30;
 // What a sequence computes.
 enum class SequenceWork : uint8_t {
   kNone,    // a given branch: runs carry its tokens
-  kAwait,   // its first token will be drawn with the row of its parent's last token
+  kAwait,   // its first token will be sampled with the row of its parent's last token
   kDecode,  // generates
   kRead,    // a run: rows of given tokens
 };
 
-// What is scheduled: tokens whose rows are computed on a path, and what is drawn from them. A generated
+// What is scheduled: tokens whose rows are computed on a path, and what is sampled from them. A generated
 // branch has one, and so has a *run* (given_runs.h), which is no part of the answer. That of a given branch
 // computes nothing: its `source` holds its tokens.
 //
@@ -42,10 +42,10 @@ struct Sequence {
   SequenceWork work = SequenceWork::kNone;
   bool awaits_result = false;     // its next row depends on the last result: one step in flight at most
   bool tail_pending = false;      // generated: the row of its last token has to be run: first tokens of
-                                  // children are drawn from it
+                                  // children are sampled from it
   std::vector<int32_t> awaiting;  // the children whose first tokens those will be
-  int32_t slot = -1;              // on the device, from the first draw to the end
-  int32_t drawn = 0;              // tokens drawn by issued steps: size() of them are known
+  int32_t slot = -1;              // on the device, from the first sample to the end
+  int32_t sampled = 0;            // tokens sampled by issued steps: size() of them are known
   int32_t uses_issued = 0;        // leading ones of run->uses
   bool read_done = false;         // kRead: all rows have been issued
   bool read_committed = false;    // kRead: all rows have been computed

@@ -15,7 +15,7 @@ bool SequenceForest::IsGiven(const Sequence& of) const {
 const RunPlan* SequenceForest::PlanFor(const Sequence& parent, int32_t owner) const {
   const RunPlan* plan = plans_.of_owner[static_cast<size_t>(owner)].get();
   if (plan != nullptr) return plan;
-  return tree_->GeneratesBelow(owner) && IsGiven(parent) ? &DrawOnlyPlan() : nullptr;
+  return tree_->GeneratesBelow(owner) && IsGiven(parent) ? &SampleOnlyPlan() : nullptr;
 }
 
 int32_t SequenceForest::OpenGroup(int32_t parent_number, int32_t owner) {

@@ -35,8 +35,8 @@ class SequenceForest {
   int32_t OpenGroup(int32_t parent, int32_t owner);
   // The sequence of a branch that has just been created, as a member of the group (-1: of none).
   void Add(const Branch& created, int32_t group, bool awaits_result);
-  // The first token of the generated branch will be drawn with a row of its group's runs, or with the row of
-  // its parent's last token.
+  // The first token of the generated branch will be sampled with a row of its group's runs, or with the row
+  // of its parent's last token.
   void AwaitFirstToken(int32_t branch);
   // The branch takes part in so many more (fewer) unresolved selections: what holds its tokens is needed.
   void ChangeBarriers(int32_t branch, int32_t change);
@@ -44,8 +44,8 @@ class SequenceForest {
   // Runs that were created since the last call, by number.
   std::vector<int32_t> TakeNewRuns() { return std::exchange(new_runs_, {}); }
 
-  // Of a run: where the row of a use is, whom a kScore or kRead use is for, and whose first tokens are drawn
-  // with a kDraw use.
+  // Of a run: where the row of a use is, whom a kScore or kRead use is for, and whose first tokens are
+  // sampled with a kSample use.
   int32_t UsePosition(const Sequence& run, const RunUse& use) const {
     return groups_[static_cast<size_t>(run.group)].base_position + use.depth;
   }

@@ -110,7 +110,7 @@ bool SequenceOpener::Continue(ScheduledRequest* request, Sequence* sequence, Seq
   const int32_t leaf = sequence->leaf;
   for (const int32_t token : sequences.PathTokens(*sequence, kv.node(leaf).end_position()))
     kv.Append(leaf, token);
-  for (int32_t i = sequence->size(); i < sequence->drawn; ++i) kv.Append(leaf, kUnknownToken);
+  for (int32_t i = sequence->size(); i < sequence->sampled; ++i) kv.Append(leaf, kUnknownToken);
   // Others find a long run while it is computed.
   const bool promised = sequence->run != nullptr &&
                         sequence->size() >= policy_.min_promised_blocks * kv.block_tokens() &&
@@ -121,7 +121,7 @@ bool SequenceOpener::Continue(ScheduledRequest* request, Sequence* sequence, Seq
 }
 
 bool SequenceOpener::OpenByTokens(ScheduledRequest* request, Sequence* sequence, bool forced) {
-  if (sequence->drawn > sequence->size()) return false;
+  if (sequence->sampled > sequence->size()) return false;
   const SequenceForest& sequences = request->tree.sequences();
   const std::vector<int32_t> path = sequences.PathTokens(*sequence);
   if (!forced) {

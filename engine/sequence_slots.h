@@ -7,8 +7,8 @@
 
 namespace espalier {
 
-// Hands out the device's slots to the sequences that generate: the slot holds the last token that was drawn,
-// and what penalties count. As many slots as ever run at one time. Not thread-safe.
+// Hands out the device's slots to the sequences that generate: the slot holds the last token that was
+// sampled, and what penalties count. As many slots as ever run at one time. Not thread-safe.
 class SequenceSlots {
  public:
   // Precondition: the sequence has none.

@@ -118,7 +118,7 @@ int32_t StepBuilder::IssueNode(const Candidate& candidate, int32_t node, int32_t
   return rows;
 }
 
-// What is drawn, scored or completed by the rows [first_position, end_position) of the sequence's leaf.
+// What is sampled, scored or completed by the rows [first_position, end_position) of the sequence's leaf.
 void StepBuilder::AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position) {
   Sequence& sequence = *candidate.sequence;
   ScheduledRequest& request = *candidate.request;
@@ -135,11 +135,11 @@ void StepBuilder::AttachUses(const Candidate& candidate, int32_t first_position,
     record_.reads.push_back({request.id(), sequence.number});
   }
   if (sequence.work == SequenceWork::kDecode && !sequence.finished()) {
-    DrawToken(&request, &sequence, leaf, end_position - 1);
+    SampleToken(&request, &sequence, leaf, end_position - 1);
     tails_.mutable_kv().Append(leaf, kUnknownToken);
   }
   if (!std::exchange(sequence.tail_pending, false)) return;
-  DrawFirstTokens(&request, std::exchange(sequence.awaiting, {}), leaf, end_position - 1);
+  SampleFirstTokens(&request, std::exchange(sequence.awaiting, {}), leaf, end_position - 1);
 }
 
 // What the run's rows before `end_position` are needed for, as far as it has not been asked for.
@@ -147,8 +147,8 @@ void StepBuilder::AttachRunUses(ScheduledRequest* request, Sequence* run, int32_
   SequenceForest& sequences = request->tree.sequences();
   for (int32_t position = 0; (position = sequences.NextUsePosition(*run)) < end_position;) {
     const RunUse& use = run->run->uses[static_cast<size_t>(run->uses_issued++)];
-    if (use.kind == RunUse::Kind::kDraw) {
-      DrawFirstTokens(request, sequences.TakeAwaiting(run, use), run->leaf, position);
+    if (use.kind == RunUse::Kind::kSample) {
+      SampleFirstTokens(request, sequences.TakeAwaiting(run, use), run->leaf, position);
       continue;
     }
     const Branch& branch = request->tree.branch(sequences.UseBranch(*run, use));
@@ -166,35 +166,35 @@ void StepBuilder::AttachRunUses(ScheduledRequest* request, Sequence* run, int32_
 }
 
 // Of branches that wait for the logits at `position` of the path to `leaf`.
-void StepBuilder::DrawFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting,
-                                  int32_t leaf, int32_t position) {
+void StepBuilder::SampleFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting,
+                                    int32_t leaf, int32_t position) {
   for (const int32_t number : awaiting) {
     Sequence& child = request->sequence(number);
     child.work = SequenceWork::kDecode;
-    DrawToken(request, &child, leaf, position);
+    SampleToken(request, &child, leaf, position);
     tails_.Reconsider(request, &child);
   }
 }
 
-// Draws the next token of `drawing` from the logits at `position` of the path to `leaf`.
-void StepBuilder::DrawToken(ScheduledRequest* request, Sequence* drawing, int32_t leaf, int32_t position) {
-  const GenerateSpec& spec = *request->tree.generate(*drawing->answer);
-  if (drawing->slot < 0) {
-    slots_.Take(drawing);
-    ESPALIER_CHECK(drawing->size() == 0);  // a slot is kept to the end
+// Samples the next token of `sampling` from the logits at `position` of the path to `leaf`.
+void StepBuilder::SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t leaf, int32_t position) {
+  const GenerateSpec& spec = *request->tree.generate(*sampling->answer);
+  if (sampling->slot < 0) {
+    slots_.Take(sampling);
+    ESPALIER_CHECK(sampling->size() == 0);  // a slot is kept to the end
     if (spec.sampling.UsesHistory())
-      input_->histories.push_back({drawing->slot, request->tree.History(drawing->answer->parent)});
+      input_->histories.push_back({sampling->slot, request->tree.History(sampling->answer->parent)});
   }
   input_->samples.push_back({.logit_index = 0,
-                             .slot = drawing->slot,
+                             .slot = sampling->slot,
                              .params = ParamsIndex(spec.sampling),
                              .position = position + 1,
-                             .stream = drawing->answer->stream,
+                             .stream = sampling->answer->stream,
                              .top_logprobs = spec.top_logprobs});
   sample_uses_.push_back({leaf, position});
-  record_.samples.push_back({request->id(), drawing->number});
-  ++drawing->drawn;
-  request->issued.drew_ = true;
+  record_.samples.push_back({request->id(), sampling->number});
+  ++sampling->sampled;
+  request->issued.has_sampled_ = true;
 }
 
 // All instances of a node share its parameters.

@@ -14,8 +14,8 @@
 
 namespace espalier {
 
-// Puts a step together: rows of sequences, and what is drawn and scored from them. Begin, then Issue for each
-// sequence that gets rows, then Finish. Not thread-safe.
+// Puts a step together: rows of sequences, and what is sampled and scored from them. Begin, then Issue for
+// each sequence that gets rows, then Finish. Not thread-safe.
 class StepBuilder {
  public:
   // All outlive this.
@@ -52,9 +52,9 @@ class StepBuilder {
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position);
   void AttachRunUses(ScheduledRequest* request, Sequence* run, int32_t end_position);
-  void DrawFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting, int32_t leaf,
-                       int32_t position);
-  void DrawToken(ScheduledRequest* request, Sequence* drawing, int32_t leaf, int32_t position);
+  void SampleFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting, int32_t leaf,
+                         int32_t position);
+  void SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t leaf, int32_t position);
   int32_t ParamsIndex(const SamplingParams& params);
   void NumberRows();
 

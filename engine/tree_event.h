@@ -12,7 +12,7 @@
 
 namespace espalier {
 
-// kError: the model's logits were not finite (see TokenResult). Nothing was drawn or scored; other branches
+// kError: the model's logits were not finite (see TokenResult). Nothing was sampled or scored; other branches
 // go on.
 enum class FinishReason : uint8_t { kNone, kStopToken, kStopString, kMaxTokens, kPruned, kCancelled, kError };
 

@@ -68,7 +68,7 @@ void TreeUpdater::CommitSamples(const StepRecord& record, const StepResult& resu
     ScheduledRequest* request = requests_.Find(record.samples[i].request);
     if (request == nullptr) continue;
     Sequence& sequence = request->sequence(record.samples[i].sequence);
-    if (sequence.finished()) continue;  // a token too many: drawn before the end was known
+    if (sequence.finished()) continue;  // a token too many: sampled before the end was known
     TakeToken(request, &sequence, result.samples[i]);
   }
 }
@@ -93,7 +93,7 @@ void TreeUpdater::TakeToken(ScheduledRequest* request, Sequence* sequence, const
     kv.IndexLeaf(sequence->leaf, false);
   }
   if (branch.finished) {
-    sequence->drawn = branch.size();
+    sequence->sampled = branch.size();
     slots_.Return(sequence);
   }
   if (branch.finished || sequence->awaits_result) request->update.reconsider_.push_back(sequence->number);

@@ -91,15 +91,15 @@ int32_t LargestOverflown(std::span<const float> penalised, float infinity, std::
   return FirstOf(logits, MaxOf(logits));
 }
 
-int32_t Draw(std::span<const float> logits, const LogitSummary& summary, const SamplingParams& params,
-             const TokenCounts* counts, double uniform) {
+int32_t SampleAdjusted(std::span<const float> logits, const LogitSummary& summary,
+                       const SamplingParams& params, const TokenCounts* counts, double uniform) {
   const bool penalises = params.UsesHistory() && counts != nullptr;
-  if (params.logit_bias.empty() && !penalises) return DrawToken(logits, summary.argmax, params, uniform);
+  if (params.logit_bias.empty() && !penalises) return SampleTokenId(logits, summary.argmax, params, uniform);
   std::vector<float> adjusted(logits.begin(), logits.end());
   AddBiases(params, &adjusted);
   if (penalises) Penalise(params, *counts, &adjusted);
   const float max = MaxOf(adjusted);
-  if (std::isfinite(max)) return DrawToken(adjusted, FirstOf(adjusted, max), params, uniform);
+  if (std::isfinite(max)) return SampleTokenId(adjusted, FirstOf(adjusted, max), params, uniform);
   std::vector<float> biased(logits.begin(), logits.end());
   AddBiases(params, &biased);
   return LargestOverflown(adjusted, max, std::move(biased));
@@ -140,7 +140,7 @@ TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summa
   TokenResult result;
   if (summary.finite())
     result.token_id =
-        Draw(logits, summary, params, counts, UniformOf(stream, static_cast<uint32_t>(position)));
+        SampleAdjusted(logits, summary, params, counts, UniformOf(stream, static_cast<uint32_t>(position)));
   result.logprob = summary.LogProbability(logits[static_cast<size_t>(result.token_id)]);
   result.top_logprobs = TopLogprobs(logits, summary, top_logprobs);
   return result;
@@ -159,7 +159,7 @@ TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summar
 int32_t SlotStore::Resolve(const RowToken& token) const {
   if (token.token_id >= 0) return token.token_id;
   const auto found = last_token_.find(token.slot);
-  ESPALIER_CHECK_MSG(found != last_token_.end(), "a row refers to a slot that has drawn no token");
+  ESPALIER_CHECK_MSG(found != last_token_.end(), "a row refers to a slot that has sampled no token");
   return found->second;
 }
 
@@ -177,7 +177,7 @@ void SlotStore::SetHistory(const SlotHistory& history) {
   });
 }
 
-void SlotStore::Drawn(int32_t slot, int32_t token_id, bool uses_history) {
+void SlotStore::Sampled(int32_t slot, int32_t token_id, bool uses_history) {
   last_token_[slot] = token_id;
   if (uses_history) {
     ++counts_[slot][token_id];
@@ -211,8 +211,8 @@ void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vo
   });
   for (size_t i = 0; i < step.samples.size(); ++i) {
     const SampleRequest& request = step.samples[i];
-    slots->Drawn(request.slot, result->samples[i].token_id,
-                 step.params[static_cast<size_t>(request.params)].UsesHistory());
+    slots->Sampled(request.slot, result->samples[i].token_id,
+                   step.params[static_cast<size_t>(request.params)].UsesHistory());
   }
 
   result->scores.resize(step.scores.size());

@@ -38,10 +38,10 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const Logit
 // only in the prompt has count 0.
 using TokenCounts = std::unordered_map<int32_t, int32_t>;
 
-// Draws a token in the order that SamplingParams states; fails as TokenResult says. top_p counts the
-// probabilities of the tokens that top_k and min_p left, which add up to one. The draw inverts the cumulative
-// distribution in ascending token id with the number `position` of the random stream `stream`. `counts` may
-// be null where !UsesHistory().
+// Samples a token in the order that SamplingParams states; fails as TokenResult says. top_p counts the
+// probabilities of the tokens that top_k and min_p left, which add up to one. The sample inverts the
+// cumulative distribution in ascending token id with the number `position` of the random stream `stream`.
+// `counts` may be null where !UsesHistory().
 TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summary,
                         const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
                         int32_t position, int32_t top_logprobs);
@@ -53,14 +53,14 @@ TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summar
 // The state of branch slots that sampling reads and writes. Not thread-safe.
 class SlotStore {
  public:
-  // The id of a row's token. Precondition: a referenced slot has drawn a token.
+  // The id of a row's token. Precondition: a referenced slot has sampled a token.
   int32_t Resolve(const RowToken& token) const;
   // Null where the slot has no history.
   const TokenCounts* Counts(int32_t slot) const;
 
   void SetHistory(const SlotHistory& history);
-  // Notes the token drawn for a slot. A slot that no longer uses its history forgets it.
-  void Drawn(int32_t slot, int32_t token_id, bool uses_history);
+  // Notes the token sampled for a slot. A slot that no longer uses its history forgets it.
+  void Sampled(int32_t slot, int32_t token_id, bool uses_history);
 
  private:
   std::unordered_map<int32_t, int32_t> last_token_;

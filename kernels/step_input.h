@@ -12,8 +12,8 @@
 
 namespace espalier {
 
-// How the next token is drawn. Ranges are checked by the server; out of range here is a programming error.
-// Order of operations: logit bias and penalties, temperature, top-k, min-p, top-p, draw. Whatever the
+// How the next token is sampled. Ranges are checked by the server; out of range here is a programming error.
+// Order of operations: logit bias and penalties, temperature, top-k, min-p, top-p, sampling. Whatever the
 // parameters, the most likely token is never cut off. Where a penalty carries the largest logit beyond what
 // fp32 holds, it leaves no other one a chance: the token with the largest logit before penalties is taken, of
 // those that it carried there.
@@ -28,7 +28,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;  // [-2, 2]: the same, times how often
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
 
-  // 1 / temperature; 0 where the draw is greedy: at temperature 0, and below 2.94e-39, where fp32 does not
+  // 1 / temperature; 0 where sampling is greedy: at temperature 0, and below 2.94e-39, where fp32 does not
   // hold the inverse and a token less likely than the most likely one has no chance.
   float InverseTemperature() const {
     const float inverse = temperature > 0.0F ? 1.0F / temperature : 0.0F;
@@ -39,10 +39,10 @@ struct SamplingParams {
   }
 };
 
-// A row's input token: given, or the last token drawn for a branch slot (which the host may not know yet).
+// A row's input token: given, or the last token sampled for a branch slot (which the host may not know yet).
 struct RowToken {
   int32_t token_id = -1;  // >= 0: this token
-  int32_t slot = -1;      // otherwise the last token drawn for this branch slot
+  int32_t slot = -1;      // otherwise the last token sampled for this branch slot
 };
 
 // Copies the first `tokens` slots of a block, all layers, K and V.
@@ -63,7 +63,7 @@ struct PathHistory {
 };
 inline constexpr int32_t kMaxHistoryPieces = 64;
 
-// Sets the penalty history of a branch slot. Sent when a branch with UsesHistory() starts; tokens drawn for
+// Sets the penalty history of a branch slot. Sent when a branch with UsesHistory() starts; tokens sampled for
 // the slot afterwards are added by the backend.
 struct SlotHistory {
   SlotHistory() = default;
@@ -83,12 +83,12 @@ struct SlotHistory {
   }
 };
 
-// Draws a token for one branch. Many requests may name the same row of logits.
+// Samples a token for one branch. Many requests may name the same row of logits.
 struct SampleRequest {
   int32_t logit_index = 0;  // into StepInput::logit_rows
-  int32_t slot = 0;         // branch slot: its last token becomes the drawn one
+  int32_t slot = 0;         // branch slot: its last token becomes the sampled one
   int32_t params = 0;       // into StepInput::params
-  int32_t position = 0;     // absolute position of the drawn token: the counter of the random stream
+  int32_t position = 0;     // absolute position of the sampled token: the counter of the random stream
   uint64_t stream = 0;      // key of the random stream, from the seed and the path of branch ordinals
   int32_t top_logprobs = 0;
 };
@@ -126,8 +126,8 @@ struct TokenLogprob {
 
 // The answer to a SampleRequest or a ScoreRequest. Logits are finite unless the model's arithmetic
 // overflowed; a row with a single one that is infinite or not a number has no distribution. Every answer from
-// such a row has failed: nothing was drawn or scored. The branch slot then holds token 0, so that steps that
-// are under way can run.
+// such a row has failed: nothing was sampled or scored. The branch slot then holds token 0, so that steps
+// that are under way can run.
 struct TokenResult {
   int32_t token_id = 0;                    // of a failed sample: 0
   float logprob = 0.0F;                    // finite; NaN where failed

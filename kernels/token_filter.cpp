@@ -135,8 +135,8 @@ std::vector<int32_t> LargestLogits(std::span<const float> logits, int32_t count)
   return ids;
 }
 
-int32_t DrawToken(std::span<const float> logits, int32_t most_likely, const SamplingParams& params,
-                  double uniform) {
+int32_t SampleTokenId(std::span<const float> logits, int32_t most_likely, const SamplingParams& params,
+                      double uniform) {
   const float inverse = params.InverseTemperature();
   if (inverse == 0.0F) return most_likely;
   // The most likely token has weight 1, whatever `inverse`; the others', where they overflow, 0.

@@ -180,7 +180,7 @@ if [ -x build/release/bin/espalier-bench ]; then
 fi
 
 stage "=== SIGTERM while a tree grows"
-# 400 steps, whatever the model draws.
+# 400 steps, whatever the model samples.
 client generate --json --tree - >"$work/drained.jsonl" <<'TREE' &
 {"nodes": [{"id": "prompt", "given": {"text": "list 5 8 18 37 gives"}},
            {"id": "rest", "parent_id": "prompt",

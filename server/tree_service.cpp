@@ -15,7 +15,7 @@
 namespace espalier {
 namespace {
 
-uint64_t DrawSeed() {
+uint64_t RandomSeed() {
   std::random_device source;
   return (uint64_t{source()} << 32) | source();
 }
@@ -96,7 +96,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     if (Status status = ParseMessage(bytes, methods().limits, message); !status) return status;
     bytes.Clear();
     auto request = FromProto(message, {tokenizer_, engine_.limits().max_path_tokens, cancelled()},
-                             message.has_seed() ? 0 : DrawSeed());
+                             message.has_seed() ? 0 : RandomSeed());
     if (!request) return request.error();
     request->peer = peer();
     const auto queue = GenerateQueue::Create(*request, outbox_, methods().unread);

@@ -361,8 +361,8 @@ void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, in
   for (size_t i = 0; i < step_->samples.size(); ++i) {
     const SampleRequest& request = step_->samples[i];
     if (!here(request.logit_index)) continue;
-    slots_.Drawn(request.slot, result_.samples[i].token_id,
-                 step_->params[static_cast<size_t>(request.params)].UsesHistory());
+    slots_.Sampled(request.slot, result_.samples[i].token_id,
+                   step_->params[static_cast<size_t>(request.params)].UsesHistory());
   }
   pool_->ParallelFor(static_cast<int64_t>(step_->scores.size()), 1, [&](int64_t i, int32_t) {
     const ScoreRequest& request = step_->scores[static_cast<size_t>(i)];

@@ -110,7 +110,7 @@ class DeviceBackend final : public Backend {
   };
   // Where a step's answers lie in StepSlot::results.
   struct ResultLayout {
-    int64_t fault, summaries, drawn, scored, top, bytes;
+    int64_t fault, summaries, sampled, scored, top, bytes;
     explicit ResultLayout(const LoweredStep& lowered);
   };
 

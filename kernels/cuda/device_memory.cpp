@@ -20,7 +20,7 @@ constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
 constexpr int64_t kMaxDescriptorBytes = int64_t{32} << 20;
 constexpr int64_t kRowDescriptorBytes = 256;
 constexpr int64_t kBlockDescriptorBytes = 4 * (sizeof(DescriptorEntry) + sizeof(DescriptorRun));
-// Of a step's results: a row's summary, its token and twenty likely ones; draws beyond the rows.
+// Of a step's results: a row's summary, its token and twenty likely ones; samples beyond the rows.
 constexpr int64_t kRowResultBytes = 256;
 constexpr int64_t kMoreResultBytes = int64_t{128} << 10;
 constexpr int64_t kSlotsAtOnce = 1 << 14;  // branch slots
@@ -148,7 +148,7 @@ std::byte* DeviceBackend::Room(DeviceMemory* device, DeviceMemory* host, int64_t
   return ReserveHost(host, bytes, what) ? host->data() : nullptr;
 }
 
-// Last drawn tokens of at least `slots` branch slots; those drawn so far are kept.
+// Last sampled tokens of at least `slots` branch slots; those sampled so far are kept.
 bool DeviceBackend::ReserveTokens(int32_t slots) {
   const int64_t bytes = RoundUpTo(slots, kSlotsAtOnce) * static_cast<int64_t>(sizeof(int32_t));
   if (last_token_.data() != nullptr && last_token_.bytes() >= bytes) return true;

@@ -39,9 +39,9 @@ DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
   bytes = 0;
   fault = place(1, sizeof(int32_t));
   summaries = place(header.logit_row.count, sizeof(RowSummary));
-  drawn = place(header.sample.count, sizeof(DrawnToken));
+  sampled = place(header.sample.count, sizeof(SampledToken));
   scored = place(header.score.count, sizeof(float));
-  top = place(int64_t{header.logit_row.count} * lowered.top_stride(), sizeof(DrawnToken));
+  top = place(int64_t{header.logit_row.count} * lowered.top_stride(), sizeof(SampledToken));
 }
 
 void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
@@ -272,7 +272,7 @@ void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   auto* summaries = reinterpret_cast<RowSummary*>(results + at.summaries);
   device_->Run(SummarizeArgs{logits, summaries});
   device_->Run(TopTokensArgs{descriptor, logits, lowered.top_stride(),
-                             reinterpret_cast<DrawnToken*>(results + at.top)});
+                             reinterpret_cast<SampledToken*>(results + at.top)});
   const LoweredStep::Range scores = lowered.ScoresOf(logits.first_row);
   device_->Run(ScoreArgs{descriptor, logits, scores.first, scores.count,
                          reinterpret_cast<float*>(results + at.scored)});
@@ -285,7 +285,7 @@ void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   args.count = samples.count;
   args.scratch = sample_scratch_.as<float>();
   args.last_token = last_token_.as<int32_t>();
-  args.drawn = reinterpret_cast<DrawnToken*>(results + at.drawn);
+  args.sampled = reinterpret_cast<SampledToken*>(results + at.sampled);
   device_->Run(args);
   if (!slot->step->return_logits) return;
   const size_t begin = slot->logits.size();
@@ -315,7 +315,7 @@ Result<StepResult> DeviceBackend::Wait() {
   if (device_->status().ok()) device_->WaitFor(slot.first_event + kEnd);
   if (device_->status().ok() && *slot.host_results.as<int32_t>() != 0) {
     device_->Fail(InternalError(
-        "a row refers to a token that is not in the vocabulary, or to a slot that has drawn none"));
+        "a row refers to a token that is not in the vocabulary, or to a slot that has sampled none"));
   }
   if (!device_->status().ok()) {
     slot.step = nullptr;
@@ -344,7 +344,7 @@ StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
   if (!slot.sampled) return result;
 
   const auto* summaries = reinterpret_cast<const RowSummary*>(results + at.summaries);
-  const auto* top = reinterpret_cast<const DrawnToken*>(results + at.top);
+  const auto* top = reinterpret_cast<const SampledToken*>(results + at.top);
   const auto answer = [&](int32_t logit_row, int32_t token_id, float logit, int32_t top_logprobs) {
     const RowSummary& row = summaries[logit_row];
     const LogitSummary summary{row.argmax, row.max, std::log(row.sum)};
@@ -352,21 +352,21 @@ StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
     token.token_id = token_id;
     token.logprob = summary.LogProbability(logit);
     for (int32_t rank = 0; summary.finite() && rank < top_logprobs; ++rank) {
-      const DrawnToken& likely = top[int64_t{logit_row} * lowered.top_stride() + rank];
+      const SampledToken& likely = top[int64_t{logit_row} * lowered.top_stride() + rank];
       if (likely.token_id < 0) break;
       token.top_logprobs.push_back({likely.token_id, summary.LogProbability(likely.logit)});
     }
     return token;
   };
   result.samples.resize(step.samples.size());
-  const auto* drawn = reinterpret_cast<const DrawnToken*>(results + at.drawn);
+  const auto* sampled = reinterpret_cast<const SampledToken*>(results + at.sampled);
   for (size_t i = 0; i < lowered.sample_order().size(); ++i) {
     const auto index = static_cast<size_t>(lowered.sample_order()[i]);
     const SampleRequest& request = step.samples[index];
     result.samples[index] =
-        answer(request.logit_index, drawn[i].token_id, drawn[i].logit, request.top_logprobs);
+        answer(request.logit_index, sampled[i].token_id, sampled[i].logit, request.top_logprobs);
     if (lowered.sample_counts()[i] != nullptr) {
-      HistoryStore::Drawn(lowered.sample_counts()[i].get(), drawn[i].token_id);
+      HistoryStore::Sampled(lowered.sample_counts()[i].get(), sampled[i].token_id);
     }
   }
   result.scores.resize(step.scores.size());

@@ -9,14 +9,14 @@
 namespace espalier::cuda {
 
 // What penalties need of a slot's path: how often each token was generated; 0 for tokens of the prompt only.
-// `pending` draws were issued and are not known to the host yet.
+// `pending` samples were issued and are not known to the host yet.
 struct HistoryCounts {
   std::unordered_map<int32_t, int32_t> tokens;
   int32_t pending = 0;
 };
 
-// The penalty histories of branch slots on the host. A slot that gets a new history while a draw of the old
-// one is still on the device loses nothing: the draw holds on to the old counts. Not thread-safe.
+// The penalty histories of branch slots on the host. A slot that gets a new history while a sample of the old
+// one is still on the device loses nothing: the sample holds on to the old counts. Not thread-safe.
 class HistoryStore {
  public:
   void Set(const SlotHistory& history) {
@@ -28,8 +28,8 @@ class HistoryStore {
     slots_[history.slot] = std::move(counts);
   }
 
-  // Notes that a token is about to be drawn for the slot. Returns what to call Drawn with when it is known;
-  // null where the slot does not use its history, which is then forgotten.
+  // Notes that a token is about to be sampled for the slot. Returns what to call Sampled with when it is
+  // known; null where the slot does not use its history, which is then forgotten.
   std::shared_ptr<HistoryCounts> Issue(int32_t slot, bool uses_history) {
     if (!uses_history) {
       slots_.erase(slot);
@@ -41,7 +41,7 @@ class HistoryStore {
     return counts;
   }
 
-  static void Drawn(HistoryCounts* counts, int32_t token_id) {
+  static void Sampled(HistoryCounts* counts, int32_t token_id) {
     ++counts->tokens[token_id];
     --counts->pending;
   }

@@ -172,28 +172,29 @@ struct SummarizeArgs {
   }
 };
 
-struct DrawnToken {
+struct SampledToken {
   int32_t token_id = 0;
   float logit = 0.0F;  // the model's own, before bias and penalties
 };
 
-// Blocks of threads that draw at the same time; each has vocab floats of scratch.
+// Blocks of threads that sample at the same time; each has vocab floats of scratch.
 inline constexpr int64_t kSampleBlocks = 128;
 
-// Draws samples [first, first + count) of the descriptor; token 0 where a logit of the row is not finite.
+// Samples the tokens of requests [first, first + count) of the descriptor; token 0 where a logit of the row
+// is not finite.
 struct SampleArgs {
   const std::byte* descriptor = nullptr;
   LogitsView logits;
   const RowSummary* summaries = nullptr;  // [logit rows of the step]
   int32_t first = 0;
   int32_t count = 0;
-  float* scratch = nullptr;       // [kSampleBlocks][vocab]
-  int32_t* last_token = nullptr;  // [slots]
-  DrawnToken* drawn = nullptr;    // [samples]
+  float* scratch = nullptr;         // [kSampleBlocks][vocab]
+  int32_t* last_token = nullptr;    // [slots]
+  SampledToken* sampled = nullptr;  // [samples]
   inline LaunchShape Shape() const;
 };
 
-// drawn[i].logit of the tokens that scores [first, first + count) name.
+// sampled[i].logit of the tokens that scores [first, first + count) name.
 struct ScoreArgs {
   const std::byte* descriptor = nullptr;
   LogitsView logits;
@@ -207,8 +208,8 @@ struct ScoreArgs {
 struct TopTokensArgs {
   const std::byte* descriptor = nullptr;
   LogitsView logits;
-  int32_t stride = 0;         // of `top`
-  DrawnToken* top = nullptr;  // [logit rows of the step][stride]
+  int32_t stride = 0;           // of `top`
+  SampledToken* top = nullptr;  // [logit rows of the step][stride]
   LaunchShape Shape() const {
     return {stride == 0 ? 0 : logits.rows, kThreads * static_cast<int64_t>(sizeof(float) + sizeof(int32_t))};
   }

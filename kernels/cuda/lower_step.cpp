@@ -218,8 +218,8 @@ void LoweredStep::AddCounts(const HistoryCounts& counts, DescriptorSample* sampl
     counts_.push_back({id, count});
   }
   sample->counts = CountOf(counts_) - sample->first_count;
-  // Issue() has counted this draw already.
-  ESPALIER_CHECK_MSG(counts.pending <= 2, "at most one draw of a slot is unknown when the next is issued");
+  // Issue() has counted this sample already.
+  ESPALIER_CHECK_MSG(counts.pending <= 2, "at most one sample of a slot is unknown when the next is issued");
   sample->counts_last = counts.pending == 2 ? 1 : 0;
   sample->uses_history = 1;
 }

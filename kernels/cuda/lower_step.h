@@ -17,7 +17,7 @@ class LoweredStep {
   // Rows of logits that are computed at a time: samples and scores are ordered by it.
   static constexpr int32_t kLogitRows = 64;
 
-  // Sets the histories of the step and notes its draws. Breaks of StepInput's contract abort.
+  // Sets the histories of the step and notes its samples. Breaks of StepInput's contract abort.
   LoweredStep(const StepInput& step, HistoryStore* histories);
 
   // Bytes of the descriptor, header included.

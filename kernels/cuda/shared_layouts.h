@@ -45,7 +45,7 @@ inline LaunchShape AttentionArgs::Shape() const {
           AttentionSharedBytes(packed_rows, layout.stored_dim)};
 }
 
-// State of one draw.
+// State of one sample.
 struct SampleShared {
   uint64_t histogram[256];
   uint64_t range_mass[kThreads];

@@ -18,7 +18,7 @@ struct DescriptorArray {
 };
 
 struct DescriptorRow {
-  int32_t token_id = -1;  // >= 0, or the last token drawn for `slot`
+  int32_t token_id = -1;  // >= 0, or the last token sampled for `slot`
   int32_t slot = -1;
   int32_t position = 0;
   int32_t subtree_end = 0;  // the row's own token is seen by rows [row, subtree_end)
@@ -81,7 +81,7 @@ struct DescriptorBias {
   float bias = 0.0F;
 };
 
-// One token to draw. The random number is the host's: it depends on the stream and the position alone.
+// One token to sample. The random number is the host's: it depends on the stream and the position alone.
 struct DescriptorSample {
   double uniform = 0.0;
   double top_p = 1.0;
@@ -96,8 +96,9 @@ struct DescriptorSample {
   int32_t first_bias = 0;
   int32_t biases = 0;  // those of one token side by side, added in their order
   int32_t first_count = 0;
-  int32_t counts = 0;        // each token at most once
-  int32_t counts_last = 0;   // 1: the slot's last token was drawn after the counts were taken, and counts too
+  int32_t counts = 0;  // each token at most once
+  int32_t counts_last =
+      0;  // 1: the slot's last token was sampled after the counts were taken, and counts too
   int32_t uses_history = 0;  // 1: penalties apply
 };
 

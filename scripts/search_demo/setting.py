@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def add_arguments(parser):
     parser.add_argument("--problems", type=int, default=500, help="of each task [%(default)s]")
     parser.add_argument("--tasks", nargs="+", default=list(problems.TASKS), choices=list(problems.TASKS))
-    parser.add_argument("--seed", type=int, default=1, help="of problems and draws [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="of problems and samples [%(default)s]")
     parser.add_argument("--jobs", type=int, default=4, help="requests under way at a time [%(default)s]")
     parser.add_argument(
         "--programs", type=pathlib.Path, default=ROOT / "build/release/bin", help="folder of the programs"

@@ -316,7 +316,7 @@ void AddRun(CLI::App& command, GenerateOptions& options) {
   constexpr const char* kGroup = "The run";
   AddUnsigned(command, "--seed", options.seed,
               "Seed of all draws, in [0, 2^64): same server, request and seed, same tree [the tree file's, "
-              "else drawn by the server]")
+              "else chosen by the server]")
       ->group(kGroup);
   AddReal(command, "--timeout", options.timeout_s, {0.0, 86400.0, /*without_min=*/true},
           "Cancel a tree that is not finished after this time, and print what was received, in (0, 86400] "

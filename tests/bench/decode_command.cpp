@@ -30,7 +30,8 @@ DecodeCommand::DecodeCommand(CLI::App* program)
   AddShapeFlags(&options_.model);
   Add("--prompt-tokens", options_.prompt_tokens, "Random tokens of the prompt");
   Add("--branches", branches_, "Branches that grow side by side from the prompt: a run for each number");
-  Add("--new-tokens", options_.new_tokens, "Tokens of each branch; the first is drawn at the end of prefill");
+  Add("--new-tokens", options_.new_tokens,
+      "Tokens of each branch; the first is sampled at the end of prefill");
   Add("--prefill-chunk-tokens", options_.prefill_chunk_tokens, "Most tokens of a prefill step");
   Add("--repeats", options_.repeats, "How often each run is repeated, all modes in turn");
   Add("--seed", options_.seed, "Of weights, prompt and sampling");

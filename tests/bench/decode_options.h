@@ -40,7 +40,7 @@ struct ModelOptions {
 struct DecodeOptions {
   ModelOptions model;
   int32_t prompt_tokens = 2048;
-  int32_t new_tokens = 16;  // of each branch; the first one is drawn with the prompt's last row
+  int32_t new_tokens = 16;  // of each branch; the first one is sampled with the prompt's last row
   std::vector<int32_t> branches = {1, 20, 50};
   std::vector<WeightType> weights = {WeightType::kDType};  // a model for each, side by side
   std::vector<AttentionMode> modes = {AttentionMode::kFlatten, AttentionMode::kSequence};

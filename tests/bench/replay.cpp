@@ -243,7 +243,8 @@ Result<Report> RunReplay(const ReplayOptions& options) {
       for (size_t m = 0; m < sums.size(); ++m) {
         sums[m].Add((*samples)[m], cost);
         char text[200];
-        std::snprintf(text, sizeof text, "%s, %s: %lld tokens given, %lld drawn, %.1f ms of decoding so far",
+        std::snprintf(text, sizeof text,
+                      "%s, %s: %lld tokens given, %lld sampled, %.1f ms of decoding so far",
                       options.workloads[w].name.c_str(), std::string(Name(sums[m].mode)).c_str(),
                       static_cast<long long>(window.given_tokens),
                       static_cast<long long>(window.generated_tokens), sums[m].decode_us * 1e-3);

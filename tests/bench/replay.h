@@ -40,7 +40,7 @@ struct ReplayOptions {
 // device's own times (step_cost.h: AddReached); outside_forward_us and plan_us; weights, weight_bytes,
 // kv_read_bytes, flop and the like as `decode` has them; roofline_ratio = roofline_us / decode_us.
 // speedup_over_sequence: of decode_us; attention_speedup_over_sequence: of attention_us; null where
-// `sequence` did not run. tokens_per_s: drawn tokens over decode_us.
+// `sequence` did not run. tokens_per_s: sampled tokens over decode_us.
 //
 // Progress goes to standard error. Errors name the flag at fault where there is one.
 Result<Report> RunReplay(const ReplayOptions& options);

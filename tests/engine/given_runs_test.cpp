@@ -262,7 +262,7 @@ TEST_CASE("random trees without selections compute no row twice") {
     const int64_t rows = Rows(harness, request);
     const TreeUsage usage = Run(&harness, request);
     CHECK(usage.distinct_tokens == rows);
-    CHECK(usage.computed_tokens <= rows);  // branches that drew the same tokens find each other's blocks
+    CHECK(usage.computed_tokens <= rows);  // branches that sampled the same tokens find each other's blocks
     const int32_t block = options.runner.block_tokens;
     const TreeUsage again = Run(&harness, request);
     CHECK(again.distinct_tokens == rows);

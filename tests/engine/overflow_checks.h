@@ -31,7 +31,7 @@ inline GenerateSpec Biased(GenerateSpec spec, float bias) {
   return spec;
 }
 
-// Siblings that draw the token and siblings that never do, a selection among both, and verdicts.
+// Siblings that sample the token and siblings that never do, a selection among both, and verdicts.
 inline void CheckOverflow(ModelRunner& runner, const Setting& setting) {
   TreeRequest healthy;
   healthy.nodes = {{"p", -1, GivenSpec{Prompt(21, 1)}}, {"good", 0, Biased(Generate(3, 12, 1.0F), -100)}};
@@ -46,7 +46,7 @@ inline void CheckOverflow(ModelRunner& runner, const Setting& setting) {
                   {"fine", 0, GivenSpec{{3, 4, 5}, true, 1}}};
   TreeRequest selected;
   selected.nodes = {{"p", -1, GivenSpec{Prompt(18, 3)}},
-                    {"draw", 0, Biased(Generate(8, 4, 1.0F), 4)},
+                    {"sample", 0, Biased(Generate(8, 4, 1.0F), 4)},
                     {"best", 1, SelectSpec{2, SelectScore::kSumLogprob, SelectScope::kLevel}},
                     {"on", 2, Biased(Generate(1, 2, 0.0F), -100)}};
 

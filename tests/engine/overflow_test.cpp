@@ -1,5 +1,5 @@
-// A model whose arithmetic overflows after one token: branches that draw it end with an error, all else goes
-// on. The host emulator of the cuda backend does the same in device_test.cpp.
+// A model whose arithmetic overflows after one token: branches that sample it end with an error, all else
+// goes on. The host emulator of the cuda backend does the same in device_test.cpp.
 #include <string>
 
 #include "kernels/cpu/cpu_features.h"

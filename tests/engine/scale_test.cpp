@@ -78,7 +78,7 @@ TEST_CASE("200 branches that fit run side by side: one row each in every step af
   harness.RunUntilIdle();
   REQUIRE(harness.problem().empty());
   CHECK(harness.Compare(id).empty());
-  // The prompt's step draws every branch's first token; five more steps draw the rest.
+  // The prompt's step samples every branch's first token; five more steps sample the rest.
   CHECK(harness.finished(id).usage.steps == 6);
 }
 

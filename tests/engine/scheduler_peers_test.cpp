@@ -50,10 +50,10 @@ Steps Run(SchedulerHarness* harness, uint64_t id) {
   while (!harness->ended(id) && harness->problem().empty() && steps.end < 5000 && harness->Step()) {
     ++steps.end;
     const std::vector<TreeEvent>& events = harness->events(id);
-    const bool drew = std::any_of(events.begin(), events.end(), [](const TreeEvent& event) {
+    const bool has_sampled = std::any_of(events.begin(), events.end(), [](const TreeEvent& event) {
       return std::holds_alternative<TreeDelta>(event);
     });
-    if (drew && steps.first_token < 0) steps.first_token = steps.end;
+    if (has_sampled && steps.first_token < 0) steps.first_token = steps.end;
   }
   return steps;
 }

@@ -97,9 +97,9 @@ TEST_CASE("a branch that awaits its results is in one step in flight, others are
   runs_ahead.seed = 1;
   const std::vector<uint64_t> ids = {harness.Submit(awaits), harness.Submit(runs_ahead)};
 
-  // In how many neighbouring steps in flight the branches of the request with this seed both draw a token.
+  // In how many neighbouring steps in flight the branches of the request with this seed both sample a token.
   int32_t twice[2] = {0, 0};
-  std::deque<std::set<uint64_t>> in_flight;  // streams of the branches that draw
+  std::deque<std::set<uint64_t>> in_flight;  // streams of the branches that sample
   do {
     while (harness.Issue()) {
       in_flight.emplace_back();
@@ -418,7 +418,7 @@ TEST_CASE("a tree of hundreds leaves younger trees their share") {
   CHECK(harness.Compare(wide).empty());
 }
 
-TEST_CASE("1000 branches draw their first tokens in one step from one row of logits") {
+TEST_CASE("1000 branches sample their first tokens in one step from one row of logits") {
   HarnessOptions options = LargePool();
   options.runner.steps_in_flight = 1;
   SchedulerHarness harness(options);

@@ -108,7 +108,7 @@ TreeRequest Prompt(int32_t tokens, int32_t branches, int32_t new_tokens, int32_t
   return request;
 }
 
-// How many times as long as its decoding rows alone, those that draw, a step takes.
+// How many times as long as its decoding rows alone, those that sample, a step takes.
 double Ratio(const StepInput& step) {
   StepLoad decoding;
   for (const int32_t row : step.logit_rows)

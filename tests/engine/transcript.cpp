@@ -245,7 +245,7 @@ void TranscriptRunner::Step() {
 
 void TranscriptRunner::PrintStep(const StepInput& step) {
   out_ += "step " + std::to_string(step.step_id) + ": " + std::to_string(step.batch.rows()) + " rows, " +
-          std::to_string(step.samples.size()) + " draws";
+          std::to_string(step.samples.size()) + " samples";
   if (!step.scores.empty()) out_ += ", " + std::to_string(step.scores.size()) + " scores";
   if (!step.zero_blocks.empty()) out_ += ", new blocks " + List(step.zero_blocks);
   for (const BlockCopy& copy : step.copies) {

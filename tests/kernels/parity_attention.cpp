@@ -32,7 +32,7 @@ AttentionShape Shape(Heads heads, int32_t head_dim, DType dtype) {
   return shape;
 }
 
-// Block ids are drawn from the whole pool, so that every layout is fragmented.
+// Block ids are chosen from the whole pool, so that every layout is fragmented.
 Forest Refill(Forest forest, Random& random) {
   std::vector<int32_t> ids(kBlocks);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);

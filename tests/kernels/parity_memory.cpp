@@ -198,7 +198,7 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
       emulator.backend->Sample(normed, table);
     });
     found = result.samples;
-    // The drawn tokens are where the next step looks for them.
+    // The sampled tokens are where the next step looks for them.
     auto next = MakeStep(RowsOnly(1));
     next->tokens = {RowToken{-1, history.slot}};
     RunStep(*emulator.backend, next, [&] { emulator.backend->Embed(table, rows); });

@@ -151,7 +151,7 @@ void CheckToken(const TokenResult& actual, const TokenResult& expected) {
 
 }  // namespace
 
-TEST_CASE("The device's sampling draws the host's tokens, whatever the parameters") {
+TEST_CASE("The device samples the host's tokens, whatever the parameters") {
   const std::vector<std::unique_ptr<Backend>> devices = Devices();
   if (devices.empty()) return;
   Random random(41);
@@ -194,7 +194,7 @@ TEST_CASE("The device's sampling draws the host's tokens, whatever the parameter
   }
 }
 
-TEST_CASE("The device draws the host's tokens with the most extreme parameters and logits") {
+TEST_CASE("The device samples the host's tokens with the most extreme parameters and logits") {
   const std::vector<std::unique_ptr<Backend>> devices = Devices();
   if (devices.empty()) return;
   Random random(47);
@@ -252,7 +252,7 @@ TEST_CASE("A step issued before the last one's tokens are known penalises them a
     step->params = {params};
     for (int32_t row = 0; row < LogitRig::kRows; ++row) {
       step->logit_rows.push_back(row);
-      // Slots are taken over by new branches in the middle: their old draws may still be on the device.
+      // Slots are taken over by new branches in the middle: their old samples may still be on the device.
       if (position == 0 || (position == 5 && row % 2 == 0)) {
         step->histories.push_back({row, {row, 49 - row}, {row + 3}});
       }

@@ -125,7 +125,7 @@ TEST_CASE("Logits, scores and greedy samples agree with ref") {
   }
 }
 
-TEST_CASE("Drawn tokens follow their slot into the next step, and penalties their history") {
+TEST_CASE("Sampled tokens follow their slot into the next step, and penalties their history") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
   Random random(22);
@@ -153,7 +153,7 @@ TEST_CASE("Drawn tokens follow their slot into the next step, and penalties thei
     const MatrixId t = AddTable(backend, table, kVocab);
     const ActivationId rows = PoisonedActivation(backend, ActivationKind::kOperand, kHidden, kMaxRows);
     const ActivationId embedded = PoisonedActivation(backend, ActivationKind::kResidual, kHidden, kMaxRows);
-    const StepResult drawn = RunStep(backend, first, [&] {
+    const StepResult sampled = RunStep(backend, first, [&] {
       backend.WriteActivation(rows, hidden);
       backend.Sample(rows, w);
     });
@@ -163,9 +163,9 @@ TEST_CASE("Drawn tokens follow their slot into the next step, and penalties thei
     for (size_t i = 0; i < 6; ++i) {
       const SampleRequest& request = first->samples[i];
       const auto& params = first->params[static_cast<size_t>(request.params)];
-      const TokenResult expected = SampleToken(drawn.logits, Summarize(drawn.logits), params,
+      const TokenResult expected = SampleToken(sampled.logits, Summarize(sampled.logits), params,
                                                history.Counts(request.slot), request.stream, 2, 0);
-      REQUIRE(drawn.samples[i].token_id == expected.token_id);
+      REQUIRE(sampled.samples[i].token_id == expected.token_id);
     }
     std::vector<float> values;
     RunStep(backend, second, [&] {
@@ -173,7 +173,7 @@ TEST_CASE("Drawn tokens follow their slot into the next step, and penalties thei
       values = backend.ReadActivation(embedded);
     });
     for (size_t row = 0; row < 6; ++row) {
-      const auto token = static_cast<size_t>(drawn.samples[5 - row].token_id);
+      const auto token = static_cast<size_t>(sampled.samples[5 - row].token_id);
       const std::vector<float> expected(table.begin() + static_cast<std::ptrdiff_t>(token * kHidden),
                                         table.begin() + static_cast<std::ptrdiff_t>((token + 1) * kHidden));
       const std::vector<float> actual(values.begin() + static_cast<std::ptrdiff_t>(row * kHidden),

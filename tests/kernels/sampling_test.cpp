@@ -89,10 +89,10 @@ TEST_CASE("A row with one logit that is not finite has no distribution, whatever
           params.temperature = temperature;
           params.top_p = 0.9F;
           params.logit_bias = {{0, 1.0F}};
-          const TokenResult drawn = Sample(logits, params, 1, 0, nullptr, 3);
-          REQUIRE(drawn.failed());
-          REQUIRE(drawn.token_id == 0);
-          REQUIRE(drawn.top_logprobs.empty());
+          const TokenResult sampled = Sample(logits, params, 1, 0, nullptr, 3);
+          REQUIRE(sampled.failed());
+          REQUIRE(sampled.token_id == 0);
+          REQUIRE(sampled.top_logprobs.empty());
         }
         const auto given = static_cast<int32_t>(vocab - 1 - at);
         const TokenResult scored = ScoreToken(logits, summary, given, 3);
@@ -116,8 +116,8 @@ TEST_CASE("Log-probabilities of the largest finite logits are finite") {
   REQUIRE(summary.LogProbability(-kLargest) == -kLargest);
   for (const TokenLogprob& token : TopLogprobs(logits, summary, 4)) REQUIRE(std::isfinite(token.logprob));
   for (uint64_t stream = 0; stream < 20; ++stream) {
-    const int32_t drawn = Sample(logits, {}, stream).token_id;
-    REQUIRE((drawn == 0 || drawn == 3));
+    const int32_t sampled = Sample(logits, {}, stream).token_id;
+    REQUIRE((sampled == 0 || sampled == 3));
   }
 }
 
@@ -194,13 +194,14 @@ TEST_CASE("Cuts keep the most likely token, also those that leave nothing") {
   SamplingParams params;
   for (const float min_p : {1.0F, std::nextafter(1.0F, 2.0F), 5.0F}) {
     params.min_p = min_p;
-    const int32_t drawn = DrawToken(logits, 2, params, 0.0);
-    REQUIRE(drawn == 2);
+    const int32_t sampled = SampleTokenId(logits, 2, params, 0.0);
+    REQUIRE(sampled == 2);
   }
   params = {};
   params.temperature = 100.0F;
   params.top_p = std::numeric_limits<float>::denorm_min();
-  for (const double uniform : {0.0, 0.5, 1.0 - 0x1p-53}) REQUIRE(DrawToken(logits, 2, params, uniform) == 2);
+  for (const double uniform : {0.0, 0.5, 1.0 - 0x1p-53})
+    REQUIRE(SampleTokenId(logits, 2, params, uniform) == 2);
 }
 
 TEST_CASE("Penalties that carry logits beyond fp32 leave their order") {
@@ -231,7 +232,7 @@ TEST_CASE("Penalties that carry logits beyond fp32 leave their order") {
   REQUIRE(Sample(low, params, 1, 0, &all).token_id == 1);
 }
 
-TEST_CASE("Draws follow the distribution that the parameters describe") {
+TEST_CASE("Samples follow the distribution that the parameters describe") {
   std::vector<SamplingParams> cases(9);
   cases[1].temperature = 0.5F;
   cases[2].temperature = 2.0F;
@@ -246,31 +247,31 @@ TEST_CASE("Draws follow the distribution that the parameters describe") {
   cases[7].top_p = 0.9F;
   cases[8].temperature = 100.0F;
   const std::vector<float> logits = RandomLogits(17, 40);
-  constexpr int32_t kDraws = 20000;
+  constexpr int32_t kSamples = 20000;
   for (size_t c = 0; c < cases.size(); ++c) {
     const std::vector<double> expected = NaiveDistribution(logits, cases[c]);
-    std::vector<int32_t> drawn(logits.size(), 0);
-    for (int32_t i = 0; i < kDraws; ++i) {
-      ++drawn[static_cast<size_t>(
+    std::vector<int32_t> sampled(logits.size(), 0);
+    for (int32_t i = 0; i < kSamples; ++i) {
+      ++sampled[static_cast<size_t>(
           Sample(logits, cases[c], 1234 + static_cast<uint64_t>(i % 10), i).token_id)];
     }
     double chi_square = 0.0;
     int32_t degrees = -1;
     double rare = 0.0;  // expectations too small for the test, taken together
-    int32_t rare_drawn = 0;
+    int32_t rare_sampled = 0;
     for (size_t id = 0; id < logits.size(); ++id) {
-      if (expected[id] == 0.0) REQUIRE(drawn[id] == 0);
-      const double mean = expected[id] * kDraws;
+      if (expected[id] == 0.0) REQUIRE(sampled[id] == 0);
+      const double mean = expected[id] * kSamples;
       if (mean < 10.0) {
         rare += mean;
-        rare_drawn += drawn[id];
+        rare_sampled += sampled[id];
         continue;
       }
-      chi_square += (drawn[id] - mean) * (drawn[id] - mean) / mean;
+      chi_square += (sampled[id] - mean) * (sampled[id] - mean) / mean;
       ++degrees;
     }
     if (rare >= 10.0) {
-      chi_square += (rare_drawn - rare) * (rare_drawn - rare) / rare;
+      chi_square += (rare_sampled - rare) * (rare_sampled - rare) / rare;
       ++degrees;
     }
     INFO("case " << c << " chi-square " << chi_square << " with " << degrees << " degrees of freedom");
@@ -298,13 +299,13 @@ TEST_CASE("Cuts keep the same tokens as a full sort on a large vocabulary") {
     const auto first = std::find_if(expected.begin(), expected.end(), possible) - expected.begin();
     const auto last =
         std::find_if(expected.rbegin(), expected.rend(), possible).base() - expected.begin() - 1;
-    REQUIRE(DrawToken(logits, likeliest, params, 0.0) == first);
-    REQUIRE(DrawToken(logits, likeliest, params, 1.0 - 0x1p-53) == last);
+    REQUIRE(SampleTokenId(logits, likeliest, params, 0.0) == first);
+    REQUIRE(SampleTokenId(logits, likeliest, params, 1.0 - 0x1p-53) == last);
     double sum = 0.0;
     int32_t tried = 0;
     for (size_t id = 0; id < expected.size(); ++id) {
       if (expected[id] > 1e-6 && (tried < 60 || id % 499 == 0)) {
-        REQUIRE(DrawToken(logits, likeliest, params, sum + expected[id] / 2) == static_cast<int32_t>(id));
+        REQUIRE(SampleTokenId(logits, likeliest, params, sum + expected[id] / 2) == static_cast<int32_t>(id));
         ++tried;
       }
       sum += expected[id];
@@ -312,7 +313,7 @@ TEST_CASE("Cuts keep the same tokens as a full sort on a large vocabulary") {
   }
 }
 
-TEST_CASE("A draw depends on stream and position alone") {
+TEST_CASE("A sample depends on stream and position alone") {
   const std::vector<float> logits = RandomLogits(29, 1000);
   SamplingParams params;
   params.temperature = 5.0F;
@@ -365,7 +366,7 @@ TEST_CASE("Bias and penalties change the choice, never the reported log-probabil
 TEST_CASE("Slots remember the last token, and the history of those that use it") {
   SlotStore slots;
   slots.SetHistory({4, {10, 11}, {12}});
-  slots.Drawn(4, 11, true);
+  slots.Sampled(4, 11, true);
   REQUIRE(slots.Resolve({-1, 4}) == 11);
   REQUIRE(slots.Resolve({5, 4}) == 5);
   REQUIRE(slots.Counts(4)->at(10) == 0);
@@ -373,7 +374,7 @@ TEST_CASE("Slots remember the last token, and the history of those that use it")
   REQUIRE(slots.Counts(4)->at(12) == 1);
   slots.SetHistory({4, {1}, {}});
   REQUIRE(slots.Counts(4)->size() == 1);
-  slots.Drawn(4, 1, false);
+  slots.Sampled(4, 1, false);
   REQUIRE(slots.Counts(4) == nullptr);
 }
 

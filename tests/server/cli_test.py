@@ -286,7 +286,7 @@ class Commands(unittest.TestCase):
                 for part in ("Usage\n", "Examples\n", "Exit codes\n", "--server HOST:PORT"):
                     self.assertIn(part, text)
 
-    def test_the_seed_that_the_server_drew_is_told_and_grows_the_tree_again(self):
+    def test_the_seed_that_the_server_chose_is_reported_and_grows_the_tree_again(self):
         arguments = ["generate", "--prompt", "list 5 8 18 37 gives", "--branches", "6"]
         drawn = run(*arguments).stdout
         seed = re.search(r"^--seed (\d+) grows this tree again$", drawn, flags=re.M).group(1)

@@ -1,8 +1,8 @@
 // Random Generate messages with the most extreme numbers that a message can hold, through the codec and a
 // real engine with a small model, on every backend. A message is refused with the name of a field that is out
 // of its range, or answered: with tokens of the vocabulary, finite log-probabilities, greedily where nothing
-// else is left to draw. ESPALIER_FUZZ_REQUESTS: how many for each backend; ESPALIER_FUZZ_SECONDS: or for how
-// long; ESPALIER_TEST_SEED repeats a run.
+// else is left to sample. ESPALIER_FUZZ_REQUESTS: how many for each backend; ESPALIER_FUZZ_SECONDS: or for
+// how long; ESPALIER_TEST_SEED repeats a run.
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -33,7 +33,7 @@ namespace {
 constexpr int32_t kMaxBranches = 16;
 constexpr int32_t kMaxPositions = 128;
 constexpr int32_t kBlocks = 128;
-// Below this no inverse of a temperature is finite: the draw is greedy.
+// Below this no inverse of a temperature is finite: sampling is greedy.
 constexpr float kSmallestTemperature = 2.93874e-39F;
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {

@@ -23,7 +23,7 @@ TEST_CASE("a branch whose logits are not finite ends with an error, its siblings
   v1::TreeNode& bad = *request.add_nodes();
   bad = request.nodes(1);
   bad.set_id("bad");
-  for (int i = 0; i < 2; ++i) AddBias(bad, 100);  // draws the token at once
+  for (int i = 0; i < 2; ++i) AddBias(bad, 100);  // samples the token at once
   v1::TreeNode& below = *request.add_nodes();
   below.set_id("below");
   below.set_parent_id("bad");

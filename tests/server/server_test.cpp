@@ -79,7 +79,7 @@ TEST_CASE("the same request again finds its prompt in the cache and gives the sa
   CHECK(Generate(server.trees(), elsewhere).events.front().started().cached_tokens() == 0);
 }
 
-TEST_CASE("without a seed the server draws one, tells it, and it repeats the tree") {
+TEST_CASE("without a seed the server chooses one and reports it, and it repeats the tree") {
   TestServer server;
   auto request = FewShot(kLongPrompt, 2, 8);
   request.clear_seed();

@@ -81,10 +81,10 @@ ESPALIER_DEVICE void Run(Block& block, const TopTokensArgs& args) {
   const float* logits = args.logits.Row(row);
   auto* values = block.template Shared<float>();
   auto* tokens = reinterpret_cast<int32_t*>(values + kThreads);
-  DrawnToken* top = args.top + int64_t{row} * args.stride;
+  SampledToken* top = args.top + int64_t{row} * args.stride;
   for (int32_t rank = 0; rank < count; ++rank) {
     block.ForThreads([&](int32_t thread) {
-      const DrawnToken last = rank == 0 ? DrawnToken{-1, 0.0F} : top[rank - 1];
+      const SampledToken last = rank == 0 ? SampledToken{-1, 0.0F} : top[rank - 1];
       float value = 0.0F;
       int32_t token = -1;
       for (int32_t i = thread; i < args.logits.vocab && (rank == 0 || last.token_id >= 0); i += kThreads) {
@@ -104,8 +104,8 @@ ESPALIER_DEVICE void Run(Block& block, const TopTokensArgs& args) {
   }
 }
 
-// A draw: one token for one request. `values` are the logits after bias and penalties, then weights.
-struct Draw {
+// Samples one token for one request. `values` are the logits after bias and penalties, then weights.
+struct Sampler {
   const DescriptorSample& sample;
   int32_t vocab;
   float* values;  // [vocab]
@@ -136,50 +136,51 @@ ESPALIER_DEVICE void Penalise(const DescriptorSample& sample, int32_t count, flo
 
 // Biases of a token lie side by side: one thread adds them, in their order. Tokens at -infinity stay there.
 template <typename Block>
-ESPALIER_DEVICE void AddBiases(Block& block, const Draw& draw, const SampleArgs& args) {
+ESPALIER_DEVICE void AddBiases(Block& block, const Sampler& sampler, const SampleArgs& args) {
   const DescriptorBias* biases =
-      ArrayOf(args.descriptor, HeaderOf(args.descriptor).bias) + draw.sample.first_bias;
-  const int32_t count = draw.sample.biases;
+      ArrayOf(args.descriptor, HeaderOf(args.descriptor).bias) + sampler.sample.first_bias;
+  const int32_t count = sampler.sample.biases;
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < count; i += kThreads) {
       const int32_t token = biases[i].token_id;
       if (i > 0 && biases[i - 1].token_id == token) continue;
-      for (int32_t j = i; j < count && biases[j].token_id == token; ++j) draw.values[token] += biases[j].bias;
+      for (int32_t j = i; j < count && biases[j].token_id == token; ++j)
+        sampler.values[token] += biases[j].bias;
     }
   });
 }
 
 // Penalties, each token's by one thread.
 template <typename Block>
-ESPALIER_DEVICE void Penalise(Block& block, const Draw& draw, const SampleArgs& args) {
-  const DescriptorSample& sample = draw.sample;
+ESPALIER_DEVICE void Penalise(Block& block, const Sampler& sampler, const SampleArgs& args) {
+  const DescriptorSample& sample = sampler.sample;
   const DescriptorCount* counts =
       ArrayOf(args.descriptor, HeaderOf(args.descriptor).count) + sample.first_count;
   const int32_t last = sample.counts_last != 0 ? args.last_token[sample.slot] : -1;
   block.ForThreads([&](int32_t thread) {
-    if (thread == 0) draw.shared.found = 0;
+    if (thread == 0) sampler.shared.found = 0;
   });
   block.ForThreads([&](int32_t thread) {
     for (int32_t i = thread; i < sample.counts; i += kThreads) {
       const bool is_last = counts[i].token_id == last;
-      Penalise(sample, counts[i].count + (is_last ? 1 : 0), &draw.values[counts[i].token_id]);
-      if (is_last) draw.shared.found = 1;
+      Penalise(sample, counts[i].count + (is_last ? 1 : 0), &sampler.values[counts[i].token_id]);
+      if (is_last) sampler.shared.found = 1;
     }
   });
   block.ForThreads([&](int32_t thread) {
-    if (thread == 0 && last >= 0 && draw.shared.found == 0) Penalise(sample, 1, &draw.values[last]);
+    if (thread == 0 && last >= 0 && sampler.shared.found == 0) Penalise(sample, 1, &sampler.values[last]);
   });
 }
 
 template <typename Block>
-ESPALIER_DEVICE void FindLargest(Block& block, const Draw& draw) {
-  SampleShared& shared = draw.shared;
+ESPALIER_DEVICE void FindLargest(Block& block, const Sampler& sampler) {
+  SampleShared& shared = sampler.shared;
   block.ForThreads([&](int32_t thread) {
     float value = -INFINITY;
     int32_t token = -1;
-    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
-      if (!ComesBefore(LogitOf(draw.values[i]), i, value, token)) continue;
-      value = LogitOf(draw.values[i]);
+    for (int32_t i = thread; i < sampler.vocab; i += kThreads) {
+      if (!ComesBefore(LogitOf(sampler.values[i]), i, value, token)) continue;
+      value = LogitOf(sampler.values[i]);
       token = i;
     }
     shared.range_max[thread] = value;
@@ -197,8 +198,8 @@ ESPALIER_DEVICE void FindLargest(Block& block, const Draw& draw) {
 // Keeps the tokens of the largest keys until `measure` of them add up to shared.needed, ties to the lower id;
 // the others become `excluded`. Finds the smallest key that is kept, byte by byte.
 template <typename Block, typename Measure>
-ESPALIER_DEVICE void KeepLargest(Block& block, const Draw& draw, float excluded, Measure measure) {
-  SampleShared& shared = draw.shared;
+ESPALIER_DEVICE void KeepLargest(Block& block, const Sampler& sampler, float excluded, Measure measure) {
+  SampleShared& shared = sampler.shared;
   block.ForThreads([&](int32_t thread) {
     if (thread == 0) shared.threshold = 0;
   });
@@ -206,10 +207,10 @@ ESPALIER_DEVICE void KeepLargest(Block& block, const Draw& draw, float excluded,
     block.ForThreads([&](int32_t thread) { shared.histogram[thread] = 0; });
     block.ForThreads([&](int32_t thread) {
       const uint32_t above = shift == 24 ? 0 : ~uint32_t{0} << (shift + 8);
-      for (int32_t i = thread; i < draw.vocab; i += kThreads) {
-        const uint32_t key = KeyOf(draw.values[i]);
+      for (int32_t i = thread; i < sampler.vocab; i += kThreads) {
+        const uint32_t key = KeyOf(sampler.values[i]);
         if ((key & above) == shared.threshold)
-          block.Add(&shared.histogram[key >> shift & 255U], measure(draw.values[i]));
+          block.Add(&shared.histogram[key >> shift & 255U], measure(sampler.values[i]));
       }
     });
     // Of the keys that begin like the threshold: the byte at which those above it no longer suffice.
@@ -222,55 +223,56 @@ ESPALIER_DEVICE void KeepLargest(Block& block, const Draw& draw, float excluded,
   }
   block.ForThreads([&](int32_t thread) {
     int32_t ties = 0;
-    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) {
-      ties += KeyOf(draw.values[i]) == shared.threshold ? 1 : 0;
+    for (int32_t i = sampler.Begin(thread); i < sampler.Begin(thread + 1); ++i) {
+      ties += KeyOf(sampler.values[i]) == shared.threshold ? 1 : 0;
     }
     shared.range_count[thread] = ties;
   });
   block.ForThreads([&](int32_t thread) {
     int32_t rank = 0;
     for (int32_t before = 0; before < thread; ++before) rank += shared.range_count[before];
-    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) {
-      const uint32_t key = KeyOf(draw.values[i]);
+    for (int32_t i = sampler.Begin(thread); i < sampler.Begin(thread + 1); ++i) {
+      const uint32_t key = KeyOf(sampler.values[i]);
       // Equal keys have equal measures: the first `rank` of them do not yet suffice.
-      const bool kept =
-          key > shared.threshold || (key == shared.threshold &&
-                                     static_cast<uint64_t>(rank++) * measure(draw.values[i]) < shared.needed);
-      if (!kept) draw.values[i] = excluded;
+      const bool kept = key > shared.threshold ||
+                        (key == shared.threshold &&
+                         static_cast<uint64_t>(rank++) * measure(sampler.values[i]) < shared.needed);
+      if (!kept) sampler.values[i] = excluded;
     }
   });
 }
 
 // The whole weight, to shared.total.
 template <typename Block>
-ESPALIER_DEVICE void SumWeights(Block& block, const Draw& draw) {
+ESPALIER_DEVICE void SumWeights(Block& block, const Sampler& sampler) {
   block.ForThreads([&](int32_t thread) {
     uint64_t sum = 0;
-    for (int32_t i = draw.Begin(thread); i < draw.Begin(thread + 1); ++i) sum += FixedPoint(draw.values[i]);
-    draw.shared.range_mass[thread] = sum;
+    for (int32_t i = sampler.Begin(thread); i < sampler.Begin(thread + 1); ++i)
+      sum += FixedPoint(sampler.values[i]);
+    sampler.shared.range_mass[thread] = sum;
   });
   block.ForThreads([&](int32_t thread) {
     if (thread != 0) return;
-    draw.shared.total = 0;
-    for (int32_t i = 0; i < kThreads; ++i) draw.shared.total += draw.shared.range_mass[i];
+    sampler.shared.total = 0;
+    for (int32_t i = 0; i < kThreads; ++i) sampler.shared.total += sampler.shared.range_mass[i];
   });
 }
 
 // The first token in ascending id whose cumulated weight is above uniform * total.
 template <typename Block>
-ESPALIER_DEVICE void Invert(Block& block, const Draw& draw) {
-  SampleShared& shared = draw.shared;
+ESPALIER_DEVICE void Invert(Block& block, const Sampler& sampler) {
+  SampleShared& shared = sampler.shared;
   block.ForThreads([&](int32_t thread) {
     if (thread != 0) return;
-    const double target = draw.sample.uniform * static_cast<double>(shared.total);
+    const double target = sampler.sample.uniform * static_cast<double>(shared.total);
     uint64_t sum = 0;
     int32_t range = 0;
     while (range < kThreads && static_cast<double>(sum + shared.range_mass[range]) <= target) {
       sum += shared.range_mass[range++];
     }
     // Where rounding leaves the whole sum at the target, the likeliest token stays.
-    for (int32_t i = draw.Begin(range); i < draw.Begin(range + 1); ++i) {
-      const uint64_t weight = FixedPoint(draw.values[i]);
+    for (int32_t i = sampler.Begin(range); i < sampler.Begin(range + 1); ++i) {
+      const uint64_t weight = FixedPoint(sampler.values[i]);
       if (weight == 0) continue;
       sum += weight;
       shared.token = i;
@@ -280,59 +282,60 @@ ESPALIER_DEVICE void Invert(Block& block, const Draw& draw) {
 }
 
 template <typename Block>
-ESPALIER_DEVICE void DrawByWeight(Block& block, const Draw& draw) {
-  SampleShared& shared = draw.shared;
-  const DescriptorSample& sample = draw.sample;
-  if (sample.top_k > 0 && sample.top_k < draw.vocab) {
+ESPALIER_DEVICE void SampleByWeight(Block& block, const Sampler& sampler) {
+  SampleShared& shared = sampler.shared;
+  const DescriptorSample& sample = sampler.sample;
+  if (sample.top_k > 0 && sample.top_k < sampler.vocab) {
     block.ForThreads([&](int32_t thread) {
       if (thread == 0) shared.needed = static_cast<uint64_t>(sample.top_k);
     });
-    KeepLargest(block, draw, -INFINITY, [](float logit) { return uint64_t{logit == logit ? 1U : 0U}; });
+    KeepLargest(block, sampler, -INFINITY, [](float logit) { return uint64_t{logit == logit ? 1U : 0U}; });
   }
   block.ForThreads([&](int32_t thread) {
-    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
-      const float weight = ExpNonPositive((draw.values[i] - shared.max) * sample.inverse_temperature);
-      draw.values[i] = weight < sample.min_p ? 0.0F : weight;
+    for (int32_t i = thread; i < sampler.vocab; i += kThreads) {
+      const float weight = ExpNonPositive((sampler.values[i] - shared.max) * sample.inverse_temperature);
+      sampler.values[i] = weight < sample.min_p ? 0.0F : weight;
     }
   });
-  SumWeights(block, draw);
+  SumWeights(block, sampler);
   if (sample.top_p < 1.0) {
     block.ForThreads([&](int32_t thread) {
       if (thread == 0)
         shared.needed = static_cast<uint64_t>(ceil(sample.top_p * static_cast<double>(shared.total)));
     });
-    KeepLargest(block, draw, 0.0F, [](float weight) { return FixedPoint(weight); });
-    SumWeights(block, draw);
+    KeepLargest(block, sampler, 0.0F, [](float weight) { return FixedPoint(weight); });
+    SumWeights(block, sampler);
   }
-  Invert(block, draw);
+  Invert(block, sampler);
 }
 
 // Where penalties made the largest value infinite: the largest before penalties of those that they made so.
 template <typename Block>
-ESPALIER_DEVICE void FindOverflown(Block& block, const Draw& draw, const SampleArgs& args,
+ESPALIER_DEVICE void FindOverflown(Block& block, const Sampler& sampler, const SampleArgs& args,
                                    const float* logits) {
   block.ForThreads([&](int32_t thread) {
-    for (int32_t i = thread; i < draw.vocab; i += kThreads) {
-      draw.values[i] = draw.values[i] == draw.shared.max ? logits[i] : -INFINITY;
+    for (int32_t i = thread; i < sampler.vocab; i += kThreads) {
+      sampler.values[i] = sampler.values[i] == sampler.shared.max ? logits[i] : -INFINITY;
     }
   });
-  AddBiases(block, draw, args);
-  FindLargest(block, draw);
+  AddBiases(block, sampler, args);
+  FindLargest(block, sampler);
 }
 
 template <typename Block>
-ESPALIER_DEVICE void DrawOne(Block& block, const Draw& draw, const SampleArgs& args, const float* logits) {
+ESPALIER_DEVICE void SampleOne(Block& block, const Sampler& sampler, const SampleArgs& args,
+                               const float* logits) {
   block.ForThreads([&](int32_t thread) {
-    for (int32_t i = thread; i < draw.vocab; i += kThreads) draw.values[i] = logits[i];
+    for (int32_t i = thread; i < sampler.vocab; i += kThreads) sampler.values[i] = logits[i];
   });
-  AddBiases(block, draw, args);
-  if (draw.sample.uses_history != 0) Penalise(block, draw, args);
-  FindLargest(block, draw);
-  const float max = block.Broadcast(&draw.shared.max);
+  AddBiases(block, sampler, args);
+  if (sampler.sample.uses_history != 0) Penalise(block, sampler, args);
+  FindLargest(block, sampler);
+  const float max = block.Broadcast(&sampler.shared.max);
   if (max == -INFINITY || max == INFINITY) {
-    FindOverflown(block, draw, args, logits);
-  } else if (draw.sample.inverse_temperature > 0.0F) {
-    DrawByWeight(block, draw);
+    FindOverflown(block, sampler, args, logits);
+  } else if (sampler.sample.inverse_temperature > 0.0F) {
+    SampleByWeight(block, sampler);
   }
 }
 
@@ -343,15 +346,16 @@ ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
   for (int64_t i = args.first + block.index(); i < args.first + args.count; i += block.blocks()) {
     const DescriptorSample sample = samples[i];
     const float* logits = args.logits.Row(sample.logit_row);
-    const Draw draw = {sample, args.logits.vocab, args.scratch + block.index() * args.logits.vocab, shared};
+    const Sampler sampler = {sample, args.logits.vocab, args.scratch + block.index() * args.logits.vocab,
+                             shared};
     const double sum = args.summaries[sample.logit_row].sum;
     const bool finite = sum == sum;
-    if (finite) DrawOne(block, draw, args, logits);
+    if (finite) SampleOne(block, sampler, args, logits);
     block.ForThreads([&](int32_t thread) {
       if (thread != 0) return;
       const int32_t token = finite ? shared.token : 0;
       args.last_token[sample.slot] = token;
-      args.drawn[i] = {token, logits[token]};
+      args.sampled[i] = {token, logits[token]};
     });
   }
 }

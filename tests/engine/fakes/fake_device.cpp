@@ -220,8 +220,8 @@ void FakeDevice::Sample(const StepInput& step, const std::vector<uint64_t>& stat
       Report(Text("penalties without a history of slot", sample.slot));
     }
     FakeHistory& history = histories_[sample.slot];
-    result->samples.push_back(model_.Draw(logits[static_cast<size_t>(sample.logit_index)], params, history,
-                                          sample.stream, sample.position, sample.top_logprobs));
+    result->samples.push_back(model_.Sample(logits[static_cast<size_t>(sample.logit_index)], params, history,
+                                            sample.stream, sample.position, sample.top_logprobs));
     const int32_t token = result->samples.back().token_id;
     last_token_[sample.slot] = token;
     history.generated_tokens.push_back(token);

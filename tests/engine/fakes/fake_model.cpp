@@ -61,7 +61,7 @@ std::vector<float> Adjust(std::vector<float> logits, const SamplingParams& param
   return logits;
 }
 
-// One number for the cuts, which this model does not apply: they turn the draw instead.
+// One number for the cuts, which this model does not apply: they turn the random number instead.
 uint64_t CutsKey(const SamplingParams& params) {
   uint64_t key = static_cast<uint64_t>(params.top_k);
   key = Mix(key + std::bit_cast<uint32_t>(params.top_p));
@@ -95,14 +95,14 @@ std::vector<float> FakeModel::Logits(uint64_t state) const {
   return logits;
 }
 
-TokenResult FakeModel::Draw(const std::vector<float>& logits, const SamplingParams& params,
-                            const FakeHistory& history, uint64_t stream, int32_t position,
-                            int32_t top_logprobs) const {
+TokenResult FakeModel::Sample(const std::vector<float>& logits, const SamplingParams& params,
+                              const FakeHistory& history, uint64_t stream, int32_t position,
+                              int32_t top_logprobs) const {
   if (std::isnan(logits[0])) return Score(logits, 0, top_logprobs);
   const std::vector<float> adjusted = Adjust(logits, params, history);
-  size_t drawn = 0;
+  size_t sampled = 0;
   if (params.temperature == 0.0F) {
-    drawn = static_cast<size_t>(std::max_element(adjusted.begin(), adjusted.end()) - adjusted.begin());
+    sampled = static_cast<size_t>(std::max_element(adjusted.begin(), adjusted.end()) - adjusted.begin());
   } else {
     const double top = *std::max_element(adjusted.begin(), adjusted.end());
     const auto weight = [&](size_t i) {
@@ -113,12 +113,12 @@ TokenResult FakeModel::Draw(const std::vector<float>& logits, const SamplingPara
     double left =
         sum *
         Unit(Mix(Mix(stream + CutsKey(params)) + static_cast<uint64_t>(position) * 0xE7037ED1A0B428DBU));
-    for (; drawn + 1 < adjusted.size(); ++drawn) {
-      left -= weight(drawn);
+    for (; sampled + 1 < adjusted.size(); ++sampled) {
+      left -= weight(sampled);
       if (left < 0) break;
     }
   }
-  return Score(logits, static_cast<int32_t>(drawn), top_logprobs);
+  return Score(logits, static_cast<int32_t>(sampled), top_logprobs);
 }
 
 TokenResult FakeModel::Score(const std::vector<float>& logits, int32_t token_id, int32_t top_logprobs) const {

@@ -12,7 +12,7 @@ struct FakeModelOptions {
   int32_t vocab_size = 31;
   std::vector<int32_t> eos_token_ids = {2};
   double eos_probability = 0.02;   // how often an end-of-sequence token is by far the most likely one
-  double error_probability = 0.0;  // how often logits are not finite: what is drawn and scored then fails
+  double error_probability = 0.0;  // how often logits are not finite: what is sampled and scored then fails
 };
 
 // Tokens of a branch that penalties count.
@@ -35,9 +35,10 @@ class FakeModel {
   std::vector<float> Logits(
       uint64_t state) const;  // [vocab_size]; the first is NaN where they are not finite
 
-  // A draw, a function of all its arguments: every field of `params` changes which token is drawn.
-  TokenResult Draw(const std::vector<float>& logits, const SamplingParams& params, const FakeHistory& history,
-                   uint64_t stream, int32_t position, int32_t top_logprobs) const;
+  // A sample, a function of all its arguments: every field of `params` changes which token is sampled.
+  TokenResult Sample(const std::vector<float>& logits, const SamplingParams& params,
+                     const FakeHistory& history, uint64_t stream, int32_t position,
+                     int32_t top_logprobs) const;
   TokenResult Score(const std::vector<float>& logits, int32_t token_id, int32_t top_logprobs) const;
 
  private:

@@ -110,19 +110,19 @@ class NaiveTree {
       FakeHistory history;
       history.generated_tokens = child->generated;
       if (spec.sampling.UsesHistory()) history.prompt_tokens = GivenTokens(*child);
-      const TokenResult drawn =
-          model_.Draw(model_.Logits(FakeModel::StateOf(child->path)), spec.sampling, history, child->stream,
-                      static_cast<int32_t>(child->path.size()), spec.top_logprobs);
-      if (drawn.failed()) {
+      const TokenResult sampled =
+          model_.Sample(model_.Logits(FakeModel::StateOf(child->path)), spec.sampling, history, child->stream,
+                        static_cast<int32_t>(child->path.size()), spec.top_logprobs);
+      if (sampled.failed()) {
         child->failed = child->ends = true;
         child->finish_reason = FinishReason::kError;
         break;
       }
-      Take(drawn, spec.top_logprobs, child);
-      child->sum_logprob += static_cast<double>(drawn.logprob);
-      child->path.push_back(drawn.token_id);
-      child->generated.push_back(drawn.token_id);
-      child->token_ids.push_back(drawn.token_id);
+      Take(sampled, spec.top_logprobs, child);
+      child->sum_logprob += static_cast<double>(sampled.logprob);
+      child->path.push_back(sampled.token_id);
+      child->generated.push_back(sampled.token_id);
+      child->token_ids.push_back(sampled.token_id);
       child->finish_reason = Finish(spec, *child);
     }
     if (tokenizer_ == nullptr) return;

@@ -53,9 +53,9 @@ using NumberOf = std::function<int32_t(const NaiveResult& so_far, int32_t index)
 NaiveResult RunNaiveTree(const TreeRequest& request, const FakeModel& model, const Tokenizer* tokenizer,
                          const NumberOf& number_of);
 
-// Rows that the request takes where each path is run once: those that are scored from, drawn from, asked for,
-// or stand before such a row. Equal tokens of given nodes that hang together count once. Precondition: no
-// selections.
+// Rows that the request takes where each path is run once: those that are scored from, sampled from, asked
+// for, or stand before such a row. Equal tokens of given nodes that hang together count once. Precondition:
+// no selections.
 int64_t NaiveRows(const TreeRequest& request, const NaiveResult& result);
 
 // What was received for a request, against what it must give; the first difference, or nothing.
