@@ -40,12 +40,13 @@ void Admission::Admit(ScheduledRequest* request) {
   if (std::exchange(request->started, true)) return;
   const TreeRequest& content = request->tree.request();
   const std::vector<int32_t>& prompt = std::get<GivenSpec>(content.nodes[0].content).token_ids;
-  events_.Emit(request->id(),
-               TreeStarted{.request_id = request->id(),
-                           .seed = content.seed,
-                           .prompt_tokens = static_cast<int32_t>(prompt.size()),
-                           .cached_tokens = tails_.kv().Match(request->tails.space(), prompt).tokens,
-                           .prompt_token_ids = content.return_prompt_ids ? prompt : std::vector<int32_t>{}});
+  events_.Emit(
+      request->id(),
+      TreeStarted{.request_id = request->id(),
+                  .seed = content.seed,
+                  .prompt_tokens = static_cast<int32_t>(prompt.size()),
+                  .cached_tokens = tails_.kv().Match(request->tails.cache_namespace(), prompt).tokens,
+                  .prompt_token_ids = content.return_prompt_ids ? prompt : std::vector<int32_t>{}});
   updater_.Start(request);
 }
 

@@ -51,37 +51,38 @@ KvTree::KvTree(BlockAllocator* allocator, int32_t block_tokens)
   ESPALIER_CHECK(block_tokens > 0);
 }
 
-// Namespaces.
+// Cache namespaces.
 
-int32_t KvTree::AcquireSpace(const std::string& name) {
-  const auto found = space_names_.find(name);
-  if (found != space_names_.end()) {
-    ++spaces_.at(found->second).users;
+int32_t KvTree::AcquireCacheNamespace(const std::string& name) {
+  const auto found = cache_namespace_names_.find(name);
+  if (found != cache_namespace_names_.end()) {
+    ++cache_namespaces_.at(found->second).users;
     return found->second;
   }
-  const int32_t space = next_space_++;
-  spaces_[space] = {.name = name, .is_private = false, .users = 1, .nodes = 0};
-  space_names_[name] = space;
-  return space;
+  const int32_t cache_namespace = next_cache_namespace_++;
+  cache_namespaces_[cache_namespace] = {.name = name, .is_private = false, .users = 1, .nodes = 0};
+  cache_namespace_names_[name] = cache_namespace;
+  return cache_namespace;
 }
 
-int32_t KvTree::AcquirePrivateSpace() {
-  const int32_t space = next_space_++;
-  spaces_[space] = {.name = {}, .is_private = true, .users = 1, .nodes = 0};
-  return space;
+int32_t KvTree::AcquirePrivateCacheNamespace() {
+  const int32_t cache_namespace = next_cache_namespace_++;
+  cache_namespaces_[cache_namespace] = {.name = {}, .is_private = true, .users = 1, .nodes = 0};
+  return cache_namespace;
 }
 
-void KvTree::ReleaseSpace(int32_t space) {
-  Space& entry = spaces_.at(space);
+void KvTree::ReleaseCacheNamespace(int32_t cache_namespace) {
+  CacheNamespace& entry = cache_namespaces_.at(cache_namespace);
   --entry.users;
-  if (entry.is_private) RemoveUnpinned(space);
-  DropSpaceIfUnused(space);
+  if (entry.is_private) RemoveUnpinned(cache_namespace);
+  DropCacheNamespaceIfUnused(cache_namespace);
 }
 
-// All nodes of a private space that no branch uses. Takes time for those alone.
-void KvTree::RemoveUnpinned(int32_t space) {
-  for (auto found = spaces_.find(space); found != spaces_.end() && !found->second.evictable.empty();
-       found = spaces_.find(space)) {
+// All nodes of a private cache namespace that no branch uses. Takes time for those alone.
+void KvTree::RemoveUnpinned(int32_t cache_namespace) {
+  for (auto found = cache_namespaces_.find(cache_namespace);
+       found != cache_namespaces_.end() && !found->second.evictable.empty();
+       found = cache_namespaces_.find(cache_namespace)) {
     ++looked_at_;
     RemoveNode(found->second.evictable.begin()->second);
   }
@@ -90,8 +91,8 @@ void KvTree::RemoveUnpinned(int32_t space) {
 // Enters the node among those that can be evicted, or takes it out.
 void KvTree::SetEvictable(int32_t id, bool evictable) {
   const std::pair<uint64_t, int32_t> entry(node(id).last_use, id);
-  Space& space = spaces_.at(node(id).space);
-  for (Evictable* list : {&evictable_, space.is_private ? &space.evictable : nullptr}) {
+  CacheNamespace& cache_namespace = cache_namespaces_.at(node(id).cache_namespace);
+  for (Evictable* list : {&evictable_, cache_namespace.is_private ? &cache_namespace.evictable : nullptr}) {
     if (list == nullptr) continue;
     if (evictable) {
       list->insert(entry);
@@ -101,17 +102,17 @@ void KvTree::SetEvictable(int32_t id, bool evictable) {
   }
 }
 
-void KvTree::DropSpaceIfUnused(int32_t space) {
-  const auto it = spaces_.find(space);
-  if (it == spaces_.end()) return;  // went with the last of its nodes
+void KvTree::DropCacheNamespaceIfUnused(int32_t cache_namespace) {
+  const auto it = cache_namespaces_.find(cache_namespace);
+  if (it == cache_namespaces_.end()) return;  // went with the last of its nodes
   if (it->second.users > 0 || it->second.nodes > 0) return;
-  if (!it->second.is_private) space_names_.erase(it->second.name);
-  spaces_.erase(it);
+  if (!it->second.is_private) cache_namespace_names_.erase(it->second.name);
+  cache_namespaces_.erase(it);
 }
 
 // Nodes.
 
-int32_t KvTree::NewNode(int32_t parent, int32_t space, int32_t begin_position,
+int32_t KvTree::NewNode(int32_t parent, int32_t cache_namespace, int32_t begin_position,
                         std::span<const int32_t> tokens) {
   int32_t id = 0;
   if (free_nodes_.empty()) {
@@ -125,12 +126,12 @@ int32_t KvTree::NewNode(int32_t parent, int32_t space, int32_t begin_position,
   created = KvNode{};
   created.alive = true;
   created.parent = parent;
-  created.space = space;
+  created.cache_namespace = cache_namespace;
   created.begin_position = begin_position;
   created.tokens.assign(tokens.begin(), tokens.end());
   const auto unknown = std::find(created.tokens.begin(), created.tokens.end(), kUnknownToken);
   created.known_tokens = static_cast<int32_t>(unknown - created.tokens.begin());
-  ++spaces_.at(space).nodes;
+  ++cache_namespaces_.at(cache_namespace).nodes;
   if (parent >= 0) {
     KvNode& above = at(parent);
     if (above.pins == 0 && above.children == 0) SetEvictable(parent, false);
@@ -151,22 +152,22 @@ void KvTree::RemoveNode(int32_t id) {
   gone.tokens = {};
   gone.blocks = {};
   const int32_t parent = gone.parent;
-  const int32_t space = gone.space;
+  const int32_t cache_namespace = gone.cache_namespace;
   free_nodes_.push_back(id);
-  --spaces_.at(space).nodes;
+  --cache_namespaces_.at(cache_namespace).nodes;
   if (parent >= 0) {
     --at(parent).children;
     if (at(parent).pins == 0 && at(parent).children == 0) Settle(parent);
   } else {
-    DropSpaceIfUnused(space);
+    DropCacheNamespaceIfUnused(cache_namespace);
   }
 }
 
 int32_t KvTree::Split(int32_t id, int32_t tokens) {
   ESPALIER_CHECK(tokens > 0 && tokens % block_tokens_ == 0 && tokens <= node(id).known_tokens);
   const int32_t parent = node(id).parent;
-  const int32_t upper_id =
-      NewNode(parent, node(id).space, node(id).begin_position, std::span(node(id).tokens).first(tokens));
+  const int32_t upper_id = NewNode(parent, node(id).cache_namespace, node(id).begin_position,
+                                   std::span(node(id).tokens).first(tokens));
   KvNode& upper = at(upper_id);
   KvNode& lower = at(id);
   if (parent >= 0) --at(parent).children;  // the upper part takes the place of the whole
@@ -222,7 +223,7 @@ int32_t KvTree::ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory) {
   }
   const KvNode& source = node(leaf);
   const int32_t copied = keep - border;
-  const int32_t fork = NewNode(source.parent, source.space, source.begin_position, source.tokens);
+  const int32_t fork = NewNode(source.parent, source.cache_namespace, source.begin_position, source.tokens);
   at(fork).holders = 1;
   Pin(fork);
   if (copied > 0) {

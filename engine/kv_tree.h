@@ -33,8 +33,8 @@ inline constexpr int32_t kUnknownToken = -1;
 // 4. The first indexed_tokens (whole blocks, all known) can be found through the prefix index.
 struct KvNode {
   bool alive = false;
-  int32_t parent = -1;  // -1: the first of its path
-  int32_t space = 0;    // namespace handle
+  int32_t parent = -1;          // -1: the first of its path
+  int32_t cache_namespace = 0;  // handle
   int32_t begin_position = 0;
   int32_t known_tokens = 0;  // leading tokens that are not kUnknownToken
   int32_t issued_tokens = 0;
@@ -81,18 +81,18 @@ class KvTree {
   const KvNode& node(int32_t id) const { return nodes_[static_cast<size_t>(id)]; }
   int32_t node_slots() const { return static_cast<int32_t>(nodes_.size()); }
 
-  // Cache namespaces: paths of different spaces never share anything. A private space is found by nobody
+  // Cache namespaces: paths of different ones never share anything. A private one is found by nobody
   // else and forgotten on release.
-  int32_t AcquireSpace(const std::string& name);
-  int32_t AcquirePrivateSpace();
-  void ReleaseSpace(int32_t space);
+  int32_t AcquireCacheNamespace(const std::string& name);
+  int32_t AcquirePrivateCacheNamespace();
+  void ReleaseCacheNamespace(int32_t cache_namespace);
 
   struct Matched {
     int32_t tokens = 0;       // of a prefix, whole blocks
     int32_t idle_blocks = 0;  // thereof blocks that nobody uses now
   };
   // What OpenPath would find, without taking it.
-  Matched Match(int32_t space, std::span<const int32_t> tokens) const;
+  Matched Match(int32_t cache_namespace, std::span<const int32_t> tokens) const;
 
   struct OpenedPath {
     int32_t leaf = -1;
@@ -101,7 +101,7 @@ class KvTree {
   // Opens a path of known tokens and pins it: shared nodes for whole blocks (found, or created and promised),
   // and a leaf with the rest, which nobody else sees. The last token and everything from position
   // `private_from` on is in the leaf. Allocates nothing. Precondition: tokens not empty.
-  OpenedPath OpenPath(int32_t space, std::span<const int32_t> tokens, int32_t private_from);
+  OpenedPath OpenPath(int32_t cache_namespace, std::span<const int32_t> tokens, int32_t private_from);
 
   // A second leaf with the same path as `leaf`: what is issued up to `keep_end` is shared (whole blocks) or
   // copied (the rest: one block), later tokens are repeated and not issued. Precondition: leaf.begin_position
@@ -161,19 +161,20 @@ class KvTree {
 
  private:
   using Evictable = std::set<std::pair<uint64_t, int32_t>>;  // (last_use, id): unpinned, no children
-  struct Space {
+  struct CacheNamespace {
     std::string name;
     bool is_private = false;
     int32_t users = 0;
     int32_t nodes = 0;
-    Evictable evictable = {};  // of a private space, besides evictable_
+    Evictable evictable = {};  // of a private cache namespace, besides evictable_
   };
 
   KvNode& at(int32_t id) { return nodes_[static_cast<size_t>(id)]; }
-  int32_t NewNode(int32_t parent, int32_t space, int32_t begin_position, std::span<const int32_t> tokens);
+  int32_t NewNode(int32_t parent, int32_t cache_namespace, int32_t begin_position,
+                  std::span<const int32_t> tokens);
   void RemoveNode(int32_t id);
-  void DropSpaceIfUnused(int32_t space);
-  void RemoveUnpinned(int32_t space);
+  void DropCacheNamespaceIfUnused(int32_t cache_namespace);
+  void RemoveUnpinned(int32_t cache_namespace);
 
   // Cuts a node in two at a multiple of B; the id stays with the lower part. Returns the upper one.
   int32_t Split(int32_t id, int32_t tokens);
@@ -197,9 +198,9 @@ class KvTree {
   std::vector<int32_t> free_nodes_;
   PrefixIndex index_;
   Evictable evictable_;
-  std::unordered_map<int32_t, Space> spaces_;
-  std::map<std::string, int32_t> space_names_;
-  int32_t next_space_ = 0;
+  std::unordered_map<int32_t, CacheNamespace> cache_namespaces_;
+  std::map<std::string, int32_t> cache_namespace_names_;
+  int32_t next_cache_namespace_ = 0;
   uint64_t tick_ = 0;
   uint64_t current_step_ = 0;  // being planned, else the last issued one
   uint64_t committed_step_ = 0;

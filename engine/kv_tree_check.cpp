@@ -56,7 +56,7 @@ Status KvTree::Check() const {
   std::vector<int32_t> children(nodes_.size(), 0);
   std::vector<int32_t> pins(nodes_.size(), 0);
   std::vector<bool> claimed(static_cast<size_t>(allocator_->total_blocks()), false);
-  std::unordered_map<int32_t, int32_t> nodes_of_space;
+  std::unordered_map<int32_t, int32_t> nodes_of_namespace;
   int32_t owned = 0;
   int32_t live = 0;
   size_t indexed_nodes = 0;
@@ -72,10 +72,11 @@ Status KvTree::Check() const {
     owned += static_cast<int32_t>(here.blocks.size());
     if (here.pins > 0) live += static_cast<int32_t>(here.blocks.size());
     pins[static_cast<size_t>(id)] += here.holders;
-    ++nodes_of_space[here.space];
+    ++nodes_of_namespace[here.cache_namespace];
     if (here.parent >= 0) {
       const KvNode& parent = node(here.parent);
-      if (!parent.alive || parent.end_position() != here.begin_position || parent.space != here.space)
+      if (!parent.alive || parent.end_position() != here.begin_position ||
+          parent.cache_namespace != here.cache_namespace)
         return Broken(id, "does not begin where its parent ends");
       if (here.issued_tokens > 0 && parent.issued_tokens < parent.size())
         return Broken(id, "issued before its parent");
@@ -88,7 +89,7 @@ Status KvTree::Check() const {
     }
     if (here.indexed_tokens > 0) {
       ++indexed_nodes;
-      const int64_t origin = here.parent >= 0 ? here.parent : PrefixIndex::RootOrigin(here.space);
+      const int64_t origin = here.parent >= 0 ? here.parent : PrefixIndex::RootOrigin(here.cache_namespace);
       if (FindEdge(origin, std::span(here.tokens).first(static_cast<size_t>(block_tokens_))) != id)
         return Broken(id, "the index finds another node with its first block");
     }
@@ -114,10 +115,10 @@ Status KvTree::Check() const {
   if (Status sums = CheckSums(/*idle=*/false); !sums.ok()) return sums;
   if (indexed_nodes != index_.size()) return InternalError("index edges and indexed nodes differ in number");
   if (evictable != evictable_.size()) return InternalError("eviction list holds nodes that are gone");
-  for (const auto& [space, entry] : spaces_) {
-    const auto found = nodes_of_space.find(space);
-    if (entry.nodes != (found == nodes_of_space.end() ? 0 : found->second))
-      return InternalError("nodes of a namespace miscounted");
+  for (const auto& [cache_namespace, entry] : cache_namespaces_) {
+    const auto found = nodes_of_namespace.find(cache_namespace);
+    if (entry.nodes != (found == nodes_of_namespace.end() ? 0 : found->second))
+      return InternalError("nodes of a cache namespace miscounted");
   }
   return {};
 }

@@ -8,7 +8,7 @@
 namespace espalier {
 
 uint64_t KvTree::IndexKey(const KvNode& of) const {
-  const int64_t origin = of.parent >= 0 ? of.parent : PrefixIndex::RootOrigin(of.space);
+  const int64_t origin = of.parent >= 0 ? of.parent : PrefixIndex::RootOrigin(of.cache_namespace);
   return PrefixIndex::Key(origin, std::span(of.tokens).first(static_cast<size_t>(block_tokens_)));
 }
 
@@ -17,7 +17,8 @@ bool KvTree::FullyIndexed(int32_t id) const { return id < 0 || node(id).indexed_
 int32_t KvTree::FindEdge(int64_t origin, std::span<const int32_t> first_block) const {
   return index_.Find(PrefixIndex::Key(origin, first_block), [&](int32_t id) {
     const KvNode& candidate = node(id);
-    const int64_t from = candidate.parent >= 0 ? candidate.parent : PrefixIndex::RootOrigin(candidate.space);
+    const int64_t from =
+        candidate.parent >= 0 ? candidate.parent : PrefixIndex::RootOrigin(candidate.cache_namespace);
     return from == origin && std::equal(first_block.begin(), first_block.end(), candidate.tokens.begin());
   });
 }
@@ -30,12 +31,12 @@ int32_t KvTree::MatchInNode(const KvNode& in, std::span<const int32_t> tokens) c
   return static_cast<int32_t>(a - tokens.begin()) / block_tokens_ * block_tokens_;
 }
 
-KvTree::Matched KvTree::Match(int32_t space, std::span<const int32_t> tokens) const {
+KvTree::Matched KvTree::Match(int32_t cache_namespace, std::span<const int32_t> tokens) const {
   const size_t block = static_cast<size_t>(block_tokens_);
   const size_t body = tokens.empty() ? 0 : (tokens.size() - 1) / block * block;
   size_t matched = 0;
   int32_t idle_blocks = 0;
-  int64_t origin = PrefixIndex::RootOrigin(space);
+  int64_t origin = PrefixIndex::RootOrigin(cache_namespace);
   while (matched < body) {
     const int32_t next = FindEdge(origin, tokens.subspan(matched, block));
     if (next < 0) break;
@@ -48,7 +49,8 @@ KvTree::Matched KvTree::Match(int32_t space, std::span<const int32_t> tokens) co
   return {static_cast<int32_t>(matched), idle_blocks};
 }
 
-KvTree::OpenedPath KvTree::OpenPath(int32_t space, std::span<const int32_t> tokens, int32_t private_from) {
+KvTree::OpenedPath KvTree::OpenPath(int32_t cache_namespace, std::span<const int32_t> tokens,
+                                    int32_t private_from) {
   ESPALIER_CHECK(!tokens.empty());
   const size_t block = static_cast<size_t>(block_tokens_);
   const size_t shared = std::min(tokens.size() - 1, static_cast<size_t>(std::max(private_from, 0)));
@@ -56,7 +58,7 @@ KvTree::OpenedPath KvTree::OpenPath(int32_t space, std::span<const int32_t> toke
   size_t matched = 0;
   int32_t parent = -1;
   while (matched < body) {
-    const int64_t origin = parent >= 0 ? parent : PrefixIndex::RootOrigin(space);
+    const int64_t origin = parent >= 0 ? parent : PrefixIndex::RootOrigin(cache_namespace);
     const int32_t next = FindEdge(origin, tokens.subspan(matched, block));
     if (next < 0) break;
     const int32_t here = MatchInNode(node(next), tokens.subspan(matched, body - matched));
@@ -67,12 +69,13 @@ KvTree::OpenedPath KvTree::OpenPath(int32_t space, std::span<const int32_t> toke
   }
   const int32_t cached = static_cast<int32_t>(matched);
   if (matched < body) {
-    const int32_t promised = NewNode(parent, space, cached, tokens.subspan(matched, body - matched));
+    const int32_t promised =
+        NewNode(parent, cache_namespace, cached, tokens.subspan(matched, body - matched));
     at(promised).indexed_tokens = at(promised).size();
     index_.Insert(IndexKey(at(promised)), promised);
     parent = promised;
   }
-  const int32_t leaf = NewNode(parent, space, static_cast<int32_t>(body), tokens.subspan(body));
+  const int32_t leaf = NewNode(parent, cache_namespace, static_cast<int32_t>(body), tokens.subspan(body));
   at(leaf).holders = 1;
   Pin(leaf);
   return {leaf, cached};
@@ -84,7 +87,7 @@ bool KvTree::PromiseLeaf(int32_t leaf, int32_t private_from) {
   const int32_t shared = std::min(whole.size() - 1, private_from - whole.begin_position);
   const int32_t body = shared / block_tokens_ * block_tokens_;
   if (body <= 0 || whole.indexed_tokens > 0 || !FullyIndexed(whole.parent)) return false;
-  const int64_t origin = whole.parent >= 0 ? whole.parent : PrefixIndex::RootOrigin(whole.space);
+  const int64_t origin = whole.parent >= 0 ? whole.parent : PrefixIndex::RootOrigin(whole.cache_namespace);
   if (FindEdge(origin, std::span(whole.tokens).first(static_cast<size_t>(block_tokens_))) >= 0) return false;
   const int32_t promised = Split(leaf, body);
   at(promised).indexed_tokens = body;
@@ -104,7 +107,7 @@ void KvTree::IndexTokens(int32_t id, int32_t tokens) {
   if (whole <= grown.indexed_tokens) return;
   if (grown.indexed_tokens == 0) {
     if (!FullyIndexed(grown.parent)) return;
-    const int64_t origin = grown.parent >= 0 ? grown.parent : PrefixIndex::RootOrigin(grown.space);
+    const int64_t origin = grown.parent >= 0 ? grown.parent : PrefixIndex::RootOrigin(grown.cache_namespace);
     const auto first_block = std::span(grown.tokens).first(static_cast<size_t>(block_tokens_));
     if (FindEdge(origin, first_block) >= 0) return;
     index_.Insert(IndexKey(grown), id);

@@ -6,15 +6,15 @@
 
 namespace espalier {
 
-// The edges of the radix tree over cached prefixes: which KV node continues a given node (or a namespace's
-// root) with a given block of tokens. The label of an edge is the indexed part of the node it leads to, so
-// nothing is stored twice. Two edges of one origin differ in their first block.
+// The edges of the radix tree over cached prefixes: which KV node continues a given node (or a cache
+// namespace's root) with a given block of tokens. The label of an edge is the indexed part of the node it
+// leads to, so nothing is stored twice. Two edges of one origin differ in their first block.
 //
 // Edges are found by a hash of the first block; the caller compares the token ids themselves.
 class PrefixIndex {
  public:
-  // Origin of an edge: a KV node id (>= 0), or the root of a namespace.
-  static int64_t RootOrigin(int32_t space) { return -1 - static_cast<int64_t>(space); }
+  // Origin of an edge: a KV node id (>= 0), or the root of a cache namespace.
+  static int64_t RootOrigin(int32_t cache_namespace) { return -1 - static_cast<int64_t>(cache_namespace); }
 
   static uint64_t Key(int64_t origin, std::span<const int32_t> first_block);
 

@@ -36,7 +36,7 @@ class TablePlace {
 // TailNodes' part: what is in memory, and which sequences may want rows.
 class TailHolder {
  public:
-  int32_t space() const { return space_; }                           // cache namespace
+  int32_t cache_namespace() const { return space_; }                 // cache namespace
   const std::set<int32_t>& in_memory() const { return in_memory_; }  // sequences with a leaf
 
  private:

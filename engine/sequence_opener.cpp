@@ -89,7 +89,7 @@ bool SequenceOpener::CachedBeyond(const ScheduledRequest& request, const Sequenc
   const SequenceForest& sequences = request.tree.sequences();
   const int32_t usable = std::min(sequences.NextUsePosition(run), run.end_position() - 1);
   if (usable / kv.block_tokens() <= source.end_position() / kv.block_tokens()) return false;
-  return kv.Match(request.tails.space(), sequences.PathTokens(run)).tokens > source.end_position();
+  return kv.Match(request.tails.cache_namespace(), sequences.PathTokens(run)).tokens > source.end_position();
 }
 
 // Takes the source's leaf over, or forks it, and adds the sequence's tokens beyond it. False: there is no
@@ -127,7 +127,7 @@ bool SequenceOpener::OpenByTokens(ScheduledRequest* request, Sequence* sequence,
   if (!forced) {
     const int32_t block_tokens = tails_.kv().block_tokens();
     const int32_t blocks = static_cast<int32_t>(path.size()) / block_tokens + 1;
-    const KvTree::Matched matched = tails_.kv().Match(request->tails.space(), path);
+    const KvTree::Matched matched = tails_.kv().Match(request->tails.cache_namespace(), path);
     const int32_t needed = blocks - matched.tokens / block_tokens + matched.idle_blocks;
     if (tails_.AvailableBlocks() < needed + tails_.running() && !pressure_.MayClaim(*request, needed))
       return DenyRoom(request);

@@ -7,13 +7,13 @@ namespace espalier {
 
 void TailNodes::Enter(ScheduledRequest* request) {
   const TreeRequest& content = request->tree.request();
-  request->tails.space_ =
-      content.cache_bypass ? kv_.AcquirePrivateSpace() : kv_.AcquireSpace(content.cache_namespace);
+  request->tails.space_ = content.cache_bypass ? kv_.AcquirePrivateCacheNamespace()
+                                               : kv_.AcquireCacheNamespace(content.cache_namespace);
 }
 
 void TailNodes::Leave(ScheduledRequest* request) {
   DropAll(request);
-  kv_.ReleaseSpace(request->tails.space_);
+  kv_.ReleaseCacheNamespace(request->tails.space_);
 }
 
 void TailNodes::BeginStep(uint64_t step) {

@@ -120,8 +120,8 @@ void CheckTree(const KvTree& tree) {
 
 TEST_CASE("a prompt becomes shareable whole blocks and a private leaf with its last token") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
-  const auto [leaf, cached] = bench.tree.OpenPath(space, Iota(9), 1 << 20);
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
+  const auto [leaf, cached] = bench.tree.OpenPath(cache_namespace, Iota(9), 1 << 20);
   CHECK(cached == 0);
   CHECK(bench.tree.node(leaf).begin_position == 8);
   CHECK(bench.tree.node(leaf).size() == 1);
@@ -129,18 +129,18 @@ TEST_CASE("a prompt becomes shareable whole blocks and a private leaf with its l
   CHECK(bench.Holds(leaf, Iota(9)));
   bench.tree.Release(leaf);
   CHECK(bench.tree.indexed_blocks() == 2);
-  CHECK(bench.tree.Match(space, Iota(9)).tokens == 8);
-  CHECK(bench.tree.Match(space, Iota(8)).tokens == 4);  // the last token's row is always computed
-  CHECK(bench.tree.Match(bench.tree.AcquireSpace("other"), Iota(9)).tokens == 0);
+  CHECK(bench.tree.Match(cache_namespace, Iota(9)).tokens == 8);
+  CHECK(bench.tree.Match(cache_namespace, Iota(8)).tokens == 4);  // the last token's row is always computed
+  CHECK(bench.tree.Match(bench.tree.AcquireCacheNamespace("other"), Iota(9)).tokens == 0);
   CheckTree(bench.tree);
 }
 
 TEST_CASE("equal prompts in flight share one prefill, and it goes on when the first asker leaves") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
-  const int32_t first = bench.tree.OpenPath(space, Iota(14), 1 << 20).leaf;
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
+  const int32_t first = bench.tree.OpenPath(cache_namespace, Iota(14), 1 << 20).leaf;
   bench.Run(first, 6);
-  const auto [second, cached] = bench.tree.OpenPath(space, Iota(14), 1 << 20);
+  const auto [second, cached] = bench.tree.OpenPath(cache_namespace, Iota(14), 1 << 20);
   CHECK(cached == 12);
   CHECK(bench.tree.node(first).parent == bench.tree.node(second).parent);
   bench.tree.Release(first);
@@ -152,11 +152,11 @@ TEST_CASE("equal prompts in flight share one prefill, and it goes on when the fi
 
 TEST_CASE("a promised prefill that nobody waits for any more is dropped but for what was computed") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
-  const int32_t leaf = bench.tree.OpenPath(space, Iota(30), 1 << 20).leaf;
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
+  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20).leaf;
   bench.Run(leaf, 10);
   bench.tree.Release(leaf);
-  CHECK(bench.tree.Match(space, Iota(30)).tokens == 8);
+  CHECK(bench.tree.Match(cache_namespace, Iota(30)).tokens == 8);
   CHECK(bench.tree.indexed_blocks() == 2);
   CHECK(bench.allocator.free_blocks() == 14);
   CheckTree(bench.tree);
@@ -164,8 +164,8 @@ TEST_CASE("a promised prefill that nobody waits for any more is dropped but for 
 
 TEST_CASE("a fork shares whole blocks and copies the tail") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
-  const int32_t leaf = bench.tree.OpenPath(space, Iota(7), 0).leaf;
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
+  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(7), 0).leaf;
   bench.Run(leaf);
   bench.Begin();
   const int32_t fork = bench.tree.ForkLeaf(leaf, 7, &bench.memory);
@@ -187,8 +187,8 @@ TEST_CASE("a fork shares whole blocks and copies the tail") {
 
 TEST_CASE("a promised part of a fork is found by others, who may compute it") {
   Bench bench(32);
-  const int32_t space = bench.tree.AcquireSpace("");
-  const int32_t leaf = bench.tree.OpenPath(space, Iota(6), 1 << 20).leaf;
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
+  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(6), 1 << 20).leaf;
   bench.Run(leaf);
   bench.Begin();
   const int32_t fork = bench.tree.ForkLeaf(leaf, 6, &bench.memory);
@@ -197,7 +197,7 @@ TEST_CASE("a promised part of a fork is found by others, who may compute it") {
   CHECK(bench.tree.PromiseLeaf(fork, 18));
   CHECK_FALSE(bench.tree.PromiseLeaf(fork, 18));
   CHECK(bench.tree.node(fork).begin_position == 16);
-  const auto [other, cached] = bench.tree.OpenPath(space, Iota(30), 1 << 20);
+  const auto [other, cached] = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20);
   CHECK(cached == 16);
   bench.tree.Release(fork);
   CHECK(bench.Run(other));
@@ -208,9 +208,9 @@ TEST_CASE("a promised part of a fork is found by others, who may compute it") {
 
 TEST_CASE("the least recently used prefix is evicted first, block by block from its end") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
   const auto use = [&](int32_t first_token) {
-    const int32_t leaf = bench.tree.OpenPath(space, Iota(13, first_token), 1 << 20).leaf;
+    const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).leaf;
     CHECK(bench.Run(leaf));
     bench.tree.Release(leaf);
   };
@@ -218,41 +218,42 @@ TEST_CASE("the least recently used prefix is evicted first, block by block from 
   use(100);
   use(0);
   CHECK(bench.tree.Evict(2) == 2);
-  CHECK(bench.tree.Match(space, Iota(13, 100)).tokens == 4);
-  CHECK(bench.tree.Match(space, Iota(13, 0)).tokens == 12);
+  CHECK(bench.tree.Match(cache_namespace, Iota(13, 100)).tokens == 4);
+  CHECK(bench.tree.Match(cache_namespace, Iota(13, 0)).tokens == 12);
   CHECK(bench.tree.Evict(100) == 4);
   CHECK(bench.allocator.free_blocks() == 16);
   CheckTree(bench.tree);
 }
 
-TEST_CASE("a private space is forgotten when it is released") {
+TEST_CASE("a private cache namespace is forgotten when it is released") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquirePrivateSpace();
-  const int32_t leaf = bench.tree.OpenPath(space, Iota(13), 1 << 20).leaf;
+  const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
+  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13), 1 << 20).leaf;
   bench.Run(leaf);
   bench.tree.Release(leaf);
   CHECK(bench.tree.indexed_blocks() == 3);
-  bench.tree.ReleaseSpace(space);
+  bench.tree.ReleaseCacheNamespace(cache_namespace);
   CHECK(bench.allocator.free_blocks() == 16);
   CheckTree(bench.tree);
 }
 
-TEST_CASE("a private space of several branches goes whole, whatever else was let go before and after") {
+TEST_CASE(
+    "a private cache namespace of several branches goes whole, whatever else was let go before and after") {
   Bench bench(40);
-  const int32_t shared = bench.tree.AcquireSpace("shared");
-  const auto open = [&](int32_t space, int32_t first_token) {
-    const int32_t leaf = bench.tree.OpenPath(space, Iota(13, first_token), 1 << 20).leaf;
+  const int32_t shared = bench.tree.AcquireCacheNamespace("shared");
+  const auto open = [&](int32_t cache_namespace, int32_t first_token) {
+    const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).leaf;
     bench.Run(leaf);
     return leaf;
   };
   bench.tree.Release(open(shared, 50));
-  const int32_t space = bench.tree.AcquirePrivateSpace();
-  const int32_t trunk = open(space, 0);
+  const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
+  const int32_t trunk = open(cache_namespace, 0);
   std::vector<int32_t> longer = Iota(13);
   for (int32_t token = 80; token < 88; ++token) longer.push_back(token);
-  const int32_t branch = bench.tree.OpenPath(space, longer, 1 << 20).leaf;
+  const int32_t branch = bench.tree.OpenPath(cache_namespace, longer, 1 << 20).leaf;
   bench.Run(branch);
-  const int32_t other = open(space, 70);
+  const int32_t other = open(cache_namespace, 70);
   bench.tree.Release(trunk);
   bench.tree.Release(open(shared, 60));
   bench.tree.Release(other);
@@ -261,29 +262,29 @@ TEST_CASE("a private space of several branches goes whole, whatever else was let
   const int32_t kept = bench.tree.Match(shared, Iota(13, 50)).tokens +
                        bench.tree.Match(shared, Iota(13, 60)).tokens +
                        bench.tree.Match(shared, Iota(13, 65)).tokens;
-  bench.tree.ReleaseSpace(space);
+  bench.tree.ReleaseCacheNamespace(cache_namespace);
   CheckTree(bench.tree);
   CHECK(kept == 3 * 12);
   CHECK(bench.tree.indexed_blocks() == 3 * 3);
   CHECK(bench.allocator.free_blocks() == 40 - 3 * 3);
 }
 
-TEST_CASE("releasing a private space looks at its own nodes only") {
+TEST_CASE("releasing a private cache namespace looks at its own nodes only") {
   constexpr int32_t kCached = 500;
   Bench bench(4 * kCached + 40);
-  const int32_t shared = bench.tree.AcquireSpace("shared");
-  const int32_t space = bench.tree.AcquirePrivateSpace();
+  const int32_t shared = bench.tree.AcquireCacheNamespace("shared");
+  const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
   const auto cache = [&](int32_t in, int32_t first_token) {
     const int32_t leaf = bench.tree.OpenPath(in, Iota(13, first_token), 1 << 20).leaf;
     bench.Run(leaf);
     bench.tree.Release(leaf);
   };
-  cache(space, 0);  // let go early
-  const int32_t held = bench.tree.OpenPath(space, Iota(13, 7), 1 << 20).leaf;
+  cache(cache_namespace, 0);  // let go early
+  const int32_t held = bench.tree.OpenPath(cache_namespace, Iota(13, 7), 1 << 20).leaf;
   bench.Run(held);
   for (int32_t i = 0; i < kCached; ++i) cache(shared, 100 * (i + 1));
   bench.tree.Release(held);
-  bench.tree.ReleaseSpace(space);
+  bench.tree.ReleaseCacheNamespace(cache_namespace);
   CHECK(bench.tree.looked_at() == 2);
   CHECK(bench.tree.indexed_blocks() == 3 * kCached);
   CheckTree(bench.tree);
@@ -291,17 +292,17 @@ TEST_CASE("releasing a private space looks at its own nodes only") {
 
 TEST_CASE("what is let go cold is evicted before all else, though it was used last") {
   Bench bench(16);
-  const int32_t space = bench.tree.AcquireSpace("");
+  const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
   const auto cache = [&](int32_t first_token, bool cold) {
     const int32_t leaf =
-        bench.tree.OpenPath(space, Iota(8, first_token), 4).leaf;  // a block, and one in the leaf
+        bench.tree.OpenPath(cache_namespace, Iota(8, first_token), 4).leaf;  // a block, and one in the leaf
     bench.Run(leaf);
     bench.tree.Release(leaf, cold);
   };
   cache(0, false);
   cache(50, true);
   const auto cached = [&](int32_t first_token) {
-    return bench.tree.Match(space, Iota(9, first_token)).tokens;
+    return bench.tree.Match(cache_namespace, Iota(9, first_token)).tokens;
   };
   CHECK(cached(0) == 8);
   CHECK(cached(50) == 8);
@@ -320,7 +321,8 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
   CAPTURE(seed);
   std::mt19937_64 random(seed);
   Bench bench(40);
-  const int32_t spaces[] = {bench.tree.AcquireSpace("a"), bench.tree.AcquireSpace("b")};
+  const int32_t cache_namespaces[] = {bench.tree.AcquireCacheNamespace("a"),
+                                      bench.tree.AcquireCacheNamespace("b")};
   struct Open {
     int32_t leaf;
     std::vector<int32_t> tokens;
@@ -336,7 +338,7 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
       std::vector<int32_t> tokens(1 + random() % 20);
       for (int32_t& token : tokens) token = random() % 8 == 0 ? 1 : 0;
       const auto opened =
-          bench.tree.OpenPath(spaces[random() % 2], tokens, static_cast<int32_t>(random() % 30));
+          bench.tree.OpenPath(cache_namespaces[random() % 2], tokens, static_cast<int32_t>(random() % 30));
       cached += opened.cached_tokens;
       open.push_back({opened.leaf, tokens});
     } else if (kind < 5 && one != nullptr) {
