@@ -208,7 +208,7 @@ std::vector<BranchSummary> BranchForest::TakeSummaries() {
         summaries.emplace_back(BranchSummary{.branch = from.number,
                                              .parent = from.parent,
                                              .node = from.node,
-                                             .tip = from.children == 0,
+                                             .terminal = from.children == 0,
                                              .token_ids = std::move(from.tokens),
                                              .text = std::move(from.text),
                                              .sum_logprob = from.sum_logprob,

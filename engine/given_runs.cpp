@@ -155,8 +155,8 @@ class Planner {
     const int32_t size = static_cast<int32_t>(spec(i).token_ids.size());
     State& state = states_[i];
     if (spec(i).score) state.own_rows = size - 1;
-    const bool tip = !below(i).given && !below(i).generates && !below(i).selects;
-    if (below(i).generates || (tip && !spec(i).score)) state.own_rows = size;
+    const bool terminal = !below(i).given && !below(i).generates && !below(i).selects;
+    if (below(i).generates || (terminal && !spec(i).score)) state.own_rows = size;
     if (!state.needed()) return;
     needed_ = true;
     if (State* above = parent(i)) above->needed_below = true;

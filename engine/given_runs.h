@@ -22,7 +22,7 @@ struct RunUse {
   enum class Kind : uint8_t {
     kScore,   // the log-probability of token `token` of the member
     kSample,  // first tokens of branches that are generated below the member
-    kRead,    // the member is an unscored tip: its last row is all that was asked for
+    kRead,    // the member is an unscored terminal branch: its last row is all that was asked for
   };
   int32_t depth = 0;
   Kind kind = Kind::kScore;

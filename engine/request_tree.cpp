@@ -69,8 +69,8 @@ void RequestTree::InitGiven(const Branch& created) {
   to_spawn_.push_back(created.number);
   branches_.SetGiven(created.number, spec, of.given_text);
   if (created.tokens.empty()) return Finish(created, branches_.MarkDead(created.number));
-  const bool tip = of.children.empty() && of.selects.empty();
-  if (!spec.score && !tip) Finish(created, FinishReason::kNone);
+  const bool terminal = of.children.empty() && of.selects.empty();
+  if (!spec.score && !terminal) Finish(created, FinishReason::kNone);
 }
 
 void RequestTree::InitGenerated(const Branch& created) {

@@ -61,7 +61,7 @@ class RequestTree {
   // The scores have been reported: what the end does not repeat is freed.
   void DropScores(int32_t branch) { branches_.DropScores(branch); }
 
-  // An unscored given tip has been computed.
+  // An unscored given terminal branch has been computed.
   void FinishGiven(int32_t branch);
 
   // Rows that the answer takes where each is run once: of the given tokens, those that are needed, equal

@@ -15,7 +15,7 @@ struct SelectCandidate {
   // generating node with branches > 1 has its parent branch's number as group; all others inherit the group
   // of their parent branch; the root's is 0.
   int32_t group = 0;
-  double sum_logprob = 0.0;  // of the tokens generated from the root to the tip
+  double sum_logprob = 0.0;  // of the tokens generated from the root to the end of the path
   int64_t generated_tokens = 0;
   double latest_verdict = 0.0;  // sum of log-probabilities of the last scored given node of the path
   double sum_verdicts = 0.0;    // of all scored given nodes

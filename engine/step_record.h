@@ -28,7 +28,7 @@ struct StepRecord {
   uint64_t step_id = 0;
   std::vector<Target> samples;
   std::vector<Target> scores;
-  std::vector<Target> reads;      // runs that are complete with this step, and unscored given tips
+  std::vector<Target> reads;  // runs that are complete with this step, and unscored given terminal branches
   std::vector<Prefill> prefills;  // paths that are incomplete after this step
   std::vector<Share> shares;
   int64_t total_weight = 0;

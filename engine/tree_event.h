@@ -64,7 +64,7 @@ struct BranchSummary {
   int32_t branch = 0;
   int32_t parent = -1;
   int32_t node = 0;
-  bool tip = false;                // no branch continues it
+  bool terminal = false;           // no branch continues it
   std::vector<int32_t> token_ids;  // of this branch alone
   std::string text;
   double sum_logprob = 0.0;  // generated tokens from the root to the end of this branch

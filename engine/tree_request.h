@@ -39,7 +39,8 @@ struct GenerateSpec {
 };
 
 enum class SelectScore : uint8_t {
-  kSumLogprob,     // sum of the raw log-probabilities of all generated tokens from the root to the tip
+  kSumLogprob,     // sum of the raw log-probabilities of all generated tokens from the root to the end of the
+                   // path
   kMeanLogprob,    // the same, divided by their number
   kLatestVerdict,  // sum of the log-probabilities of the latest scored given node of the path
   kSumVerdicts,    // sum of those of all scored given nodes of the path

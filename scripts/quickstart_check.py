@@ -70,13 +70,13 @@ def countdown_fault(numbers, target, text):
     return None if left == [target] else f"ends at {left[0]} instead of {target}"
 
 
-def path_text(finished, tip):
-    """Text of the branches from below the root to `tip`, a step a line."""
+def path_text(finished, terminal):
+    """Text of the branches from below the root to `terminal`, a step a line."""
     branches = {branch["branch"]: branch for branch in finished["branches"]}
     parts = []
-    while tip in branches:
-        parts.append(branches[tip]["text"])
-        tip = branches[tip]["parent"]
+    while terminal in branches:
+        parts.append(branches[terminal]["text"])
+        terminal = branches[terminal]["parent"]
     return "".join(reversed(parts))
 
 

@@ -409,7 +409,7 @@ v1::GenerateResponse TreeEncoder::ToProto(const TreeFinished& event) const {
     branch.set_text(summary.text);
     branch.set_sum_logprob(summary.sum_logprob);
     branch.set_finish_reason(ReasonToProto(summary.finish_reason));
-    branch.set_tip(summary.tip);
+    branch.set_tip(summary.terminal);
     branch.mutable_logprobs()->Add(summary.logprobs.begin(), summary.logprobs.end());
     if (summary.verdict) branch.set_verdict(*summary.verdict);
   }

@@ -47,12 +47,12 @@ class TreeModel {
   bool has_winner() const { return winner_ >= 0; }
   // Text of all branches below the root on the way to a branch.
   std::string PathText(int32_t branch) const;
-  // The branch that the last selection put first, or the tip that continues it; -1 where there was no
-  // selection.
+  // The branch that the last selection put first, or the terminal branch that continues it; -1 where there
+  // was no selection.
   int32_t winner() const;
-  // The tip whose path is best: below the winner, if there is one, the path with the highest sum of
-  // log-probabilities of all generated and scored tokens (ties to the lower number). Not of those that were
-  // pruned or failed, -1: no branch is left.
+  // The terminal branch whose path is best: below the winner, if there is one, the path with the highest sum
+  // of log-probabilities of all generated and scored tokens (ties to the lower number). Not of those that
+  // were pruned or failed, -1: no branch is left.
   int32_t Best() const;
 
  private:

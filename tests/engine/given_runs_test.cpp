@@ -169,7 +169,7 @@ TEST_CASE("given nodes of every kind share what they have in common, under the p
                      {"b.on", 6, Branches(2, 3)},
                      {"b.c", 6, GivenSpec{{7, 8, 9, 1}, true}},
                      {"on", 1, Branches(2, 3)},
-                     {"tip", 1, GivenSpec{{5, 6, 7, 8}}},
+                     {"terminal", 1, GivenSpec{{5, 6, 7, 8}}},
                      {"side", 0, GivenSpec{Text(20, 9)}},
                      {"side.on", 11, Branches(2, 2)},
                      {"same", 0, GivenSpec{Text(20, 9)}},

@@ -83,7 +83,7 @@ inline void CheckOverflow(ModelRunner& runner, const Setting& setting) {
       const bool error = branch.finish_reason == FinishReason::kError;
       failed += error ? 1 : 0;
       fine += error ? 0 : 1;
-      kept_failed += error && !branch.tip ? 1 : 0;
+      kept_failed += error && !branch.terminal ? 1 : 0;
     }
     CHECK(kept_failed == std::max(0, 2 - fine));
   }

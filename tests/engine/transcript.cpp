@@ -329,7 +329,7 @@ void TranscriptRunner::PrintAnswer(const std::string& name) {
   for (const BranchSummary& branch : harness_->finished(id).branches) {
     out_ += "branch " + std::to_string(branch.branch) + " of " + std::to_string(branch.parent) + ", " +
             harness_->request(id).nodes[static_cast<size_t>(branch.node)].id + " " + List(branch.token_ids) +
-            Name(branch.finish_reason) + (branch.tip ? ", tip" : "") + "\n";
+            Name(branch.finish_reason) + (branch.terminal ? ", terminal" : "") + "\n";
   }
   const std::string difference = harness_->Compare(id);
   out_ += difference.empty() ? "as the oracle says\n" : "NOT as the oracle says: " + difference + "\n";

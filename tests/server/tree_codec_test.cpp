@@ -92,7 +92,7 @@ TEST_CASE("events carry the ids of nodes, and a branch the path of its nodes") {
   const TreeEncoder encoder(request);
   TreeFinished finished;
   finished.branches.push_back(
-      {.branch = 3, .parent = 1, .node = 3, .tip = true, .token_ids = {7, 8}, .text = "t"});
+      {.branch = 3, .parent = 1, .node = 3, .terminal = true, .token_ids = {7, 8}, .text = "t"});
   const auto message = encoder.ToProto(finished);
   const v1::Branch& branch = message.finished().branches(0);
   REQUIRE(branch.node_path_size() == 4);

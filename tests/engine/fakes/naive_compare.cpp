@@ -142,7 +142,7 @@ class Comparison {
     }
     if (got.text != want.text) Fail(name + ": text \"" + got.text + "\", expected \"" + want.text + "\"");
     if (got.sum_logprob != want.sum_logprob) Fail(name + ": sum_logprob");
-    if (got.tip != want.tip) Fail(name + ": tip");
+    if (got.terminal != want.terminal) Fail(name + ": terminal");
     if (got.finish_reason != want.finish_reason) {
       Fail(name + ": finish reason " + std::to_string(static_cast<int>(got.finish_reason)) + ", expected " +
            std::to_string(static_cast<int>(want.finish_reason)));

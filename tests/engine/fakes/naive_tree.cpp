@@ -49,7 +49,7 @@ class NaiveTree {
       NaiveBranch child;
       if (parent >= 0) {
         child = branch(parent);
-        branch(parent).tip = false;
+        branch(parent).terminal = false;
         child.stream = ChildStream(branch(parent).stream, first_ordinals_[static_cast<size_t>(node)] + i);
         if (count > 1) child.group = parent;
       } else {
@@ -62,7 +62,7 @@ class NaiveTree {
       child.top_logprobs.clear();
       child.text.clear();
       child.finish_reason = FinishReason::kNone;
-      child.tip = true;
+      child.terminal = true;
       if (child.ends) {
         child.finish_reason = FinishReason::kError;
       } else if (generate != nullptr) {
@@ -179,7 +179,7 @@ class NaiveTree {
     for (const NaiveSelection& selection : result_.selections) {
       for (const int32_t index : selection.pruned) {
         NaiveBranch& pruned = branch(index);
-        if (pruned.tip && pruned.finish_reason != FinishReason::kError)
+        if (pruned.terminal && pruned.finish_reason != FinishReason::kError)
           pruned.finish_reason = FinishReason::kPruned;
       }
     }
@@ -217,7 +217,7 @@ class NaiveRowCount {
       if (given == nullptr || given->score) {
         Need(branch.parent, SIZE_MAX);
         Need(index, size - 1);
-      } else if (branch.tip) {
+      } else if (branch.terminal) {
         Need(index, size);
       }
     }

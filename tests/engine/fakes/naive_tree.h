@@ -28,7 +28,7 @@ struct NaiveBranch {
   double sum_logprob = 0.0;
   double latest_verdict = 0.0;
   double sum_verdicts = 0.0;
-  bool tip = true;
+  bool terminal = true;
   bool failed = false;  // it or a branch above ended with kError
   bool ends = false;    // of these, where what failed was generated: nothing can follow
 };
