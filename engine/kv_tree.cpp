@@ -207,28 +207,28 @@ int32_t KvTree::Split(int32_t id, int32_t tokens) {
 
 // Forks and growth.
 
-int32_t KvTree::ForkBlocks(int32_t leaf, int32_t keep_end) const {
-  return (keep_end - node(leaf).begin_position) % block_tokens_ == 0 ? 0 : 1;
+int32_t KvTree::ForkBlocks(int32_t tail, int32_t keep_end) const {
+  return (keep_end - node(tail).begin_position) % block_tokens_ == 0 ? 0 : 1;
 }
 
-int32_t KvTree::ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory) {
-  ESPALIER_CHECK(node(leaf).holders == 1 && node(leaf).children == 0);
-  const int32_t keep = keep_end - node(leaf).begin_position;
-  ESPALIER_CHECK(keep >= 0 && keep <= node(leaf).issued_tokens);
-  ESPALIER_CHECK(node(leaf).touched_step != current_step_ || keep <= node(leaf).issued_before_step);
+int32_t KvTree::ForkTail(int32_t tail, int32_t keep_end, StepMemory* memory) {
+  ESPALIER_CHECK(node(tail).holders == 1 && node(tail).children == 0);
+  const int32_t keep = keep_end - node(tail).begin_position;
+  ESPALIER_CHECK(keep >= 0 && keep <= node(tail).issued_tokens);
+  ESPALIER_CHECK(node(tail).touched_step != current_step_ || keep <= node(tail).issued_before_step);
   const int32_t border = keep / block_tokens_ * block_tokens_;
   if (border > 0) {
-    const int32_t upper = Split(leaf, border);
+    const int32_t upper = Split(tail, border);
     IndexTokens(upper, border);
   }
-  const KvNode& source = node(leaf);
+  const KvNode& source = node(tail);
   const int32_t copied = keep - border;
   const int32_t fork = NewNode(source.parent, source.cache_namespace, source.begin_position, source.tokens);
   at(fork).holders = 1;
   Pin(fork);
   if (copied > 0) {
     AllocateBlock(fork, memory);
-    memory->copies.push_back({node(leaf).blocks[0], node(fork).blocks[0], copied});
+    memory->copies.push_back({node(tail).blocks[0], node(fork).blocks[0], copied});
     KvNode& created = at(fork);
     created.issued_tokens = copied;
     created.issued_before_step = copied;
@@ -238,8 +238,8 @@ int32_t KvTree::ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory) {
   return fork;
 }
 
-void KvTree::Append(int32_t leaf, int32_t token_or_unknown) {
-  KvNode& grown = at(leaf);
+void KvTree::Append(int32_t tail, int32_t token_or_unknown) {
+  KvNode& grown = at(tail);
   if (token_or_unknown != kUnknownToken) {
     ESPALIER_CHECK(grown.known_tokens == grown.size());
     ++grown.known_tokens;
@@ -247,23 +247,23 @@ void KvTree::Append(int32_t leaf, int32_t token_or_unknown) {
   grown.tokens.push_back(token_or_unknown);
 }
 
-void KvTree::SetToken(int32_t leaf, int32_t position, int32_t token) {
-  KvNode& grown = at(leaf);
+void KvTree::SetToken(int32_t tail, int32_t position, int32_t token) {
+  KvNode& grown = at(tail);
   ESPALIER_CHECK(position == grown.begin_position + grown.known_tokens && grown.known_tokens < grown.size());
   grown.tokens[static_cast<size_t>(grown.known_tokens++)] = token;
 }
 
-void KvTree::Truncate(int32_t leaf, int32_t end_position) {
-  KvNode& cut = at(leaf);
+void KvTree::Truncate(int32_t tail, int32_t end_position) {
+  KvNode& cut = at(tail);
   const int32_t tokens = end_position - cut.begin_position;
   ESPALIER_CHECK(tokens >= cut.indexed_tokens && tokens <= cut.size() && cut.children == 0);
   cut.tokens.resize(static_cast<size_t>(tokens));
   CapWatermarks(&cut, tokens);
-  TrimBlocks(leaf, CeilDiv(tokens, block_tokens_));
+  TrimBlocks(tail, CeilDiv(tokens, block_tokens_));
 }
 
-void KvTree::Reissue(int32_t leaf, int32_t position) {
-  KvNode& again = at(leaf);
+void KvTree::Reissue(int32_t tail, int32_t position) {
+  KvNode& again = at(tail);
   const int32_t tokens = position - again.begin_position;
   ESPALIER_CHECK(tokens >= 0 && tokens <= again.issued_tokens && tokens >= again.indexed_tokens);
   ESPALIER_CHECK(again.touched_step != current_step_ || again.issued_before_step == again.issued_tokens);
@@ -366,11 +366,11 @@ void KvTree::TrimBlocks(int32_t id, int32_t keep_blocks) {
   }
 }
 
-void KvTree::Release(int32_t leaf, bool cold) {
-  ESPALIER_CHECK(node(leaf).alive && node(leaf).holders == 1);
-  IndexLeaf(leaf, true);
-  at(leaf).holders = 0;
-  Unpin(leaf, cold);
+void KvTree::Release(int32_t tail, bool cold) {
+  ESPALIER_CHECK(node(tail).alive && node(tail).holders == 1);
+  IndexTail(tail, true);
+  at(tail).holders = 0;
+  Unpin(tail, cold);
 }
 
 int32_t KvTree::Evict(int32_t blocks) {

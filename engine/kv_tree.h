@@ -27,9 +27,9 @@ inline constexpr int32_t kUnknownToken = -1;
 //             KV written          in flight         not yet issued
 //
 // 1. begin_position is a multiple of B, the block length; a node ends where its children begin. So every node
-//    with children holds whole blocks only, and a partly filled last block belongs to a leaf.
+//    with children holds whole blocks only, and a partly filled last block belongs to a leaf of the tree.
 // 2. Blocks have one owner. blocks.size() >= ceil(issued_tokens / B).
-// 3. A leaf in use is written on behalf of one branch, its holder. Inner nodes are shared.
+// 3. A tail node, a leaf in use, is written on behalf of one branch, its holder. Inner nodes are shared.
 // 4. The first indexed_tokens (whole blocks, all known) can be found through the prefix index.
 struct KvNode {
   bool alive = false;
@@ -39,7 +39,7 @@ struct KvNode {
   int32_t known_tokens = 0;  // leading tokens that are not kUnknownToken
   int32_t issued_tokens = 0;
   int32_t indexed_tokens = 0;
-  int32_t holders = 0;     // 1 while a branch owns this leaf
+  int32_t holders = 0;     // 1 while a branch owns this node: a tail node
   int32_t pins = 0;        // holders + children with pins: 0 means that no branch uses the node
   int32_t children = 0;    // all, pinned or not
   uint64_t last_use = 0;   // logical time of the last unpinning; 0: cold
@@ -95,45 +95,47 @@ class KvTree {
   Matched Match(int32_t cache_namespace, std::span<const int32_t> tokens) const;
 
   struct OpenedPath {
-    int32_t leaf = -1;
+    int32_t tail = -1;
     int32_t cached_tokens = 0;  // found in the index: computed, or being computed for someone else
   };
   // Opens a path of known tokens and pins it: shared nodes for whole blocks (found, or created and promised),
-  // and a leaf with the rest, which nobody else sees. The last token and everything from position
-  // `private_from` on is in the leaf. Allocates nothing. Precondition: tokens not empty.
+  // and a tail node with the rest, which nobody else sees. The last token and everything from position
+  // `private_from` on is in the tail node. Allocates nothing. Precondition: tokens not empty.
   OpenedPath OpenPath(int32_t cache_namespace, std::span<const int32_t> tokens, int32_t private_from);
 
-  // A second leaf with the same path as `leaf`: what is issued up to `keep_end` is shared (whole blocks) or
-  // copied (the rest: one block), later tokens are repeated and not issued. Precondition: leaf.begin_position
-  // <= keep_end <= leaf.issued_end(), all of it issued in earlier steps; ForkBlocks() blocks are free.
-  int32_t ForkLeaf(int32_t leaf, int32_t keep_end, StepMemory* memory);
-  int32_t ForkBlocks(int32_t leaf, int32_t keep_end) const;
+  // A second tail node with the same path as `tail`: what is issued up to `keep_end` is shared (whole blocks)
+  // or copied (the rest: one block), later tokens are repeated and not issued. Precondition:
+  // tail.begin_position <= keep_end <= tail.issued_end(), all of it issued in earlier steps; ForkBlocks()
+  // blocks are free.
+  int32_t ForkTail(int32_t tail, int32_t keep_end, StepMemory* memory);
+  int32_t ForkBlocks(int32_t tail, int32_t keep_end) const;
 
-  // Enters whole blocks of a held leaf into the index before they are computed, as OpenPath does: all but the
-  // last token and what lies from `private_from` on. False: nothing changed, there are none or they are found
-  // elsewhere. Precondition: all tokens are known.
-  bool PromiseLeaf(int32_t leaf, int32_t private_from);
+  // Enters whole blocks of a held tail node into the index before they are computed, as OpenPath does: all
+  // but the last token and what lies from `private_from` on. False: nothing changed, there are none or they
+  // are found elsewhere. Precondition: all tokens are known.
+  bool PromiseTail(int32_t tail, int32_t private_from);
 
-  // Growth and correction of a leaf. Positions are absolute.
-  void Append(int32_t leaf, int32_t token_or_unknown);
-  void SetToken(int32_t leaf, int32_t position, int32_t token);  // tokens become known in order
-  void Truncate(int32_t leaf, int32_t end_position);             // precondition: nothing indexed beyond it
+  // Growth and correction of a tail node. Positions are absolute.
+  void Append(int32_t tail, int32_t token_or_unknown);
+  void SetToken(int32_t tail, int32_t position, int32_t token);  // tokens become known in order
+  void Truncate(int32_t tail, int32_t end_position);             // precondition: nothing indexed beyond it
   // The rows from `position` on will be issued again (they write the same values). Precondition: position >=
   // begin_position.
-  void Reissue(int32_t leaf, int32_t position);
+  void Reissue(int32_t tail, int32_t position);
 
   // Rows. `rows` more tokens of the node are issued with the step being planned.
   int32_t BlocksForRows(int32_t id, int32_t rows) const;         // to allocate for them
   void IssueRows(int32_t id, int32_t rows, StepMemory* memory);  // precondition: that many blocks are free
   int32_t ComputedTokens(int32_t id) const;
 
-  // Enters whole blocks of known, issued tokens of a held leaf into the index, unless equal content is there
-  // already. While the leaf grows, its last token stays out (its row may have to be issued again).
-  void IndexLeaf(int32_t leaf, bool final);
+  // Enters whole blocks of known, issued tokens of a held tail node into the index, unless equal content is
+  // there already. While the tail node grows, its last token stays out (its row may have to be issued again).
+  void IndexTail(int32_t tail, bool final);
 
   // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed. `cold`: nobody is
-  // expected to ask for the leaf's tokens again, so that they are evicted before all that others have used.
-  void Release(int32_t leaf, bool cold = false);
+  // expected to ask for the tail node's tokens again, so that they are evicted before all that others have
+  // used.
+  void Release(int32_t tail, bool cold = false);
 
   // Frees up to `blocks` blocks that no branch uses, least recently used first. Returns how many (some may
   // still be retiring).

@@ -75,28 +75,28 @@ KvTree::OpenedPath KvTree::OpenPath(int32_t cache_namespace, std::span<const int
     index_.Insert(IndexKey(at(promised)), promised);
     parent = promised;
   }
-  const int32_t leaf = NewNode(parent, cache_namespace, static_cast<int32_t>(body), tokens.subspan(body));
-  at(leaf).holders = 1;
-  Pin(leaf);
-  return {leaf, cached};
+  const int32_t tail = NewNode(parent, cache_namespace, static_cast<int32_t>(body), tokens.subspan(body));
+  at(tail).holders = 1;
+  Pin(tail);
+  return {tail, cached};
 }
 
-bool KvTree::PromiseLeaf(int32_t leaf, int32_t private_from) {
-  const KvNode& whole = node(leaf);
+bool KvTree::PromiseTail(int32_t tail, int32_t private_from) {
+  const KvNode& whole = node(tail);
   ESPALIER_CHECK(whole.holders == 1 && whole.known_tokens == whole.size());
   const int32_t shared = std::min(whole.size() - 1, private_from - whole.begin_position);
   const int32_t body = shared / block_tokens_ * block_tokens_;
   if (body <= 0 || whole.indexed_tokens > 0 || !FullyIndexed(whole.parent)) return false;
   const int64_t origin = whole.parent >= 0 ? whole.parent : PrefixIndex::RootOrigin(whole.cache_namespace);
   if (FindEdge(origin, std::span(whole.tokens).first(static_cast<size_t>(block_tokens_))) >= 0) return false;
-  const int32_t promised = Split(leaf, body);
+  const int32_t promised = Split(tail, body);
   at(promised).indexed_tokens = body;
   index_.Insert(IndexKey(at(promised)), promised);
   return true;
 }
 
-void KvTree::IndexLeaf(int32_t leaf, bool final) {
-  IndexTokens(leaf, final ? node(leaf).size() : node(leaf).size() - 1);
+void KvTree::IndexTail(int32_t tail, bool final) {
+  IndexTokens(tail, final ? node(tail).size() : node(tail).size() - 1);
 }
 
 // Lets the index cover the whole blocks of the first `tokens` tokens, as far as they are known and issued.

@@ -51,7 +51,7 @@ bool MemoryPressure::ClaimBlocks(const ScheduledRequest& request, int32_t blocks
 bool MemoryPressure::DropIdleOf(int32_t peer) {
   ListIdle();
   for (auto idle = idle_.rbegin(); idle != idle_.rend(); ++idle) {
-    if (idle->request->peer() != peer || idle->sequence->leaf < 0) continue;
+    if (idle->request->peer() != peer || idle->sequence->tail < 0) continue;
     tails_.Drop(idle->request, idle->sequence);
     return true;
   }

@@ -30,7 +30,7 @@ bool MemoryPressure::HasLesserInMemory(const ScheduledRequest& request) const {
   return false;
 }
 
-// One thing gives way. In this order: what peers hold beyond their share; leaves that nothing runs on;
+// One thing gives way. In this order: what peers hold beyond their share; tail nodes that nothing runs on;
 // later requests; later sequences of the same request; for the first request, anything. Nothing that has
 // rows in the step being planned is touched.
 bool MemoryPressure::TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
@@ -63,13 +63,13 @@ bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& s
     const Candidate idle = idle_[last - 1];
     const bool stays =
         idle.sequence == &sequence || is_source(idle) || IsProtected(*idle.request, request, blocks);
-    if (idle.sequence->leaf >= 0 && stays) {
+    if (idle.sequence->tail >= 0 && stays) {
       if (is_source(idle)) source = idle;
       --last;  // stays
       continue;
     }
     idle_.erase(idle_.begin() + static_cast<ptrdiff_t>(last) - 1);
-    if (idle.sequence->leaf < 0) {  // dropped meanwhile
+    if (idle.sequence->tail < 0) {  // dropped meanwhile
       --last;
       continue;
     }

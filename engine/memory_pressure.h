@@ -71,9 +71,9 @@ class MemoryPressure {
   const SchedulingPolicy& policy_;
   RequestTable& requests_;
   TailNodes& tails_;
-  // Sequences with a leaf on which nothing runs, while a step is planned and once one of them was wanted: by
-  // age of the request and number, the one to drop first last. Planning makes no sequence idle that has no
-  // row in the step.
+  // Sequences with a tail node on which nothing runs, while a step is planned and once one of them was
+  // wanted: by age of the request and number, the one to drop first last. Planning makes no sequence idle
+  // that has no row in the step.
   std::vector<Candidate> idle_;
   bool idle_listed_ = false;
   // Of the step being planned: from here on in the order, no request can be preempted any more.

@@ -22,7 +22,7 @@ class RequestTable {
   void Admit(ScheduledRequest* request);
   // Waits again, in its old place, for so many blocks.
   void Withdraw(ScheduledRequest* request, int32_t wanted_blocks);
-  // Waits for its client. Precondition: it holds no leaf.
+  // Waits for its client. Precondition: it holds no tail node.
   void Suspend(ScheduledRequest* request);
   // Arrives anew. Precondition: suspended.
   void Resume(ScheduledRequest* request, int32_t wanted_blocks);

@@ -48,7 +48,7 @@ void RowScheduler::CollectCandidates() {
     int32_t running = 0;
     for (const int32_t number : work) {
       Sequence& sequence = request.sequence(number);
-      if (sequence.leaf >= 0) ++running;
+      if (sequence.tail >= 0) ++running;
       (IsDecode(request, sequence) ? decode_ : prefill_).push_back({&request, &sequence});
     }
     opener_.BeginStep(&request, running);
@@ -57,12 +57,12 @@ void RowScheduler::CollectCandidates() {
 
 // One row, whose path is there: a row that is needed for the next token, not one of many to get there.
 bool RowScheduler::IsDecode(const ScheduledRequest& request, const Sequence& sequence) const {
-  if (sequence.leaf < 0) {
+  if (sequence.tail < 0) {
     if (sequence.work != SequenceWork::kDecode || sequence.source < 0) return false;
-    return sequence.sampled == 1 && request.sequence(sequence.source).leaf >= 0;
+    return sequence.sampled == 1 && request.sequence(sequence.source).tail >= 0;
   }
-  const KvNode& leaf = tails_.kv().node(sequence.leaf);
-  return sequence.path_issued && leaf.end_position() - leaf.issued_end() <= 1;
+  const KvNode& tail = tails_.kv().node(sequence.tail);
+  return sequence.path_issued && tail.end_position() - tail.issued_end() <= 1;
 }
 
 // Those that found no blocks in the last step, and may take them from others, do so before the others take
@@ -144,11 +144,11 @@ PrefillBudget RowScheduler::BudgetForPrefill() const {
 // Where the first of the candidate's next rows is.
 int32_t RowScheduler::NextPosition(const Candidate& candidate) const {
   const Sequence& sequence = *candidate.sequence;
-  if (sequence.leaf < 0) return sequence.start_position;
+  if (sequence.tail < 0) return sequence.start_position;
   const KvTree& kv = tails_.kv();
-  int32_t position = kv.node(sequence.leaf).issued_end();
+  int32_t position = kv.node(sequence.tail).issued_end();
   if (sequence.path_issued) return position;
-  for (int32_t id = kv.node(sequence.leaf).parent; id >= 0; id = kv.node(id).parent) {
+  for (int32_t id = kv.node(sequence.tail).parent; id >= 0; id = kv.node(id).parent) {
     if (kv.node(id).issued_tokens < kv.node(id).size()) position = kv.node(id).issued_end();
   }
   return position;
@@ -203,7 +203,7 @@ void RowScheduler::IssuePrefill(Candidates* prefill, int32_t units, PrefillBudge
                     [&](size_t i, int32_t part) { return take(peers[peer][i], part); });
   });
   for (const Candidate* candidate : incomplete) {
-    if (candidate != nullptr && candidate->sequence->leaf >= 0) builder_.NotePrefill(*candidate);
+    if (candidate != nullptr && candidate->sequence->tail >= 0) builder_.NotePrefill(*candidate);
   }
 }
 

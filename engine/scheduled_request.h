@@ -20,7 +20,7 @@ class TablePlace {
   uint64_t id() const { return id_; }
   const Precedence& precedence() const { return precedence_; }
   int32_t peer() const { return peer_; }             // handle of PeerShares
-  bool admitted() const { return admitted_; }        // may hold leaves
+  bool admitted() const { return admitted_; }        // may hold tail nodes
   int32_t wanted_blocks() const { return blocks_; }  // to wait for before it is admitted
 
  private:
@@ -37,7 +37,7 @@ class TablePlace {
 class TailHolder {
  public:
   int32_t cache_namespace() const { return space_; }                 // cache namespace
-  const std::set<int32_t>& in_memory() const { return in_memory_; }  // sequences with a leaf
+  const std::set<int32_t>& in_memory() const { return in_memory_; }  // sequences with a tail node
 
  private:
   friend class TailNodes;
@@ -65,8 +65,8 @@ class PressureClaim {
 class OpenSequences {
  private:
   friend class SequenceOpener;
-  int32_t running_ = 0;   // sequences with rows to issue and a leaf
-  bool no_room_ = false;  // one was denied a leaf
+  int32_t running_ = 0;   // sequences with rows to issue and a tail node
+  bool no_room_ = false;  // one was denied a tail node
 };
 
 // StepBuilder's part: what steps have been given of it.
@@ -104,7 +104,8 @@ class MeteredUsage {
 class PendingUpdate {
  private:
   friend class TreeUpdater;
-  std::vector<int32_t> reconsider_;  // sequences whose leaf may have become needless, or that may want rows
+  std::vector<int32_t>
+      reconsider_;  // sequences whose tail node may have become needless, or that may want rows
 };
 
 struct ScheduledRequest {

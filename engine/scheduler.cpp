@@ -60,8 +60,8 @@ void Scheduler::FailAll(const Error& error) {
 
 std::shared_ptr<const StepInput> Scheduler::Next() {
   if (failed_ || steps_in_flight() >= options_.steps_in_flight) return nullptr;
-  // Planning without a result may still have dropped leaves: with nothing in flight their blocks are free by
-  // the next attempt.
+  // Planning without a result may still have dropped tail nodes: with nothing in flight their blocks are free
+  // by the next attempt.
   for (int32_t attempt = 1; requests_.runnable(); ++attempt) {
     std::shared_ptr<const StepInput> step = PlanStep();
     if (step != nullptr || steps_in_flight() > 0 || updater_.growing()) return step;

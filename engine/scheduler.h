@@ -32,9 +32,9 @@ namespace espalier {
 //  1. Submit queues it (RequestTable). Next admits it when its blocks fit (Admission): TreeStarted; branch 0
 //     and all given nodes that follow from it become branches. Where steps have no rows to spare (Turns), it
 //     waits once its first tokens are sampled.
-//  2. A sequence that must run gets a leaf (SequenceOpener): its path is opened with what is cached; branches
-//     of a generated parent fork the parent's leaf (the last of them takes it over). Who holds leaves is
-//     TailNodes' business.
+//  2. A sequence that must run gets a tail node (SequenceOpener): its path is opened with what is cached;
+//     branches of a generated parent fork the parent's tail node (the last of them takes it over). Who holds
+//     tail nodes is TailNodes' business.
 //  3. Prefill: rows of the path's nodes are issued in chunks (RowScheduler shares them out, StepBuilder
 //  issues
 //     them). With the row of the path's last token, the first tokens of all branches generated below it are
@@ -45,10 +45,10 @@ namespace espalier {
 //  5. Commit hands tokens to branches (TreeUpdater): text, stop conditions, scores: TreeDelta (EventLog). A
 //     branch that ends spawns its children; a barrier whose branches have all ended is resolved:
 //     TreeSelected.
-//  6. Short of blocks (MemoryPressure): evict, wait for retiring blocks, drop leaves of idle sequences,
+//  6. Short of blocks (MemoryPressure): evict, wait for retiring blocks, drop tail nodes of idle sequences,
 //  preempt
 //     the last request; of several peers, those that hold more than an equal share give way to those that
-//     hold less. Whatever lost its leaf is opened again later by its tokens, and continues.
+//     hold less. A branch that lost its tail node is opened again later by its tokens, and continues.
 //  7. Nothing left to run: TreeFinished. Everything it held is released; whole blocks stay in the index.
 //
 // Usage: while (auto step = Next()) runner.Issue(step); Commit(runner.Wait()); TakeEvents() after each call.

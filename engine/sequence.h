@@ -34,7 +34,7 @@ struct Sequence {
   int32_t group = -1;              // given branches and runs: their group of runs
   int32_t start_position = 0;
   std::vector<int32_t> run_tokens;  // runs only
-  int32_t source = -1;              // whose leaf this one continues; -1: opened by its tokens
+  int32_t source = -1;              // whose tail node this one continues; -1: opened by its tokens
   bool tail_counted = false;        // the row of its last token is in SequenceForest::distinct_tokens()
   int32_t barriers = 0;             // unresolved selections of the branches whose tokens it holds
 
@@ -52,10 +52,10 @@ struct Sequence {
   uint64_t last_step = 0;         // the last step that holds a row of it
 
   // Where it is (TailNodes).
-  int32_t leaf = -1;            // KV node; -1: not in memory, or not begun
-  bool path_issued = false;     // every node above the leaf is completely issued
+  int32_t tail = -1;            // KV tail node; -1: not in memory, or not begun
+  bool path_issued = false;     // every node above the tail node is completely issued
   bool claims_source = false;   // counted in the source's `continuations`
-  int32_t continuations = 0;    // sequences that have yet to continue this one's leaf
+  int32_t continuations = 0;    // sequences that have yet to continue this one's tail node
   bool cached_counted = false;  // runs: its cached tokens are in the usage
   bool listed = false;          // in the request's list of sequences that may want rows
 

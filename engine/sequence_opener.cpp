@@ -33,12 +33,12 @@ bool SequenceOpener::OpenIfRoom(ScheduledRequest* request, Sequence* sequence, S
   if (!forced && tails_.AvailableBlocks() < blocks + tails_.running() &&
       !pressure_.MayClaim(*request, blocks))
     return DenyRoom(request);
-  if (source != nullptr && source->leaf >= 0 && source->last_step == tails_.kv().current_step())
+  if (source != nullptr && source->tail >= 0 && source->last_step == tails_.kv().current_step())
     return false;  // copies read what earlier steps wrote
-  if (source != nullptr && source->leaf >= 0 && KeptEnd(*request, *sequence, *source) >= 0 &&
+  if (source != nullptr && source->tail >= 0 && KeptEnd(*request, *sequence, *source) >= 0 &&
       (sequence->run == nullptr || !CachedBeyond(*request, *sequence, *source))) {
     if (Continue(request, sequence, source, memory)) return true;
-    if (source->leaf >= 0) return DenyRoom(request);  // for the copy
+    if (source->tail >= 0) return DenyRoom(request);  // for the copy
   }
   return OpenByTokens(request, sequence, forced);
 }
@@ -48,11 +48,11 @@ bool SequenceOpener::DenyRoom(ScheduledRequest* request) {
   return false;
 }
 
-// What the sequence continues: its source, or what that continues where it never had a leaf, because it ended
-// with its first token. Null: it is opened by its tokens.
+// What the sequence continues: its source, or what that continues where it never had a tail node, because it
+// ended with its first token. Null: it is opened by its tokens.
 Sequence* SequenceOpener::SourceOf(ScheduledRequest* request, const Sequence& sequence) const {
   Sequence* source = sequence.source >= 0 ? &request->sequence(sequence.source) : nullptr;
-  while (source != nullptr && source->leaf < 0 && source->claims_source && !request->Wants(*source))
+  while (source != nullptr && source->tail < 0 && source->claims_source && !request->Wants(*source))
     source = &request->sequence(source->source);
   return source;
 }
@@ -69,20 +69,20 @@ bool SequenceOpener::IsLastOf(const ScheduledRequest& request, const Sequence& s
   return true;
 }
 
-// Up to which position the rows of the source's leaf serve the sequence: to the source's end, but a run may
-// need the logits of the source's last token. -1: the leaf cannot be continued from there.
+// Up to which position the rows of the source's tail node serve the sequence: to the source's end, but a run
+// may need the logits of the source's last token. -1: the tail node cannot be continued from there.
 int32_t SequenceOpener::KeptEnd(const ScheduledRequest& request, const Sequence& sequence,
                                 const Sequence& source) const {
-  const KvNode& leaf = tails_.kv().node(source.leaf);
+  const KvNode& tail = tails_.kv().node(source.tail);
   int32_t wanted = source.end_position();
   if (sequence.run != nullptr)
     wanted =
         std::min({wanted, request.tree.sequences().NextUsePosition(sequence), sequence.end_position() - 1});
-  const int32_t kept = std::min(leaf.issued_end(), wanted);
-  return kept < leaf.begin_position + leaf.indexed_tokens ? -1 : kept;
+  const int32_t kept = std::min(tail.issued_end(), wanted);
+  return kept < tail.begin_position + tail.indexed_tokens ? -1 : kept;
 }
 
-// Whether the index holds more of the run's path, in whole blocks, than the source's leaf does.
+// Whether the index holds more of the run's path, in whole blocks, than the source's tail node does.
 bool SequenceOpener::CachedBeyond(const ScheduledRequest& request, const Sequence& run,
                                   const Sequence& source) const {
   const KvTree& kv = tails_.kv();
@@ -92,29 +92,29 @@ bool SequenceOpener::CachedBeyond(const ScheduledRequest& request, const Sequenc
   return kv.Match(request.tails.cache_namespace(), sequences.PathTokens(run)).tokens > source.end_position();
 }
 
-// Takes the source's leaf over, or forks it, and adds the sequence's tokens beyond it. False: there is no
-// block for the copy, or the leaf had to be dropped for it.
+// Takes the source's tail node over, or forks it, and adds the sequence's tokens beyond it. False: there is
+// no block for the copy, or the tail node had to be dropped for it.
 bool SequenceOpener::Continue(ScheduledRequest* request, Sequence* sequence, Sequence* source,
                               StepMemory* memory) {
   KvTree& kv = tails_.mutable_kv();
   const SequenceForest& sequences = request->tree.sequences();
   const int32_t keep_end = KeptEnd(*request, *sequence, *source);
   if (IsLastOf(*request, *sequence, *source)) {
-    if (keep_end < kv.node(source->leaf).issued_end()) kv.Reissue(source->leaf, keep_end);
+    if (keep_end < kv.node(source->tail).issued_end()) kv.Reissue(source->tail, keep_end);
     tails_.TakeOver(request, sequence, source);
   } else {
-    const int32_t blocks = std::max(kv.ForkBlocks(source->leaf, keep_end), 1);
-    if (!pressure_.MakeRoom(request, *sequence, blocks) || source->leaf < 0) return false;
-    tails_.Fork(request, sequence, source->leaf, keep_end, memory);
+    const int32_t blocks = std::max(kv.ForkBlocks(source->tail, keep_end), 1);
+    if (!pressure_.MakeRoom(request, *sequence, blocks) || source->tail < 0) return false;
+    tails_.Fork(request, sequence, source->tail, keep_end, memory);
   }
-  const int32_t leaf = sequence->leaf;
-  for (const int32_t token : sequences.PathTokens(*sequence, kv.node(leaf).end_position()))
-    kv.Append(leaf, token);
-  for (int32_t i = sequence->size(); i < sequence->sampled; ++i) kv.Append(leaf, kUnknownToken);
+  const int32_t tail = sequence->tail;
+  for (const int32_t token : sequences.PathTokens(*sequence, kv.node(tail).end_position()))
+    kv.Append(tail, token);
+  for (int32_t i = sequence->size(); i < sequence->sampled; ++i) kv.Append(tail, kUnknownToken);
   // Others find a long run while it is computed.
   const bool promised = sequence->run != nullptr &&
                         sequence->size() >= policy_.min_promised_blocks * kv.block_tokens() &&
-                        kv.PromiseLeaf(leaf, sequences.NextUsePosition(*sequence));
+                        kv.PromiseTail(tail, sequences.NextUsePosition(*sequence));
   sequence->path_issued = !promised;
   sequence->cached_counted = true;
   return true;

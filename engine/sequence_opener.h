@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-// Brings sequences into memory: gives them a leaf that continues their source's, or opens their path by its
-// tokens. Not thread-safe.
+// Brings sequences into memory: gives them a tail node that continues their source's, or opens their path by
+// its tokens. Not thread-safe.
 class SequenceOpener {
  public:
   // All outlive this.
@@ -21,11 +21,11 @@ class SequenceOpener {
   // Of the request, a step is planned; so many of its sequences with rows to issue are in memory.
   void BeginStep(ScheduledRequest* request, int32_t running);
 
-  // Gives the sequence a leaf. Where nothing else of the request runs, it may take what it needs; otherwise
-  // it waits until there is room for it in addition to all that runs. False: not in this step. Precondition:
-  // it has none.
+  // Gives the sequence a tail node. Where nothing else of the request runs, it may take what it needs;
+  // otherwise it waits until there is room for it in addition to all that runs. False: not in this step.
+  // Precondition: it has none.
   bool Open(ScheduledRequest* request, Sequence* sequence, StepMemory* memory);
-  // It has to be opened anew: the leaf that it has does not serve.
+  // It has to be opened anew: the tail node that it has does not serve.
   void Close(ScheduledRequest* request, Sequence* sequence);
 
  private:

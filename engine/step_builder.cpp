@@ -32,29 +32,29 @@ StepBuilder::IssuedRows StepBuilder::Issue(const Candidate& candidate, int32_t b
   Sequence& sequence = *candidate.sequence;
   ScheduledRequest& request = *candidate.request;
   if (budget <= 0 || !request.Wants(sequence)) return {};
-  if (sequence.leaf < 0 && !request.place.admitted()) return {};  // preempted while this step was planned
-  if (sequence.leaf >= 0 && !MakeLastRowRunAgain(sequence)) opener_.Close(&request, &sequence);
-  if (sequence.leaf < 0 && !opener_.Open(&request, &sequence, &memory_)) return {};
+  if (sequence.tail < 0 && !request.place.admitted()) return {};  // preempted while this step was planned
+  if (sequence.tail >= 0 && !MakeLastRowRunAgain(sequence)) opener_.Close(&request, &sequence);
+  if (sequence.tail < 0 && !opener_.Open(&request, &sequence, &memory_)) return {};
   int32_t issued = 0;
   if (!sequence.path_issued) {
     issued = IssueAbove(candidate, budget);
     if (!sequence.path_issued) return {issued, false};
   }
   const KvTree& kv = tails_.kv();
-  const int32_t first = kv.node(sequence.leaf).issued_end();
-  const int32_t missing = kv.node(sequence.leaf).end_position() - first;
+  const int32_t first = kv.node(sequence.tail).issued_end();
+  const int32_t missing = kv.node(sequence.tail).end_position() - first;
   ESPALIER_CHECK(missing > 0);
-  const int32_t rows = IssueNode(candidate, sequence.leaf, std::min(missing, budget - issued));
+  const int32_t rows = IssueNode(candidate, sequence.tail, std::min(missing, budget - issued));
   if (rows > 0) AttachUses(candidate, first, first + rows);
   return {issued + rows, rows == missing};
 }
 
-// Rows of the shared nodes above the leaf, as far as they are missing.
+// Rows of the shared nodes above the tail node, as far as they are missing.
 int32_t StepBuilder::IssueAbove(const Candidate& candidate, int32_t budget) {
   const KvTree& kv = tails_.kv();
   Sequence& sequence = *candidate.sequence;
   std::vector<int32_t> above;
-  for (int32_t id = kv.node(sequence.leaf).parent; id >= 0; id = kv.node(id).parent) {
+  for (int32_t id = kv.node(sequence.tail).parent; id >= 0; id = kv.node(id).parent) {
     if (kv.node(id).issued_tokens < kv.node(id).size()) above.push_back(id);
   }
   int32_t issued = 0;
@@ -72,23 +72,23 @@ int32_t StepBuilder::IssueAbove(const Candidate& candidate, int32_t budget) {
 void StepBuilder::NotePrefill(const Candidate& candidate) {
   const KvTree& kv = tails_.kv();
   const Sequence& sequence = *candidate.sequence;
-  const KvNode& leaf = kv.node(sequence.leaf);
-  int32_t computed_tokens = leaf.issued_end();
-  for (int32_t id = leaf.parent; id >= 0; id = kv.node(id).parent) {
+  const KvNode& tail = kv.node(sequence.tail);
+  int32_t computed_tokens = tail.issued_end();
+  for (int32_t id = tail.parent; id >= 0; id = kv.node(id).parent) {
     if (kv.node(id).issued_tokens < kv.node(id).size()) computed_tokens = kv.node(id).issued_end();
   }
   const int32_t branch =
       sequence.run == nullptr ? sequence.number : candidate.request->tree.sequences().BranchOfRun(sequence);
-  record_.prefills.push_back({candidate.request->id(), {branch, computed_tokens, leaf.end_position()}});
+  record_.prefills.push_back({candidate.request->id(), {branch, computed_tokens, tail.end_position()}});
 }
 
 // Where the row of the last token has been run, but its logits were not asked for: it is run again. False: it
 // cannot be, because the last token is part of what others share; the path has to be opened anew.
 bool StepBuilder::MakeLastRowRunAgain(const Sequence& sequence) {
-  const KvNode& leaf = tails_.kv().node(sequence.leaf);
-  if (leaf.issued_end() < leaf.end_position()) return true;
-  if (leaf.size() == 0 || leaf.size() - 1 < leaf.indexed_tokens) return false;
-  tails_.mutable_kv().Reissue(sequence.leaf, leaf.end_position() - 1);
+  const KvNode& tail = tails_.kv().node(sequence.tail);
+  if (tail.issued_end() < tail.end_position()) return true;
+  if (tail.size() == 0 || tail.size() - 1 < tail.indexed_tokens) return false;
+  tails_.mutable_kv().Reissue(sequence.tail, tail.end_position() - 1);
   return true;
 }
 
@@ -118,15 +118,16 @@ int32_t StepBuilder::IssueNode(const Candidate& candidate, int32_t node, int32_t
   return rows;
 }
 
-// What is sampled, scored or completed by the rows [first_position, end_position) of the sequence's leaf.
+// What is sampled, scored or completed by the rows [first_position, end_position) of the sequence's tail
+// node.
 void StepBuilder::AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position) {
   Sequence& sequence = *candidate.sequence;
   ScheduledRequest& request = *candidate.request;
-  const int32_t leaf = sequence.leaf;
-  const KvNode& node = tails_.kv().node(leaf);
+  const int32_t tail = sequence.tail;
+  const KvNode& node = tails_.kv().node(tail);
   for (int32_t position = first_position; position < end_position; ++position) {
     if (node.tokens[static_cast<size_t>(position - node.begin_position)] == kUnknownToken)
-      slot_uses_.push_back({leaf, position, sequence.slot});
+      slot_uses_.push_back({tail, position, sequence.slot});
   }
   if (sequence.run != nullptr) AttachRunUses(&request, &sequence, end_position);
   if (end_position < node.end_position()) return;
@@ -135,11 +136,11 @@ void StepBuilder::AttachUses(const Candidate& candidate, int32_t first_position,
     record_.reads.push_back({request.id(), sequence.number});
   }
   if (sequence.work == SequenceWork::kDecode && !sequence.finished()) {
-    SampleToken(&request, &sequence, leaf, end_position - 1);
-    tails_.mutable_kv().Append(leaf, kUnknownToken);
+    SampleToken(&request, &sequence, tail, end_position - 1);
+    tails_.mutable_kv().Append(tail, kUnknownToken);
   }
   if (!std::exchange(sequence.tail_pending, false)) return;
-  SampleFirstTokens(&request, std::exchange(sequence.awaiting, {}), leaf, end_position - 1);
+  SampleFirstTokens(&request, std::exchange(sequence.awaiting, {}), tail, end_position - 1);
 }
 
 // What the run's rows before `end_position` are needed for, as far as it has not been asked for.
@@ -148,7 +149,7 @@ void StepBuilder::AttachRunUses(ScheduledRequest* request, Sequence* run, int32_
   for (int32_t position = 0; (position = sequences.NextUsePosition(*run)) < end_position;) {
     const RunUse& use = run->run->uses[static_cast<size_t>(run->uses_issued++)];
     if (use.kind == RunUse::Kind::kSample) {
-      SampleFirstTokens(request, sequences.TakeAwaiting(run, use), run->leaf, position);
+      SampleFirstTokens(request, sequences.TakeAwaiting(run, use), run->tail, position);
       continue;
     }
     const Branch& branch = request->tree.branch(sequences.UseBranch(*run, use));
@@ -160,24 +161,24 @@ void StepBuilder::AttachRunUses(ScheduledRequest* request, Sequence* run, int32_
     input_->scores.push_back({.logit_index = 0,
                               .token_id = branch.tokens[static_cast<size_t>(use.token)],
                               .top_logprobs = request->tree.given(branch)->top_logprobs});
-    score_uses_.push_back({run->leaf, position});
+    score_uses_.push_back({run->tail, position});
     record_.scores.push_back({request->id(), branch.number});
   }
 }
 
-// Of branches that wait for the logits at `position` of the path to `leaf`.
+// Of branches that wait for the logits at `position` of the path to `tail`.
 void StepBuilder::SampleFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting,
-                                    int32_t leaf, int32_t position) {
+                                    int32_t tail, int32_t position) {
   for (const int32_t number : awaiting) {
     Sequence& child = request->sequence(number);
     child.work = SequenceWork::kDecode;
-    SampleToken(request, &child, leaf, position);
+    SampleToken(request, &child, tail, position);
     tails_.Reconsider(request, &child);
   }
 }
 
-// Samples the next token of `sampling` from the logits at `position` of the path to `leaf`.
-void StepBuilder::SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t leaf, int32_t position) {
+// Samples the next token of `sampling` from the logits at `position` of the path to `tail`.
+void StepBuilder::SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t tail, int32_t position) {
   const GenerateSpec& spec = *request->tree.generate(*sampling->answer);
   if (sampling->slot < 0) {
     slots_.Take(sampling);
@@ -191,7 +192,7 @@ void StepBuilder::SampleToken(ScheduledRequest* request, Sequence* sampling, int
                              .position = position + 1,
                              .stream = sampling->answer->stream,
                              .top_logprobs = spec.top_logprobs});
-  sample_uses_.push_back({leaf, position});
+  sample_uses_.push_back({tail, position});
   record_.samples.push_back({request->id(), sampling->number});
   ++sampling->sampled;
   request->issued.has_sampled_ = true;

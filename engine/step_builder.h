@@ -52,9 +52,9 @@ class StepBuilder {
   int32_t IssueNode(const Candidate& candidate, int32_t node, int32_t rows);
   void AttachUses(const Candidate& candidate, int32_t first_position, int32_t end_position);
   void AttachRunUses(ScheduledRequest* request, Sequence* run, int32_t end_position);
-  void SampleFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting, int32_t leaf,
+  void SampleFirstTokens(ScheduledRequest* request, const std::vector<int32_t>& awaiting, int32_t tail,
                          int32_t position);
-  void SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t leaf, int32_t position);
+  void SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t tail, int32_t position);
   int32_t ParamsIndex(const SamplingParams& params);
   void NumberRows();
 

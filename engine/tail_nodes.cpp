@@ -32,14 +32,14 @@ int32_t TailNodes::Open(ScheduledRequest* request, Sequence* sequence, const std
   const int32_t live_before = kv_.live_blocks();
   const KvTree::OpenedPath opened = kv_.OpenPath(request->tails.space_, path, private_from);
   NoteHeld(*request, live_before);
-  Give(request, sequence, opened.leaf);
+  Give(request, sequence, opened.tail);
   return opened.cached_tokens;
 }
 
-void TailNodes::Fork(ScheduledRequest* request, Sequence* sequence, int32_t leaf, int32_t keep_end,
+void TailNodes::Fork(ScheduledRequest* request, Sequence* sequence, int32_t tail, int32_t keep_end,
                      StepMemory* memory) {
   const int32_t live_before = kv_.live_blocks();
-  Give(request, sequence, kv_.ForkLeaf(leaf, keep_end, memory));
+  Give(request, sequence, kv_.ForkTail(tail, keep_end, memory));
   NoteHeld(*request, live_before);
 }
 
@@ -47,8 +47,8 @@ void TailNodes::TakeOver(ScheduledRequest* request, Sequence* sequence, Sequence
   Give(request, sequence, Take(request, source));
 }
 
-void TailNodes::Give(ScheduledRequest* request, Sequence* sequence, int32_t leaf) {
-  sequence->leaf = leaf;
+void TailNodes::Give(ScheduledRequest* request, Sequence* sequence, int32_t tail) {
+  sequence->tail = tail;
   sequence->path_issued = false;
   request->tails.in_memory_.insert(sequence->number);
   ++running_;
@@ -57,7 +57,7 @@ void TailNodes::Give(ScheduledRequest* request, Sequence* sequence, int32_t leaf
 int32_t TailNodes::Take(ScheduledRequest* request, Sequence* sequence) {
   request->tails.in_memory_.erase(sequence->number);
   --running_;
-  return std::exchange(sequence->leaf, -1);
+  return std::exchange(sequence->tail, -1);
 }
 
 void TailNodes::Drop(ScheduledRequest* request, Sequence* sequence) {
@@ -84,7 +84,7 @@ void TailNodes::DropClaim(ScheduledRequest* request, Sequence* sequence) {
   sequence->claims_source = false;
   Sequence& source = request->sequence(sequence->source);
   --source.continuations;
-  if (source.leaf >= 0 || source.claims_source) Reconsider(request, &source);
+  if (source.tail >= 0 || source.claims_source) Reconsider(request, &source);
 }
 
 void TailNodes::Reconsider(ScheduledRequest* request, Sequence* sequence) {
@@ -102,8 +102,8 @@ void TailNodes::Reconsider(ScheduledRequest* request, Sequence* sequence) {
   const bool complete = sequence->finished() || sequence->run != nullptr;
   if (!complete || sequence->barriers > 0) return;
   const bool in_draft = planning_ && sequence->last_step == kv_.current_step();
-  if (sequence->leaf >= 0 && sequence->continuations == 0 && !in_draft) Drop(request, sequence);
-  if (sequence->leaf < 0 && sequence->continuations == 0 && sequence->finished())
+  if (sequence->tail >= 0 && sequence->continuations == 0 && !in_draft) Drop(request, sequence);
+  if (sequence->tail < 0 && sequence->continuations == 0 && sequence->finished())
     DropClaim(request, sequence);
 }
 
@@ -138,7 +138,7 @@ void TailNodes::CountHeld() {
   std::vector<int32_t> holder(static_cast<size_t>(kv_.node_slots()), kNoPeer);
   for (const auto& [place, request] : requests_->by_precedence()) {
     for (const int32_t number : request->tails.in_memory()) {
-      for (int32_t at = request->sequence(number).leaf; at >= 0; at = kv_.node(at).parent) {
+      for (int32_t at = request->sequence(number).tail; at >= 0; at = kv_.node(at).parent) {
         int32_t& known = holder[static_cast<size_t>(at)];
         if (known == request->peer() || known == kMany) break;  // and so is all above it
         const auto blocks = static_cast<int32_t>(kv_.node(at).blocks.size());

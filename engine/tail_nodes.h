@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-// Which sequences are in memory: who holds a leaf of the KV tree, who has yet to continue it, and what each
-// peer holds. Owns the pool and the KV tree. Not thread-safe.
+// Which sequences are in memory: who holds a tail node of the KV tree, who has yet to continue it, and what
+// each peer holds. Owns the pool and the KV tree. Not thread-safe.
 class TailNodes {
  public:
   // The table outlives this.
@@ -18,28 +18,28 @@ class TailNodes {
       : allocator_(total_blocks), kv_(&allocator_, block_tokens), requests_(requests) {}
 
   const KvTree& kv() const { return kv_; }
-  // For growth of leaves that are held, and their rows. Leaves are made and let go here alone.
+  // For growth of tail nodes that are held, and their rows. Tail nodes are made and released here alone.
   KvTree& mutable_kv() { return kv_; }
   const BlockAllocator& blocks() const { return allocator_; }
-  int32_t running() const { return running_; }  // sequences with a leaf
+  int32_t running() const { return running_; }  // sequences with a tail node
   // Blocks that are free now, or as soon as steps in flight have committed and cold prefixes are evicted.
   int32_t AvailableBlocks() const {
     return allocator_.free_blocks() + allocator_.retiring_blocks() + kv_.indexed_blocks();
   }
 
-  // The request may hold leaves from now on, in its cache namespace; and lets go of all of them for good.
+  // The request may hold tail nodes from now on, in its cache namespace; and releases all of them for good.
   void Enter(ScheduledRequest* request);
   void Leave(ScheduledRequest* request);
 
-  // Between these a step is planned: no leaf that has rows in it is released.
+  // Between these a step is planned: no tail node that has rows in it is released.
   void BeginStep(uint64_t step);
   void EndStep(bool issued);
 
-  // Leaves. Each change is counted for the request's peer.
+  // Tail nodes. Each change is counted for the request's peer.
   // Returns how many tokens of the path were found in the cache. `private_from`: see KvTree::OpenPath.
   int32_t Open(ScheduledRequest* request, Sequence* sequence, const std::vector<int32_t>& path,
                int32_t private_from);
-  void Fork(ScheduledRequest* request, Sequence* sequence, int32_t leaf, int32_t keep_end,
+  void Fork(ScheduledRequest* request, Sequence* sequence, int32_t tail, int32_t keep_end,
             StepMemory* memory);
   void TakeOver(ScheduledRequest* request, Sequence* sequence, Sequence* source);
   // The sequence goes on later, from its tokens. Results of steps in flight are still taken.
@@ -47,10 +47,10 @@ class TailNodes {
   void DropAll(ScheduledRequest* request);
   void IssueRows(ScheduledRequest* request, int32_t node, int32_t rows, StepMemory* memory);
 
-  // The sequence has no further need of its source's leaf.
+  // The sequence has no further need of its source's tail node.
   void DropClaim(ScheduledRequest* request, Sequence* sequence);
-  // After a change: lists the sequence if it wants rows, releases its leaf if nothing needs it any more. A
-  // given branch has no leaf: what holds its tokens may have become needless.
+  // After a change: lists the sequence if it wants rows, releases its tail node if nothing needs it any more.
+  // A given branch has no tail node: what holds its tokens may have become needless.
   void Reconsider(ScheduledRequest* request, Sequence* sequence);
   // Listed sequences that want rows now, by number.
   const std::vector<int32_t>& CollectWork(ScheduledRequest* request);
@@ -61,7 +61,7 @@ class TailNodes {
   std::vector<int32_t> HoldersAbove(int32_t blocks);
 
  private:
-  void Give(ScheduledRequest* request, Sequence* sequence, int32_t leaf);
+  void Give(ScheduledRequest* request, Sequence* sequence, int32_t tail);
   int32_t Take(ScheduledRequest* request, Sequence* sequence);
   void CountHeld();
   void NoteHeld(const ScheduledRequest& request, int32_t blocks_before);

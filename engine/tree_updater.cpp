@@ -86,11 +86,11 @@ void TreeUpdater::TakeToken(ScheduledRequest* request, Sequence* sequence, const
     delta->logprobs.push_back(token.logprob);
     if (request->tree.generate(branch)->top_logprobs > 0) delta->top_logprobs.push_back(token.top_logprobs);
   }
-  if (sequence->leaf >= 0) {
+  if (sequence->tail >= 0) {
     KvTree& kv = tails_.mutable_kv();
-    if (!token.failed()) kv.SetToken(sequence->leaf, branch.end_position() - 1, token.token_id);
-    if (branch.finished) kv.Truncate(sequence->leaf, branch.end_position());
-    kv.IndexLeaf(sequence->leaf, false);
+    if (!token.failed()) kv.SetToken(sequence->tail, branch.end_position() - 1, token.token_id);
+    if (branch.finished) kv.Truncate(sequence->tail, branch.end_position());
+    kv.IndexTail(sequence->tail, false);
   }
   if (branch.finished) {
     sequence->sampled = branch.size();

@@ -26,11 +26,11 @@ class Bench {
       : allocator(blocks), tree(&allocator, kBlock), pool(static_cast<size_t>(blocks * kBlock), kPoison) {}
 
   // The rows of the path that are not issued, up to `rows`, in a step of their own. False: no blocks.
-  bool Run(int32_t leaf, int32_t rows = 1 << 20) {
-    const int32_t known_end = tree.node(leaf).begin_position + tree.node(leaf).known_tokens;
+  bool Run(int32_t tail, int32_t rows = 1 << 20) {
+    const int32_t known_end = tree.node(tail).begin_position + tree.node(tail).known_tokens;
     Begin();
     std::vector<int32_t> path;
-    for (int32_t id = leaf; id >= 0; id = tree.node(id).parent) path.push_back(id);
+    for (int32_t id = tail; id >= 0; id = tree.node(id).parent) path.push_back(id);
     bool complete = true;
     for (auto it = path.rbegin(); it != path.rend() && complete; ++it) {
       const KvNode& node = tree.node(*it);
@@ -71,10 +71,10 @@ class Bench {
     return path;
   }
 
-  // Whether every issued token of the path to the leaf has the KV of `tokens`.
-  bool Holds(int32_t leaf, const std::vector<int32_t>& tokens) const {
-    if (Path(leaf) != tokens) return false;
-    for (int32_t id = leaf; id >= 0; id = tree.node(id).parent) {
+  // Whether every issued token of the path to the tail node has the KV of `tokens`.
+  bool Holds(int32_t tail, const std::vector<int32_t>& tokens) const {
+    if (Path(tail) != tokens) return false;
+    for (int32_t id = tail; id >= 0; id = tree.node(id).parent) {
       const KvNode& node = tree.node(id);
       for (int32_t i = 0; i < node.issued_tokens; ++i) {
         const int32_t block = node.blocks[static_cast<size_t>(i / kBlock)];
@@ -118,16 +118,16 @@ void CheckTree(const KvTree& tree) {
   CHECK(status.ok());
 }
 
-TEST_CASE("a prompt becomes shareable whole blocks and a private leaf with its last token") {
+TEST_CASE("a prompt becomes shareable whole blocks and a private tail node with its last token") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
-  const auto [leaf, cached] = bench.tree.OpenPath(cache_namespace, Iota(9), 1 << 20);
+  const auto [tail, cached] = bench.tree.OpenPath(cache_namespace, Iota(9), 1 << 20);
   CHECK(cached == 0);
-  CHECK(bench.tree.node(leaf).begin_position == 8);
-  CHECK(bench.tree.node(leaf).size() == 1);
-  CHECK(bench.Run(leaf));
-  CHECK(bench.Holds(leaf, Iota(9)));
-  bench.tree.Release(leaf);
+  CHECK(bench.tree.node(tail).begin_position == 8);
+  CHECK(bench.tree.node(tail).size() == 1);
+  CHECK(bench.Run(tail));
+  CHECK(bench.Holds(tail, Iota(9)));
+  bench.tree.Release(tail);
   CHECK(bench.tree.indexed_blocks() == 2);
   CHECK(bench.tree.Match(cache_namespace, Iota(9)).tokens == 8);
   CHECK(bench.tree.Match(cache_namespace, Iota(8)).tokens == 4);  // the last token's row is always computed
@@ -138,7 +138,7 @@ TEST_CASE("a prompt becomes shareable whole blocks and a private leaf with its l
 TEST_CASE("equal prompts in flight share one prefill, and it goes on when the first asker leaves") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
-  const int32_t first = bench.tree.OpenPath(cache_namespace, Iota(14), 1 << 20).leaf;
+  const int32_t first = bench.tree.OpenPath(cache_namespace, Iota(14), 1 << 20).tail;
   bench.Run(first, 6);
   const auto [second, cached] = bench.tree.OpenPath(cache_namespace, Iota(14), 1 << 20);
   CHECK(cached == 12);
@@ -153,9 +153,9 @@ TEST_CASE("equal prompts in flight share one prefill, and it goes on when the fi
 TEST_CASE("a promised prefill that nobody waits for any more is dropped but for what was computed") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
-  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20).leaf;
-  bench.Run(leaf, 10);
-  bench.tree.Release(leaf);
+  const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20).tail;
+  bench.Run(tail, 10);
+  bench.tree.Release(tail);
   CHECK(bench.tree.Match(cache_namespace, Iota(30)).tokens == 8);
   CHECK(bench.tree.indexed_blocks() == 2);
   CHECK(bench.allocator.free_blocks() == 14);
@@ -165,22 +165,22 @@ TEST_CASE("a promised prefill that nobody waits for any more is dropped but for 
 TEST_CASE("a fork shares whole blocks and copies the tail") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
-  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(7), 0).leaf;
-  bench.Run(leaf);
+  const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(7), 0).tail;
+  bench.Run(tail);
   bench.Begin();
-  const int32_t fork = bench.tree.ForkLeaf(leaf, 7, &bench.memory);
+  const int32_t fork = bench.tree.ForkTail(tail, 7, &bench.memory);
   CHECK(bench.memory.copies.size() == 1);
   CHECK(bench.memory.copies[0].tokens == 3);
   bench.tree.Append(fork, 100);
-  bench.tree.Append(leaf, 200);
+  bench.tree.Append(tail, 200);
   bench.tree.IssueRows(fork, 1, &bench.memory);
-  bench.tree.IssueRows(leaf, 1, &bench.memory);
+  bench.tree.IssueRows(tail, 1, &bench.memory);
   bench.End();
   std::vector<int32_t> expected = Iota(7);
   expected.push_back(100);
   CHECK(bench.Holds(fork, expected));
   expected.back() = 200;
-  CHECK(bench.Holds(leaf, expected));
+  CHECK(bench.Holds(tail, expected));
   CHECK(bench.tree.live_blocks() == 3);
   CheckTree(bench.tree);
 }
@@ -188,21 +188,21 @@ TEST_CASE("a fork shares whole blocks and copies the tail") {
 TEST_CASE("a promised part of a fork is found by others, who may compute it") {
   Bench bench(32);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
-  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(6), 1 << 20).leaf;
-  bench.Run(leaf);
+  const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(6), 1 << 20).tail;
+  bench.Run(tail);
   bench.Begin();
-  const int32_t fork = bench.tree.ForkLeaf(leaf, 6, &bench.memory);
+  const int32_t fork = bench.tree.ForkTail(tail, 6, &bench.memory);
   bench.End();
   for (int32_t token = 6; token < 20; ++token) bench.tree.Append(fork, token);
-  CHECK(bench.tree.PromiseLeaf(fork, 18));
-  CHECK_FALSE(bench.tree.PromiseLeaf(fork, 18));
+  CHECK(bench.tree.PromiseTail(fork, 18));
+  CHECK_FALSE(bench.tree.PromiseTail(fork, 18));
   CHECK(bench.tree.node(fork).begin_position == 16);
   const auto [other, cached] = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20);
   CHECK(cached == 16);
   bench.tree.Release(fork);
   CHECK(bench.Run(other));
   CHECK(bench.Holds(other, Iota(30)));
-  CHECK(bench.Holds(leaf, Iota(6)));
+  CHECK(bench.Holds(tail, Iota(6)));
   CheckTree(bench.tree);
 }
 
@@ -210,9 +210,9 @@ TEST_CASE("the least recently used prefix is evicted first, block by block from 
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
   const auto use = [&](int32_t first_token) {
-    const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).leaf;
-    CHECK(bench.Run(leaf));
-    bench.tree.Release(leaf);
+    const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).tail;
+    CHECK(bench.Run(tail));
+    bench.tree.Release(tail);
   };
   use(0);
   use(100);
@@ -228,9 +228,9 @@ TEST_CASE("the least recently used prefix is evicted first, block by block from 
 TEST_CASE("a private cache namespace is forgotten when it is released") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
-  const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13), 1 << 20).leaf;
-  bench.Run(leaf);
-  bench.tree.Release(leaf);
+  const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(13), 1 << 20).tail;
+  bench.Run(tail);
+  bench.tree.Release(tail);
   CHECK(bench.tree.indexed_blocks() == 3);
   bench.tree.ReleaseCacheNamespace(cache_namespace);
   CHECK(bench.allocator.free_blocks() == 16);
@@ -242,16 +242,16 @@ TEST_CASE(
   Bench bench(40);
   const int32_t shared = bench.tree.AcquireCacheNamespace("shared");
   const auto open = [&](int32_t cache_namespace, int32_t first_token) {
-    const int32_t leaf = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).leaf;
-    bench.Run(leaf);
-    return leaf;
+    const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(13, first_token), 1 << 20).tail;
+    bench.Run(tail);
+    return tail;
   };
   bench.tree.Release(open(shared, 50));
   const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
   const int32_t trunk = open(cache_namespace, 0);
   std::vector<int32_t> longer = Iota(13);
   for (int32_t token = 80; token < 88; ++token) longer.push_back(token);
-  const int32_t branch = bench.tree.OpenPath(cache_namespace, longer, 1 << 20).leaf;
+  const int32_t branch = bench.tree.OpenPath(cache_namespace, longer, 1 << 20).tail;
   bench.Run(branch);
   const int32_t other = open(cache_namespace, 70);
   bench.tree.Release(trunk);
@@ -275,12 +275,12 @@ TEST_CASE("releasing a private cache namespace looks at its own nodes only") {
   const int32_t shared = bench.tree.AcquireCacheNamespace("shared");
   const int32_t cache_namespace = bench.tree.AcquirePrivateCacheNamespace();
   const auto cache = [&](int32_t in, int32_t first_token) {
-    const int32_t leaf = bench.tree.OpenPath(in, Iota(13, first_token), 1 << 20).leaf;
-    bench.Run(leaf);
-    bench.tree.Release(leaf);
+    const int32_t tail = bench.tree.OpenPath(in, Iota(13, first_token), 1 << 20).tail;
+    bench.Run(tail);
+    bench.tree.Release(tail);
   };
   cache(cache_namespace, 0);  // let go early
-  const int32_t held = bench.tree.OpenPath(cache_namespace, Iota(13, 7), 1 << 20).leaf;
+  const int32_t held = bench.tree.OpenPath(cache_namespace, Iota(13, 7), 1 << 20).tail;
   bench.Run(held);
   for (int32_t i = 0; i < kCached; ++i) cache(shared, 100 * (i + 1));
   bench.tree.Release(held);
@@ -294,10 +294,10 @@ TEST_CASE("what is let go cold is evicted before all else, though it was used la
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
   const auto cache = [&](int32_t first_token, bool cold) {
-    const int32_t leaf =
-        bench.tree.OpenPath(cache_namespace, Iota(8, first_token), 4).leaf;  // a block, and one in the leaf
-    bench.Run(leaf);
-    bench.tree.Release(leaf, cold);
+    const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(8, first_token), 4)
+                             .tail;  // a block, and one in the tail node
+    bench.Run(tail);
+    bench.tree.Release(tail, cold);
   };
   cache(0, false);
   cache(50, true);
@@ -324,7 +324,7 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
   const int32_t cache_namespaces[] = {bench.tree.AcquireCacheNamespace("a"),
                                       bench.tree.AcquireCacheNamespace("b")};
   struct Open {
-    int32_t leaf;
+    int32_t tail;
     std::vector<int32_t> tokens;
   };
   std::vector<Open> open;
@@ -340,32 +340,32 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
       const auto opened =
           bench.tree.OpenPath(cache_namespaces[random() % 2], tokens, static_cast<int32_t>(random() % 30));
       cached += opened.cached_tokens;
-      open.push_back({opened.leaf, tokens});
+      open.push_back({opened.tail, tokens});
     } else if (kind < 5 && one != nullptr) {
-      if (!bench.Run(one->leaf, 1 + static_cast<int32_t>(random() % 8))) bench.tree.Evict(2);
+      if (!bench.Run(one->tail, 1 + static_cast<int32_t>(random() % 8))) bench.tree.Evict(2);
     } else if (kind < 7 && one != nullptr && one->tokens.size() < 40) {
       const auto token = static_cast<int32_t>(random() % 3);
       const int32_t position = static_cast<int32_t>(one->tokens.size());
-      bench.tree.Append(one->leaf, random() % 2 == 0 ? token : kUnknownToken);
-      if (bench.tree.node(one->leaf).known_tokens < bench.tree.node(one->leaf).size())
-        bench.tree.SetToken(one->leaf, position, token);
+      bench.tree.Append(one->tail, random() % 2 == 0 ? token : kUnknownToken);
+      if (bench.tree.node(one->tail).known_tokens < bench.tree.node(one->tail).size())
+        bench.tree.SetToken(one->tail, position, token);
       one->tokens.push_back(token);
-      bench.tree.IndexLeaf(one->leaf, false);
+      bench.tree.IndexTail(one->tail, false);
       if (random() % 4 == 0)
-        promises += bench.tree.PromiseLeaf(one->leaf, static_cast<int32_t>(random() % 50));
+        promises += bench.tree.PromiseTail(one->tail, static_cast<int32_t>(random() % 50));
     } else if (kind < 8 && one != nullptr && open.size() < 8) {
-      const KvNode& leaf = bench.tree.node(one->leaf);
-      const int32_t lowest = leaf.begin_position + leaf.indexed_tokens;
-      if (leaf.issued_end() < lowest || bench.allocator.free_blocks() < 1) continue;
+      const KvNode& tail = bench.tree.node(one->tail);
+      const int32_t lowest = tail.begin_position + tail.indexed_tokens;
+      if (tail.issued_end() < lowest || bench.allocator.free_blocks() < 1) continue;
       const int32_t keep =
-          lowest + static_cast<int32_t>(random() % static_cast<uint64_t>(leaf.issued_end() - lowest + 1));
+          lowest + static_cast<int32_t>(random() % static_cast<uint64_t>(tail.issued_end() - lowest + 1));
       bench.Begin();
-      const int32_t fork = bench.tree.ForkLeaf(one->leaf, keep, &bench.memory);
+      const int32_t fork = bench.tree.ForkTail(one->tail, keep, &bench.memory);
       bench.End();
       ++forks;
       open.push_back({fork, one->tokens});
     } else if (kind < 9 && one != nullptr) {
-      bench.tree.Release(one->leaf);
+      bench.tree.Release(one->tail);
       std::swap(*one, open.back());
       open.pop_back();
     } else {
@@ -375,13 +375,13 @@ TEST_CASE("20,000 random operations keep every open path's KV and every block ac
     const Status status = bench.tree.Check();
     if (!status.ok()) FAIL("operation " << operation << ": " << status.error().ToString());
     for (const Open& path : open) {
-      if (!bench.Holds(path.leaf, path.tokens)) FAIL("operation " << operation << ": a path has foreign KV");
+      if (!bench.Holds(path.tail, path.tokens)) FAIL("operation " << operation << ": a path has foreign KV");
     }
   }
   CHECK(cached > 1000);
   CHECK(forks > 500);
   CHECK(promises > 100);
-  for (const Open& path : open) bench.tree.Release(path.leaf);
+  for (const Open& path : open) bench.tree.Release(path.tail);
   bench.tree.Evict(1000);
   CHECK(bench.allocator.free_blocks() == 40);
 }
