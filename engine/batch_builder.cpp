@@ -18,7 +18,7 @@ int32_t RowsOf(const KvNode& node, bool touched) {
 void BatchBuilder::CollectMembers() {
   for (const int32_t id : members_) IndexOf(id) = -1;
   members_.clear();
-  index_.resize(static_cast<size_t>(tree_->node_slots()), -1);
+  index_.resize(static_cast<size_t>(tree_->node_capacity()), -1);
   for (const int32_t touched : tree_->touched()) {
     if (RowsOf(tree_->node(touched), true) == 0) continue;
     for (int32_t id = touched; id >= 0; id = tree_->node(id).parent) {
@@ -101,7 +101,7 @@ void BatchBuilder::AddNode(int32_t id, int32_t parent, TreeBatch* batch, std::ve
     batch->row_node.push_back(index);
     batch->row_position.push_back(node.begin_position + cached + i);
     const int32_t token = node.tokens[static_cast<size_t>(cached + i)];
-    tokens->push_back({.token_id = token == kUnknownToken ? -1 : token, .slot = -1});
+    tokens->push_back({.token_id = token == kUnknownToken ? -1 : token, .sequence_slot = -1});
   }
 }
 

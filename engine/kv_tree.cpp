@@ -116,7 +116,7 @@ int32_t KvTree::NewNode(int32_t parent, int32_t cache_namespace, int32_t begin_p
                         std::span<const int32_t> tokens) {
   int32_t id = 0;
   if (free_nodes_.empty()) {
-    id = node_slots();
+    id = node_capacity();
     nodes_.emplace_back();
   } else {
     id = free_nodes_.back();

@@ -79,7 +79,7 @@ class KvTree {
 
   int32_t block_tokens() const { return block_tokens_; }
   const KvNode& node(int32_t id) const { return nodes_[static_cast<size_t>(id)]; }
-  int32_t node_slots() const { return static_cast<int32_t>(nodes_.size()); }
+  int32_t node_capacity() const { return static_cast<int32_t>(nodes_.size()); }
 
   // Cache namespaces: paths of different ones never share anything. A private one is found by nobody
   // else and forgotten on release.

@@ -61,7 +61,7 @@ Status KvTree::Check() const {
   int32_t live = 0;
   size_t indexed_nodes = 0;
   size_t evictable = 0;
-  for (int32_t id = 0; id < node_slots(); ++id) {
+  for (int32_t id = 0; id < node_capacity(); ++id) {
     const KvNode& here = node(id);
     if (!here.alive) continue;
     Status itself = CheckNodeItself(here, id, block_tokens_);
@@ -97,7 +97,7 @@ Status KvTree::Check() const {
     if (listed != (here.pins == 0 && here.children == 0)) return Broken(id, "eviction list is wrong");
     if (listed) ++evictable;
   }
-  for (int32_t id = 0; id < node_slots(); ++id) {
+  for (int32_t id = 0; id < node_capacity(); ++id) {
     const KvNode& here = node(id);
     if (here.alive && here.children != children[static_cast<size_t>(id)])
       return Broken(id, "children miscounted");

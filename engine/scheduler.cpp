@@ -14,10 +14,10 @@ Scheduler::Scheduler(SchedulerOptions options, std::shared_ptr<const Tokenizer> 
       tails_(options_.engine.total_blocks, options_.engine.block_tokens, &requests_),
       pressure_(options_.policy, &requests_, &tails_),
       opener_(options_.policy, &tails_, &pressure_, &usage_),
-      updater_(options_.policy, &requests_, &tails_, &slots_, &usage_, &events_),
+      updater_(options_.policy, &requests_, &tails_, &sequence_slots_, &usage_, &events_),
       turns_(options_.policy, options_.engine.max_batch_rows, &requests_),
       admission_(options_.policy, &requests_, &tails_, &pressure_, &turns_, &updater_, &events_),
-      builder_(options_, &tails_, &pressure_, &opener_, &slots_, &usage_),
+      builder_(options_, &tails_, &pressure_, &opener_, &sequence_slots_, &usage_),
       rows_(options_, &requests_, &tails_, &opener_, &turns_, &builder_) {
   ESPALIER_CHECK(options_.steps_in_flight == 1 || options_.steps_in_flight == 2);
   ESPALIER_CHECK(options_.engine.max_batch_rows > 0 && options_.engine.prefill_chunk_tokens > 0);
@@ -111,7 +111,7 @@ void Scheduler::CheckStep(const StepInput& input) const {
   require(CheckInvariants());
   require(ValidateBatch(input.batch));
   require(CheckPlan(input.batch, input.plan, options_.plan));
-  for (const RowToken& token : input.tokens) ESPALIER_CHECK(token.token_id >= 0 || token.slot >= 0);
+  for (const RowToken& token : input.tokens) ESPALIER_CHECK(token.token_id >= 0 || token.sequence_slot >= 0);
 }
 
 // Reports.
@@ -135,7 +135,7 @@ EngineStats Scheduler::Stats() const {
 TreeSnapshot Scheduler::Snapshot() const {
   const KvTree& kv = tails_.kv();
   TreeSnapshot snapshot;
-  for (int32_t id = 0; id < kv.node_slots(); ++id) {
+  for (int32_t id = 0; id < kv.node_capacity(); ++id) {
     const KvNode& node = kv.node(id);
     if (!node.alive) continue;
     KvNodeSnapshot& seen = snapshot.nodes.emplace_back();

@@ -119,7 +119,7 @@ class Scheduler {
   // The rooms. Each uses only those above it.
   EventLog events_;
   UsageMeter usage_;
-  SequenceSlots slots_;
+  SequenceSlots sequence_slots_;
   RequestTable requests_;
   TailNodes tails_;
   MemoryPressure pressure_;

@@ -44,7 +44,7 @@ struct Sequence {
   bool tail_pending = false;      // generated: the row of its last token has to be run: first tokens of
                                   // children are sampled from it
   std::vector<int32_t> awaiting;  // the children whose first tokens those will be
-  int32_t slot = -1;              // on the device, from the first sample to the end
+  int32_t sequence_slot = -1;     // on the device, from the first sample to the end
   int32_t sampled = 0;            // tokens sampled by issued steps: size() of them are known
   int32_t uses_issued = 0;        // leading ones of run->uses
   bool read_done = false;         // kRead: all rows have been issued

@@ -13,20 +13,20 @@ class SequenceSlots {
  public:
   // Precondition: the sequence has none.
   void Take(Sequence* sequence) {
-    if (free_.empty()) free_.push_back(slots_++);
-    sequence->slot = free_.back();
+    if (free_.empty()) free_.push_back(sequence_slots_++);
+    sequence->sequence_slot = free_.back();
     free_.pop_back();
   }
   // No effect where it has none.
   void Return(Sequence* sequence) {
-    if (sequence->slot < 0) return;
-    free_.push_back(sequence->slot);
-    sequence->slot = -1;
+    if (sequence->sequence_slot < 0) return;
+    free_.push_back(sequence->sequence_slot);
+    sequence->sequence_slot = -1;
   }
 
  private:
   std::vector<int32_t> free_;
-  int32_t slots_ = 0;
+  int32_t sequence_slots_ = 0;
 };
 
 }  // namespace espalier

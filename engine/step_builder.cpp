@@ -11,7 +11,7 @@ StepBuilder::StepBuilder(const SchedulerOptions& options, TailNodes* tails, Memo
       tails_(*tails),
       pressure_(*pressure),
       opener_(*opener),
-      slots_(*slots),
+      sequence_slots_(*slots),
       usage_(*usage),
       batch_builder_(&tails->kv(), options.shuffle_seed) {}
 
@@ -24,7 +24,7 @@ void StepBuilder::Begin(uint64_t step_id) {
   rows_ = 0;
   sample_uses_.clear();
   score_uses_.clear();
-  slot_uses_.clear();
+  sequence_slot_uses_.clear();
   params_index_.clear();
 }
 
@@ -127,7 +127,7 @@ void StepBuilder::AttachUses(const Candidate& candidate, int32_t first_position,
   const KvNode& node = tails_.kv().node(tail);
   for (int32_t position = first_position; position < end_position; ++position) {
     if (node.tokens[static_cast<size_t>(position - node.begin_position)] == kUnknownToken)
-      slot_uses_.push_back({tail, position, sequence.slot});
+      sequence_slot_uses_.push_back({tail, position, sequence.sequence_slot});
   }
   if (sequence.run != nullptr) AttachRunUses(&request, &sequence, end_position);
   if (end_position < node.end_position()) return;
@@ -180,14 +180,14 @@ void StepBuilder::SampleFirstTokens(ScheduledRequest* request, const std::vector
 // Samples the next token of `sampling` from the logits at `position` of the path to `tail`.
 void StepBuilder::SampleToken(ScheduledRequest* request, Sequence* sampling, int32_t tail, int32_t position) {
   const GenerateSpec& spec = *request->tree.generate(*sampling->answer);
-  if (sampling->slot < 0) {
-    slots_.Take(sampling);
+  if (sampling->sequence_slot < 0) {
+    sequence_slots_.Take(sampling);
     ESPALIER_CHECK(sampling->size() == 0);  // a slot is kept to the end
     if (spec.sampling.UsesHistory())
-      input_->histories.push_back({sampling->slot, request->tree.History(sampling->answer->parent)});
+      input_->histories.push_back({sampling->sequence_slot, request->tree.History(sampling->answer->parent)});
   }
   input_->samples.push_back({.logit_index = 0,
-                             .slot = sampling->slot,
+                             .sequence_slot = sampling->sequence_slot,
                              .params = ParamsIndex(spec.sampling),
                              .position = position + 1,
                              .stream = sampling->answer->stream,
@@ -227,7 +227,7 @@ void StepBuilder::NumberRows() {
   const auto row_of = [&](const RowUse& use) {
     return static_cast<size_t>(batch_builder_.RowOf(input.batch, use.node, use.position));
   };
-  for (const RowUse& use : slot_uses_) input.tokens[row_of(use)].slot = use.slot;
+  for (const RowUse& use : sequence_slot_uses_) input.tokens[row_of(use)].sequence_slot = use.sequence_slot;
   std::vector<int32_t> logit_of(input.tokens.size(), -1);
   for (const RowUse& use : sample_uses_) logit_of[row_of(use)] = 0;
   for (const RowUse& use : score_uses_) logit_of[row_of(use)] = 0;

@@ -44,7 +44,7 @@ class StepBuilder {
   struct RowUse {
     int32_t node = 0;
     int32_t position = 0;
-    int32_t slot = -1;
+    int32_t sequence_slot = -1;
   };
 
   int32_t IssueAbove(const Candidate& candidate, int32_t budget);
@@ -62,7 +62,7 @@ class StepBuilder {
   TailNodes& tails_;
   MemoryPressure& pressure_;
   SequenceOpener& opener_;
-  SequenceSlots& slots_;
+  SequenceSlots& sequence_slots_;
   UsageMeter& usage_;
   BatchBuilder batch_builder_;
 
@@ -73,7 +73,7 @@ class StepBuilder {
   int32_t rows_ = 0;
   std::vector<RowUse> sample_uses_;  // as input_->samples
   std::vector<RowUse> score_uses_;   // as input_->scores
-  std::vector<RowUse> slot_uses_;
+  std::vector<RowUse> sequence_slot_uses_;
   std::unordered_map<const SamplingParams*, int32_t> params_index_;  // into input_->params
 };
 

@@ -135,7 +135,7 @@ void TailNodes::CountHeld() {
   constexpr int32_t kMany = -2;
   PeerShares& peers = requests_->held_by_peers();
   peers.ClearHeld();
-  std::vector<int32_t> holder(static_cast<size_t>(kv_.node_slots()), kNoPeer);
+  std::vector<int32_t> holder(static_cast<size_t>(kv_.node_capacity()), kNoPeer);
   for (const auto& [place, request] : requests_->by_precedence()) {
     for (const int32_t number : request->tails.in_memory()) {
       for (int32_t at = request->sequence(number).tail; at >= 0; at = kv_.node(at).parent) {

@@ -28,7 +28,8 @@ void TreeUpdater::NoteCreated(ScheduledRequest* request, const std::vector<int32
 
 std::shared_ptr<ScheduledRequest> TreeUpdater::End(ScheduledRequest* request) {
   tails_.Leave(request);
-  for (int32_t number = 0; number < request->tree.size(); ++number) slots_.Return(&request->sequence(number));
+  for (int32_t number = 0; number < request->tree.size(); ++number)
+    sequence_slots_.Return(&request->sequence(number));
   return requests_.Remove(request);
 }
 
@@ -94,7 +95,7 @@ void TreeUpdater::TakeToken(ScheduledRequest* request, Sequence* sequence, const
   }
   if (branch.finished) {
     sequence->sampled = branch.size();
-    slots_.Return(sequence);
+    sequence_slots_.Return(sequence);
   }
   if (branch.finished || sequence->awaits_result) request->update.reconsider_.push_back(sequence->number);
 }

@@ -24,7 +24,7 @@ class TreeUpdater {
       : policy_(policy),
         requests_(*requests),
         tails_(*tails),
-        slots_(*slots),
+        sequence_slots_(*slots),
         usage_(*usage),
         events_(*events) {}
 
@@ -64,7 +64,7 @@ class TreeUpdater {
   const SchedulingPolicy& policy_;
   RequestTable& requests_;
   TailNodes& tails_;
-  SequenceSlots& slots_;
+  SequenceSlots& sequence_slots_;
   UsageMeter& usage_;
   EventLog& events_;
   bool growing_ = false;

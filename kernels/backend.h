@@ -106,7 +106,7 @@ class Backend {
 
   // A step.
   virtual void BeginStep(std::shared_ptr<const StepInput> step) = 0;
-  // out[row] = table[token of row]; resolves slot references.
+  // out[row] = table[token of row]; resolves references to sequence slots.
   virtual void Embed(MatrixId table, ActivationId out) = 0;
   // out = in / sqrt(mean(in^2) + epsilon) * weight
   virtual void RmsNorm(ActivationId in, VectorId weight, float epsilon, ActivationId out) = 0;

@@ -156,20 +156,20 @@ TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summar
   return result;
 }
 
-int32_t SlotStore::Resolve(const RowToken& token) const {
+int32_t SequenceStore::Resolve(const RowToken& token) const {
   if (token.token_id >= 0) return token.token_id;
-  const auto found = last_token_.find(token.slot);
-  ESPALIER_CHECK_MSG(found != last_token_.end(), "a row refers to a slot that has sampled no token");
+  const auto found = last_token_.find(token.sequence_slot);
+  ESPALIER_CHECK_MSG(found != last_token_.end(), "a row refers to a sequence slot that has sampled no token");
   return found->second;
 }
 
-const TokenCounts* SlotStore::Counts(int32_t slot) const {
-  const auto found = counts_.find(slot);
+const TokenCounts* SequenceStore::Counts(int32_t sequence_slot) const {
+  const auto found = counts_.find(sequence_slot);
   return found == counts_.end() ? nullptr : &found->second;
 }
 
-void SlotStore::SetHistory(const SlotHistory& history) {
-  TokenCounts& counts = counts_[history.slot];
+void SequenceStore::SetHistory(const SequenceHistory& history) {
+  TokenCounts& counts = counts_[history.sequence_slot];
   counts.clear();
   history.ForEachPiece([&](const PathHistory& piece) {
     for (const int32_t id : piece.prompt_tokens) counts.try_emplace(id, 0);
@@ -177,12 +177,12 @@ void SlotStore::SetHistory(const SlotHistory& history) {
   });
 }
 
-void SlotStore::Sampled(int32_t slot, int32_t token_id, bool uses_history) {
-  last_token_[slot] = token_id;
+void SequenceStore::Sampled(int32_t sequence_slot, int32_t token_id, bool uses_history) {
+  last_token_[sequence_slot] = token_id;
   if (uses_history) {
-    ++counts_[slot][token_id];
+    ++counts_[sequence_slot][token_id];
   } else {
-    counts_.erase(slot);
+    counts_.erase(sequence_slot);
   }
 }
 
@@ -191,7 +191,7 @@ void SerialFor(int64_t count, const std::function<void(int64_t)>& body) {
 }
 
 void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
-                const ParallelFor& parallel, SlotStore* slots, StepResult* result) {
+                const ParallelFor& parallel, SequenceStore* sequences, StepResult* result) {
   const auto row = [&](int32_t index) {
     return logits.subspan(static_cast<size_t>(index) * static_cast<size_t>(vocab),
                           static_cast<size_t>(vocab));
@@ -204,15 +204,15 @@ void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vo
   result->samples.resize(step.samples.size());
   parallel(static_cast<int64_t>(step.samples.size()), [&](int64_t i) {
     const SampleRequest& request = step.samples[static_cast<size_t>(i)];
-    result->samples[static_cast<size_t>(i)] =
-        SampleToken(row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
-                    step.params[static_cast<size_t>(request.params)], slots->Counts(request.slot),
-                    request.stream, request.position, request.top_logprobs);
+    result->samples[static_cast<size_t>(i)] = SampleToken(
+        row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
+        step.params[static_cast<size_t>(request.params)], sequences->Counts(request.sequence_slot),
+        request.stream, request.position, request.top_logprobs);
   });
   for (size_t i = 0; i < step.samples.size(); ++i) {
     const SampleRequest& request = step.samples[i];
-    slots->Sampled(request.slot, result->samples[i].token_id,
-                   step.params[static_cast<size_t>(request.params)].UsesHistory());
+    sequences->Sampled(request.sequence_slot, result->samples[i].token_id,
+                       step.params[static_cast<size_t>(request.params)].UsesHistory());
   }
 
   result->scores.resize(step.scores.size());

@@ -50,17 +50,17 @@ TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summa
 TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summary, int32_t token_id,
                        int32_t top_logprobs);
 
-// The state of branch slots that sampling reads and writes. Not thread-safe.
-class SlotStore {
+// The state of sequence slots that sampling reads and writes. Not thread-safe.
+class SequenceStore {
  public:
-  // The id of a row's token. Precondition: a referenced slot has sampled a token.
+  // The id of a row's token. Precondition: a referenced sequence slot has sampled a token.
   int32_t Resolve(const RowToken& token) const;
-  // Null where the slot has no history.
-  const TokenCounts* Counts(int32_t slot) const;
+  // Null where the sequence has no history.
+  const TokenCounts* Counts(int32_t sequence_slot) const;
 
-  void SetHistory(const SlotHistory& history);
-  // Notes the token sampled for a slot. A slot that no longer uses its history forgets it.
-  void Sampled(int32_t slot, int32_t token_id, bool uses_history);
+  void SetHistory(const SequenceHistory& history);
+  // Notes the token sampled for a sequence. One that no longer uses its history forgets it.
+  void Sampled(int32_t sequence_slot, int32_t token_id, bool uses_history);
 
  private:
   std::unordered_map<int32_t, int32_t> last_token_;
@@ -71,9 +71,9 @@ class SlotStore {
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
 void SerialFor(int64_t count, const std::function<void(int64_t)>& body);
 
-// The samples and scores of a step from its logits [logit_rows, vocab], and the slots' new state. Histories
-// of the step must have been set. Fills samples and scores, and logits if the step asks for them.
+// The samples and scores of a step from its logits [logit_rows, vocab], and the sequences' new state.
+// Histories of the step must have been set. Fills samples and scores, and logits if the step asks for them.
 void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
-                const ParallelFor& parallel, SlotStore* slots, StepResult* result);
+                const ParallelFor& parallel, SequenceStore* sequences, StepResult* result);
 
 }  // namespace espalier

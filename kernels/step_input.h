@@ -39,13 +39,14 @@ struct SamplingParams {
   }
 };
 
-// A row's input token: given, or the last token sampled for a branch slot (which the host may not know yet).
+// A row's input token: given, or the last token sampled for a sequence slot (which the host may not know
+// yet).
 struct RowToken {
-  int32_t token_id = -1;  // >= 0: this token
-  int32_t slot = -1;      // otherwise the last token sampled for this branch slot
+  int32_t token_id = -1;       // >= 0: this token
+  int32_t sequence_slot = -1;  // otherwise the last token sampled for this sequence slot
 };
 
-// Copies the first `tokens` slots of a block, all layers, K and V.
+// Copies the first `tokens` KV slots of a block, all layers, K and V.
 struct BlockCopy {
   int32_t source = 0;
   int32_t destination = 0;
@@ -63,17 +64,18 @@ struct PathHistory {
 };
 inline constexpr int32_t kMaxHistoryPieces = 64;
 
-// Sets the penalty history of a branch slot. Sent when a branch with UsesHistory() starts; tokens sampled for
-// the slot afterwards are added by the backend.
-struct SlotHistory {
-  SlotHistory() = default;
-  SlotHistory(int32_t of, std::shared_ptr<const PathHistory> tokens) : slot(of), path(std::move(tokens)) {}
+// Sets the penalty history of a sequence slot. Sent when a branch with UsesHistory() starts; tokens sampled
+// for the sequence afterwards are added by the backend.
+struct SequenceHistory {
+  SequenceHistory() = default;
+  SequenceHistory(int32_t of, std::shared_ptr<const PathHistory> tokens)
+      : slot(of), path(std::move(tokens)) {}
   // Of a path that shares nothing.
-  SlotHistory(int32_t of, std::vector<int32_t> prompt_tokens, std::vector<int32_t> generated_tokens)
-      : SlotHistory(of, std::make_shared<const PathHistory>(PathHistory{nullptr, 1, std::move(prompt_tokens),
-                                                                        std::move(generated_tokens)})) {}
+  SequenceHistory(int32_t of, std::vector<int32_t> prompt_tokens, std::vector<int32_t> generated_tokens)
+      : SequenceHistory(of, std::make_shared<const PathHistory>(PathHistory{
+                                nullptr, 1, std::move(prompt_tokens), std::move(generated_tokens)})) {}
 
-  int32_t slot = 0;
+  int32_t sequence_slot = 0;
   std::shared_ptr<const PathHistory> path;
 
   // Calls each(piece) for the pieces of the path, last first.
@@ -85,11 +87,11 @@ struct SlotHistory {
 
 // Samples a token for one branch. Many requests may name the same row of logits.
 struct SampleRequest {
-  int32_t logit_index = 0;  // into StepInput::logit_rows
-  int32_t slot = 0;         // branch slot: its last token becomes the sampled one
-  int32_t params = 0;       // into StepInput::params
-  int32_t position = 0;     // absolute position of the sampled token: the counter of the random stream
-  uint64_t stream = 0;      // key of the random stream, from the seed and the path of branch ordinals
+  int32_t logit_index = 0;    // into StepInput::logit_rows
+  int32_t sequence_slot = 0;  // sequence slot: its last token becomes the sampled one
+  int32_t params = 0;         // into StepInput::params
+  int32_t position = 0;       // absolute position of the sampled token: the counter of the random stream
+  uint64_t stream = 0;        // key of the random stream, from the seed and the path of branch ordinals
   int32_t top_logprobs = 0;
 };
 
@@ -104,9 +106,9 @@ struct ScoreRequest {
 // KV, then attention), samples. Steps take effect in the order of issue.
 struct StepInput {
   uint64_t step_id = 0;
-  std::vector<int32_t> zero_blocks;  // newly allocated blocks: zeroed, so that masked slots are finite
+  std::vector<int32_t> zero_blocks;  // newly allocated blocks: zeroed, so that masked KV slots are finite
   std::vector<BlockCopy> copies;     // sources are blocks written by earlier steps
-  std::vector<SlotHistory> histories;
+  std::vector<SequenceHistory> histories;
   TreeBatch batch;
   AttentionPlan plan;
   std::vector<RowToken> tokens;     // [rows]
@@ -126,7 +128,7 @@ struct TokenLogprob {
 
 // The answer to a SampleRequest or a ScoreRequest. Logits are finite unless the model's arithmetic
 // overflowed; a row with a single one that is infinite or not a number has no distribution. Every answer from
-// such a row has failed: nothing was sampled or scored. The branch slot then holds token 0, so that steps
+// such a row has failed: nothing was sampled or scored. The sequence slot then holds token 0, so that steps
 // that are under way can run.
 struct TokenResult {
   int32_t token_id = 0;                    // of a failed sample: 0

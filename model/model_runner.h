@@ -16,7 +16,7 @@ struct ModelInfo {
   int32_t vocab_size = 0;
   int32_t max_positions = 0;           // longest path in tokens
   int32_t kv_blocks = 0;               // size of the KV pool
-  int32_t block_tokens = 0;            // slots of a KV block
+  int32_t block_tokens = 0;            // KV slots of a block
   std::vector<int32_t> eos_token_ids;  // any of them ends a branch (finish reason stop_token)
   int32_t bos_token_id = -1;
   int64_t parameters = 0;

@@ -119,7 +119,7 @@ class CpuBackend final : public Backend {
   Buffer partials_;
   std::vector<Buffer> scratch_;  // [threads]
   Buffer logits_;
-  SlotStore slots_;
+  SequenceStore sequences_;
 
   std::shared_ptr<const StepInput> step_;
   std::chrono::steady_clock::time_point step_begin_;

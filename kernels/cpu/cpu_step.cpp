@@ -55,7 +55,7 @@ void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
     kv.ZeroBlocks(step_->zero_blocks, pool_.get());
     kv.CopyBlocks(step_->copies, pool_.get());
   }
-  for (const SlotHistory& history : step_->histories) slots_.SetHistory(history);
+  for (const SequenceHistory& history : step_->histories) sequences_.SetHistory(history);
 }
 
 void CpuBackend::Embed(MatrixId table, ActivationId out) {
@@ -64,7 +64,7 @@ void CpuBackend::Embed(MatrixId table, ActivationId out) {
   ESPALIER_CHECK(!o.bf16);
   ESPALIER_CHECK_MSG(!t.int8(), "a table is added by AddTable");
   ForRows(o.rows, o.cols, [&](int64_t row) {
-    t.ReadRow(slots_.Resolve(step_->tokens[static_cast<size_t>(row)]), o.Floats(row));
+    t.ReadRow(sequences_.Resolve(step_->tokens[static_cast<size_t>(row)]), o.Floats(row));
   });
 }
 
@@ -165,7 +165,7 @@ void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec
   ESPALIER_CHECK(angles == nullptr || angles->half * 2 == pool.shape().head_dim);
   const KvLayer kv_layer = pool.Layer(layer);
   ForRows(a.rows, a.cols, [&](int64_t row) {
-    const int64_t slot = step_->batch.KvSlotOfRow(static_cast<int32_t>(row));
+    const int64_t kv_slot = step_->batch.KvSlotOfRow(static_cast<int32_t>(row));
     RotaryArgs args;
     args.qkv = a.Floats(row);
     if (angles != nullptr) {
@@ -180,8 +180,8 @@ void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec
     args.head_dim = pool.shape().head_dim;
     args.kv = kv_layer;
     args.kv_dtype = pool.shape().kv_dtype;
-    args.block = slot / pool.block_tokens();
-    args.slot = static_cast<int32_t>(slot % pool.block_tokens());
+    args.block = kv_slot / pool.block_tokens();
+    args.kv_slot = static_cast<int32_t>(kv_slot % pool.block_tokens());
     ESPALIER_CHECK(args.block < pool.blocks());
     kernels_.rotary_and_store(args);
   });
@@ -353,16 +353,16 @@ void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, in
   pool_->ParallelFor(static_cast<int64_t>(step_->samples.size()), 1, [&](int64_t i, int32_t) {
     const SampleRequest& request = step_->samples[static_cast<size_t>(i)];
     if (!here(request.logit_index)) return;
-    result_.samples[static_cast<size_t>(i)] =
-        SampleToken(row(request.logit_index), summary(request.logit_index),
-                    step_->params[static_cast<size_t>(request.params)], slots_.Counts(request.slot),
-                    request.stream, request.position, request.top_logprobs);
+    result_.samples[static_cast<size_t>(i)] = SampleToken(
+        row(request.logit_index), summary(request.logit_index),
+        step_->params[static_cast<size_t>(request.params)], sequences_.Counts(request.sequence_slot),
+        request.stream, request.position, request.top_logprobs);
   });
   for (size_t i = 0; i < step_->samples.size(); ++i) {
     const SampleRequest& request = step_->samples[i];
     if (!here(request.logit_index)) continue;
-    slots_.Sampled(request.slot, result_.samples[i].token_id,
-                   step_->params[static_cast<size_t>(request.params)].UsesHistory());
+    sequences_.Sampled(request.sequence_slot, result_.samples[i].token_id,
+                       step_->params[static_cast<size_t>(request.params)].UsesHistory());
   }
   pool_->ParallelFor(static_cast<int64_t>(step_->scores.size()), 1, [&](int64_t i, int32_t) {
     const ScoreRequest& request = step_->scores[static_cast<size_t>(i)];

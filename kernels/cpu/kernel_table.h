@@ -90,14 +90,14 @@ struct KvBlockSpan {
   int32_t first_entry = 0;
   int32_t entries = 0;
   int32_t block = 0;
-  int32_t column = 0;  // of slot 0 in the segment; meaningful for rows that see the whole block
-  int32_t slot_begin = 0;
-  int32_t slot_end = 0;
+  int32_t column = 0;  // of KV slot 0 in the segment; meaningful for rows that see the whole block
+  int32_t kv_slot_begin = 0;
+  int32_t kv_slot_end = 0;
   int32_t row_begin = 0;
   int32_t row_end = 0;
-  int32_t full_begin = 0;  // fully visible: rows that see the whole block, slot i at column + i
+  int32_t full_begin = 0;  // fully visible: rows that see the whole block, KV slot i at column + i
   int32_t full_end = 0;
-  // Row r sees the span's slots up to r - diagonal_row; kNoCausalDiagonal where what rows see has another
+  // Row r sees the span's KV slots up to r - diagonal_row; kNoCausalDiagonal where what rows see has another
   // form.
   int32_t diagonal_row = kNoCausalDiagonal;
   bool causal_diagonal = false;  // multiplied as if fully visible; what rows do not see is masked afterwards
@@ -151,7 +151,7 @@ struct RotaryArgs {
   KvLayer kv;
   DType kv_dtype = DType::kBFloat16;
   int64_t block = 0;
-  int32_t slot = 0;
+  int32_t kv_slot = 0;
 };
 
 struct KernelTable {

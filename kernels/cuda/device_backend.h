@@ -144,7 +144,7 @@ class DeviceBackend final : public Backend {
   // the host has none either.
   std::byte* Room(DeviceMemory* device, DeviceMemory* host, int64_t bytes, const char* what);
   bool PrepareSlot(StepSlot* slot);
-  bool ReserveTokens(int32_t slots);
+  bool ReserveTokens(int32_t sequence_slots);
   bool ReserveSampling(int32_t padded_vocab);
   void MoveBlocks(const StepSlot& slot);
   Activation& Output(ActivationId id, int32_t rows, int64_t cols);

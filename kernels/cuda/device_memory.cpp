@@ -23,7 +23,7 @@ constexpr int64_t kBlockDescriptorBytes = 4 * (sizeof(DescriptorEntry) + sizeof(
 // Of a step's results: a row's summary, its token and twenty likely ones; samples beyond the rows.
 constexpr int64_t kRowResultBytes = 256;
 constexpr int64_t kMoreResultBytes = int64_t{128} << 10;
-constexpr int64_t kSlotsAtOnce = 1 << 14;  // branch slots
+constexpr int64_t kSequenceSlotsAtOnce = 1 << 14;  // sequence slots
 // By which allocations may be rounded up, all together.
 constexpr int64_t kRoundingBytes = int64_t{32} << 20;
 
@@ -148,13 +148,14 @@ std::byte* DeviceBackend::Room(DeviceMemory* device, DeviceMemory* host, int64_t
   return ReserveHost(host, bytes, what) ? host->data() : nullptr;
 }
 
-// Last sampled tokens of at least `slots` branch slots; those sampled so far are kept.
-bool DeviceBackend::ReserveTokens(int32_t slots) {
-  const int64_t bytes = RoundUpTo(slots, kSlotsAtOnce) * static_cast<int64_t>(sizeof(int32_t));
+// Last sampled tokens of at least `sequence_slots` sequence slots; those sampled so far are kept.
+bool DeviceBackend::ReserveTokens(int32_t sequence_slots) {
+  const int64_t bytes =
+      RoundUpTo(sequence_slots, kSequenceSlotsAtOnce) * static_cast<int64_t>(sizeof(int32_t));
   if (last_token_.data() != nullptr && last_token_.bytes() >= bytes) return true;
   DeviceMemory device;
   DeviceMemory host;
-  if (Room(&device, &host, bytes, "the branch slots") == nullptr) return false;
+  if (Room(&device, &host, bytes, "the sequence slots") == nullptr) return false;
   DeviceMemory grown = std::move(device.data() != nullptr ? device : host);
   device_->Fill(grown.data(), 0xff, grown.bytes());
   if (last_token_.data() != nullptr) {
@@ -174,7 +175,7 @@ bool DeviceBackend::PrepareSlot(StepSlot* slot) {
   const ResultLayout results(*slot->lowered);
   if (!ReserveHost(&slot->host_descriptor, descriptor_bytes, "a step's plan") ||
       !ReserveHost(&slot->host_results, results.bytes, "a step's results") ||
-      !ReserveTokens(slot->lowered->max_slot() + 1)) {
+      !ReserveTokens(slot->lowered->max_sequence_slot() + 1)) {
     return false;
   }
   slot->descriptor_at = Room(&slot->descriptor, &slot->host_descriptor, descriptor_bytes, "a step's plan");

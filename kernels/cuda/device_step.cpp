@@ -314,8 +314,9 @@ Result<StepResult> DeviceBackend::Wait() {
   StepSlot& slot = slots_[static_cast<size_t>(waited_++ % kStepsInFlight)];
   if (device_->status().ok()) device_->WaitFor(slot.first_event + kEnd);
   if (device_->status().ok() && *slot.host_results.as<int32_t>() != 0) {
-    device_->Fail(InternalError(
-        "a row refers to a token that is not in the vocabulary, or to a slot that has sampled none"));
+    device_->Fail(
+        InternalError("a row refers to a token that is not in the vocabulary, or to a sequence slot that has "
+                      "sampled none"));
   }
   if (!device_->status().ok()) {
     slot.step = nullptr;

@@ -29,7 +29,7 @@ struct RowsView {
 inline constexpr int32_t kBadToken = 1;
 struct EmbedArgs {
   const std::byte* descriptor = nullptr;
-  const int32_t* last_token = nullptr;  // [slots]
+  const int32_t* last_token = nullptr;  // [sequence slots]
   const void* table = nullptr;          // [vocab, table_stride]
   int64_t table_stride = 0;
   int32_t vocab = 0;
@@ -189,7 +189,7 @@ struct SampleArgs {
   int32_t first = 0;
   int32_t count = 0;
   float* scratch = nullptr;         // [kSampleBlocks][vocab]
-  int32_t* last_token = nullptr;    // [slots]
+  int32_t* last_token = nullptr;    // [sequence slots]
   SampledToken* sampled = nullptr;  // [samples]
   inline LaunchShape Shape() const;
 };

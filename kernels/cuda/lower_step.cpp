@@ -46,7 +46,7 @@ LoweredStep::LoweredStep(const StepInput& step, HistoryStore* histories) {
   LowerRows(step);
   LowerBlocks(step);
   LowerPlan(step.plan, step.batch);
-  for (const SlotHistory& history : step.histories) histories->Set(history);
+  for (const SequenceHistory& history : step.histories) histories->Set(history);
   LowerSamples(step, histories);
   LowerScores(step);
 
@@ -115,15 +115,15 @@ void LoweredStep::LowerRows(const StepInput& step) {
     const int64_t kv = batch.KvSlotOfRow(r);
     DescriptorRow row;
     row.token_id = step.tokens[index].token_id;
-    row.slot = step.tokens[index].slot;
+    row.sequence_slot = step.tokens[index].sequence_slot;
     row.position = batch.row_position[index];
     row.subtree_end = batch.row_subtree_end[index];
     row.kv_block = static_cast<int32_t>(kv / batch.block_tokens);
     row.kv_slot = static_cast<int32_t>(kv % batch.block_tokens);
-    ESPALIER_CHECK(row.position >= 0 && (row.token_id >= 0 || row.slot >= 0));
+    ESPALIER_CHECK(row.position >= 0 && (row.token_id >= 0 || row.sequence_slot >= 0));
     NoteBlock(row.kv_block);
     max_position_ = std::max(max_position_, row.position);
-    max_slot_ = std::max(max_slot_, row.slot);
+    max_sequence_slot_ = std::max(max_sequence_slot_, row.sequence_slot);
     rows_.push_back(row);
   }
   logit_rows_ = step.logit_rows;
@@ -161,7 +161,7 @@ void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, con
     to.block = entry.block;
     to.position = entry.position;
     to.first_own_row = entry.first_own_row;
-    to.first_slot = static_cast<uint16_t>(entry.first_slot);
+    to.first_kv_slot = static_cast<uint16_t>(entry.first_kv_slot);
     to.tokens = static_cast<uint16_t>(entry.tokens);
     to.row_lo = static_cast<uint16_t>(entry.row_begin - item.first_row);
     to.row_hi = static_cast<uint16_t>(entry.row_end - item.first_row);
@@ -219,7 +219,8 @@ void LoweredStep::AddCounts(const HistoryCounts& counts, DescriptorSample* sampl
   }
   sample->counts = CountOf(counts_) - sample->first_count;
   // Issue() has counted this sample already.
-  ESPALIER_CHECK_MSG(counts.pending <= 2, "at most one sample of a slot is unknown when the next is issued");
+  ESPALIER_CHECK_MSG(counts.pending <= 2,
+                     "at most one sample of a sequence slot is unknown when the next is issued");
   sample->counts_last = counts.pending == 2 ? 1 : 0;
   sample->uses_history = 1;
 }
@@ -230,7 +231,7 @@ void LoweredStep::LowerSamples(const StepInput& step, HistoryStore* histories) {
   for (const int32_t index : sample_order_) {
     const SampleRequest& request = step.samples[static_cast<size_t>(index)];
     ESPALIER_CHECK(request.logit_index >= 0 && request.logit_index < CountOf(logit_rows_) &&
-                   request.slot >= 0);
+                   request.sequence_slot >= 0);
     const SamplingParams& params = step.params.at(static_cast<size_t>(request.params));
     DescriptorSample sample;
     sample.uniform = UniformOf(request.stream, static_cast<uint32_t>(request.position));
@@ -242,13 +243,13 @@ void LoweredStep::LowerSamples(const StepInput& step, HistoryStore* histories) {
     sample.frequency_penalty = params.frequency_penalty;
     sample.top_k = params.top_k;
     sample.logit_row = request.logit_index;
-    sample.slot = request.slot;
+    sample.sequence_slot = request.sequence_slot;
     AddBiases(params, &sample);
-    sample_counts_.push_back(histories->Issue(request.slot, params.UsesHistory()));
+    sample_counts_.push_back(histories->Issue(request.sequence_slot, params.UsesHistory()));
     if (sample_counts_.back() != nullptr) AddCounts(*sample_counts_.back(), &sample);
     int32_t& top = top_counts_[static_cast<size_t>(request.logit_index)];
     top = std::max(top, request.top_logprobs);
-    max_slot_ = std::max(max_slot_, request.slot);
+    max_sequence_slot_ = std::max(max_sequence_slot_, request.sequence_slot);
     samples_.push_back(sample);
   }
   for (const int32_t top : top_counts_) top_stride_ = std::max(top_stride_, top);

@@ -43,7 +43,7 @@ class LoweredStep {
   int32_t max_block() const { return max_block_; }
   int32_t max_position() const { return max_position_; }
   int32_t max_token_id() const { return max_token_id_; }  // that sampling or scoring names
-  int32_t max_slot() const { return max_slot_; }
+  int32_t max_sequence_slot() const { return max_sequence_slot_; }
   int32_t max_item_rows() const { return max_item_rows_; }
   int32_t top_stride() const { return top_stride_; }
 
@@ -82,7 +82,7 @@ class LoweredStep {
   int32_t max_block_ = -1;
   int32_t max_position_ = -1;
   int32_t max_token_id_ = -1;
-  int32_t max_slot_ = -1;
+  int32_t max_sequence_slot_ = -1;
   int32_t max_item_rows_ = 0;
   int32_t top_stride_ = 0;
 };

@@ -18,8 +18,8 @@ struct DescriptorArray {
 };
 
 struct DescriptorRow {
-  int32_t token_id = -1;  // >= 0, or the last token sampled for `slot`
-  int32_t slot = -1;
+  int32_t token_id = -1;  // >= 0, or the last token sampled for `sequence_slot`
+  int32_t sequence_slot = -1;
   int32_t position = 0;
   int32_t subtree_end = 0;  // the row's own token is seen by rows [row, subtree_end)
   int32_t kv_block = 0;     // where the row's K and V go
@@ -51,7 +51,7 @@ struct DescriptorEntry {
   int32_t block = 0;
   int32_t position = 0;
   int32_t first_own_row = -1;  // as PlanEntry: >= 0 for tokens written in this step
-  uint16_t first_slot = 0;
+  uint16_t first_kv_slot = 0;
   uint16_t tokens = 0;
   uint16_t row_lo = 0;  // relative to the item's first row
   uint16_t row_hi = 0;
@@ -92,13 +92,13 @@ struct DescriptorSample {
   float frequency_penalty = 0.0F;
   int32_t top_k = 0;
   int32_t logit_row = 0;  // of the step
-  int32_t slot = 0;
+  int32_t sequence_slot = 0;
   int32_t first_bias = 0;
   int32_t biases = 0;  // those of one token side by side, added in their order
   int32_t first_count = 0;
   int32_t counts = 0;  // each token at most once
   int32_t counts_last =
-      0;  // 1: the slot's last token was sampled after the counts were taken, and counts too
+      0;  // 1: the sequence's last token was sampled after the counts were taken, and counts too
   int32_t uses_history = 0;  // 1: penalties apply
 };
 

@@ -79,7 +79,7 @@ struct PlanOptions {
 // row_end); they count as read.
 struct PlanEntry {
   int32_t block = 0;
-  int16_t first_slot = 0;
+  int16_t first_kv_slot = 0;
   int16_t tokens = 0;
   int32_t position = 0;  // absolute position of the first token; further cached tokens follow one by one
   int32_t row_begin = 0;

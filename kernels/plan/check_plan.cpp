@@ -46,7 +46,7 @@ class PlanChecker {
     return plan_.mode != AttentionMode::kNode && plan_.mode != AttentionMode::kNodeChunk;
   }
   const BatchNode& node(int32_t index) const { return batch_.nodes[static_cast<size_t>(index)]; }
-  int64_t SlotOf(const BatchNode& n, int32_t token) const {
+  int64_t KvSlotOf(const BatchNode& n, int32_t token) const {
     const int64_t block = batch_.blocks[static_cast<size_t>(n.first_block + token / batch_.block_tokens)];
     return block * batch_.block_tokens + token % batch_.block_tokens;
   }
@@ -60,7 +60,7 @@ class PlanChecker {
       for (int32_t i = batch_.row_node[static_cast<size_t>(row)]; i >= 0; i = node(i).parent) {
         const BatchNode& n = node(i);
         for (int32_t token = 0; token < n.cached_tokens; ++token) {
-          slots[static_cast<size_t>(n.begin_position + token)] = SlotOf(n, token);
+          slots[static_cast<size_t>(n.begin_position + token)] = KvSlotOf(n, token);
         }
         for (int32_t own = n.first_row; own < n.first_row + n.rows && own <= row; ++own) {
           if (batch_.row_subtree_end[static_cast<size_t>(own)] <= row) continue;
@@ -115,7 +115,8 @@ class PlanChecker {
 
   Status CheckEntry(int32_t index, const PlanItem& item, const PlanEntry& entry) {
     const int32_t segment = entry.position / kSegmentTokens;
-    if (entry.tokens <= 0 || entry.first_slot < 0 || entry.first_slot + entry.tokens > batch_.block_tokens) {
+    if (entry.tokens <= 0 || entry.first_kv_slot < 0 ||
+        entry.first_kv_slot + entry.tokens > batch_.block_tokens) {
       return FailAt(index, "an entry leaves its block");
     }
     if (item.first_partial >= 0 &&
@@ -133,7 +134,7 @@ class PlanChecker {
     }
     for (int32_t token = 0; token < entry.tokens; ++token) {
       for (int32_t row = entry.row_begin; row < entry.row_end; ++row) {
-        if (Status status = See(index, item, row, entry.position + token, Slot(entry, token)); !status)
+        if (Status status = See(index, item, row, entry.position + token, KvSlot(entry, token)); !status)
           return status;
       }
     }
@@ -151,13 +152,14 @@ class PlanChecker {
       const int32_t own = entry.first_own_row + token;
       const int32_t position = batch_.row_position[static_cast<size_t>(own)];
       const int32_t end = batch_.row_subtree_end[static_cast<size_t>(own)];
-      if (batch_.KvSlotOfRow(own) != Slot(entry, token)) return FailAt(index, "an own token's slot is wrong");
+      if (batch_.KvSlotOfRow(own) != KvSlot(entry, token))
+        return FailAt(index, "an own token's KV slot is wrong");
       if (position / kSegmentTokens != entry.position / kSegmentTokens) {
         return FailAt(index, "an entry crosses a segment border");
       }
       last_end = std::max(last_end, end);
       for (int32_t row = std::max(own, entry.row_begin); row < std::min(end, entry.row_end); ++row) {
-        if (Status status = See(index, item, row, position, Slot(entry, token)); !status) return status;
+        if (Status status = See(index, item, row, position, KvSlot(entry, token)); !status) return status;
       }
     }
     const bool exact = entry.row_begin == std::max(entry.first_own_row, item.first_row) &&
@@ -166,8 +168,8 @@ class PlanChecker {
     return {};
   }
 
-  int64_t Slot(const PlanEntry& entry, int32_t token) const {
-    return int64_t{entry.block} * batch_.block_tokens + entry.first_slot + token;
+  int64_t KvSlot(const PlanEntry& entry, int32_t token) const {
+    return int64_t{entry.block} * batch_.block_tokens + entry.first_kv_slot + token;
   }
 
   // Row `row` of the item meets the token at `position`: it must see it, and not have met it before.

@@ -42,7 +42,7 @@ void KvRangeBuilder::AppendCached(const BatchNode& node, RowRange rows, int32_t 
   for (int32_t token = begin; token < end;) {
     const int32_t tokens = std::min(end - token, block_tokens - slot);
     entry.block = *block++;
-    entry.first_slot = static_cast<int16_t>(slot);
+    entry.first_kv_slot = static_cast<int16_t>(slot);
     entry.tokens = static_cast<int16_t>(tokens);
     entry.position = node.begin_position + token;
     entries->push_back(entry);
@@ -85,7 +85,7 @@ void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32
     }
     PlanEntry entry;
     entry.block = batch_.blocks[static_cast<size_t>(n.first_block + token / batch_.block_tokens)];
-    entry.first_slot = static_cast<int16_t>(token % batch_.block_tokens);
+    entry.first_kv_slot = static_cast<int16_t>(token % batch_.block_tokens);
     entry.tokens = static_cast<int16_t>(piece_end - token);
     entry.position = OwnPosition(n, token);
     entry.row_begin = visible ? std::max(row_of(token), rows.begin) : rows.begin;

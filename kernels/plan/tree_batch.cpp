@@ -110,7 +110,7 @@ class BatchChecker {
     return {};
   }
 
-  // One writer per slot, and no slot that is written holds a cached token of any node.
+  // One writer for each KV slot, and no KV slot that is written holds a cached token of any node.
   Status CheckWriters() {
     const auto negative =
         std::find_if(batch_.blocks.begin(), batch_.blocks.end(), [](int32_t b) { return b < 0; });
@@ -120,7 +120,7 @@ class BatchChecker {
       written[static_cast<size_t>(row)] = batch_.KvSlotOfRow(row);
     std::sort(written.begin(), written.end());
     if (std::adjacent_find(written.begin(), written.end()) != written.end()) {
-      return Fail("blocks", "two rows write the same slot");
+      return Fail("blocks", "two rows write the same KV slot");
     }
     for (int32_t i = 0; i < static_cast<int32_t>(batch_.nodes.size()); ++i) {
       for (int32_t token = 0; token < node(i).cached_tokens; token += batch_.block_tokens) {

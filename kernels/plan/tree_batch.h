@@ -9,7 +9,7 @@ namespace espalier {
 
 // A run of tokens on one path: where its KV lies, and which query rows of this step belong to it.
 //
-// Token i of the node lies in slot `i % block_tokens` of block `blocks[first_block + i / block_tokens]`.
+// Token i of the node lies in KV slot `i % block_tokens` of block `blocks[first_block + i / block_tokens]`.
 // Tokens [0, cached_tokens) were written before this step; token `cached_tokens + j` is written in this step
 // by row `first_row + j`, before any row reads it.
 //
@@ -36,7 +36,7 @@ struct BatchNode {
 // "Rows and visibility"). Nothing outside the step is keyed by row: rows may be renumbered freely from step
 // to step.
 struct TreeBatch {
-  int32_t block_tokens = 16;             // slots of a KV block; divides kSegmentTokens
+  int32_t block_tokens = 16;             // KV slots of a block; divides kSegmentTokens
   std::vector<BatchNode> nodes;          // pre-order; only nodes with rows at or below them
   std::vector<int32_t> blocks;           // KV block ids, node by node
   std::vector<int32_t> row_node;         // [rows] index of the row's node

@@ -49,7 +49,7 @@ struct KvPool {
   int32_t block_tokens = 0;
   std::vector<KvLayer> layers;
 
-  int64_t slot_floats() const { return int64_t{shape.kv_heads} * shape.head_dim; }
+  int64_t kv_slot_floats() const { return int64_t{shape.kv_heads} * shape.head_dim; }
 };
 
 struct Activation {
@@ -177,7 +177,7 @@ class RefBackend final : public Backend {
       return InvalidArgument("", "impossible attention shape");
     }
     KvPool pool{shape, blocks, block_tokens, {}};
-    const auto floats = static_cast<size_t>(int64_t{blocks} * block_tokens * pool.slot_floats());
+    const auto floats = static_cast<size_t>(int64_t{blocks} * block_tokens * pool.kv_slot_floats());
     pool.layers.assign(static_cast<size_t>(shape.layers),
                        {std::vector<float>(floats, 0.0F), std::vector<float>(floats, 0.0F)});
     return Append<KvId>(&pools_, std::move(pool));
@@ -205,14 +205,14 @@ class RefBackend final : public Backend {
       for (const int32_t block : step_->zero_blocks) ZeroBlock(&pool, block);
       for (const BlockCopy& copy : step_->copies) CopyBlock(&pool, copy);
     }
-    for (const SlotHistory& history : step_->histories) slots_.SetHistory(history);
+    for (const SequenceHistory& history : step_->histories) sequences_.SetHistory(history);
   }
 
   void Embed(MatrixId table, ActivationId out) override {
     const Matrix& t = At(matrices_, table);
     Activation& o = Output(out, step_->batch.rows(), t.cols);
     for (int64_t row = 0; row < o.rows; ++row) {
-      const int32_t token = slots_.Resolve(step_->tokens[static_cast<size_t>(row)]);
+      const int32_t token = sequences_.Resolve(step_->tokens[static_cast<size_t>(row)]);
       ESPALIER_CHECK(token < t.rows);
       std::copy_n(t.row(token), t.cols, o.row(row));
     }
@@ -247,7 +247,7 @@ class RefBackend final : public Backend {
     KvPool& pool = At(pools_, kv);
     Activation& a = CheckedQkv(pool, qkv);
     KvLayer& target = pool.layers.at(static_cast<size_t>(layer));
-    const int64_t floats = pool.slot_floats();
+    const int64_t floats = pool.kv_slot_floats();
     const auto dim = static_cast<size_t>(pool.shape.head_dim);
     for (int32_t row = 0; row < step_->batch.rows(); ++row) {
       const int32_t position = step_->batch.row_position[static_cast<size_t>(row)];
@@ -271,7 +271,7 @@ class RefBackend final : public Backend {
     const int64_t cols = int64_t{pool.shape.query_heads} * pool.shape.head_dim;
     Activation& o = Output(out, a.rows, cols);
     for (int32_t row = 0; row < step_->batch.rows(); ++row) {
-      const std::vector<int64_t> path = PathSlots(step_->batch, row);
+      const std::vector<int64_t> path = PathKvSlots(step_->batch, row);
       std::span<const int64_t> seen = path;
       if (spec.window > 0) seen = seen.last(std::min(seen.size(), static_cast<size_t>(spec.window)));
       AttendRow(pool.shape, pool.layers.at(static_cast<size_t>(layer)), seen, a.row(row), o.row(row));
@@ -310,7 +310,7 @@ class RefBackend final : public Backend {
         logits[static_cast<size_t>(row * m.rows + n)] = operands.Element(row, n);
       }
     }
-    SampleStep(*step_, logits, m.rows, SerialFor, &slots_, &result_);
+    SampleStep(*step_, logits, m.rows, SerialFor, &sequences_, &result_);
   }
 
   void EndStep() override {
@@ -395,7 +395,7 @@ class RefBackend final : public Backend {
   }
 
   static void ZeroBlock(KvPool* pool, int32_t block) {
-    const int64_t floats = pool->slot_floats() * pool->block_tokens;
+    const int64_t floats = pool->kv_slot_floats() * pool->block_tokens;
     for (KvLayer& layer : pool->layers) {
       std::fill_n(layer.keys.data() + block * floats, floats, 0.0F);
       std::fill_n(layer.values.data() + block * floats, floats, 0.0F);
@@ -403,8 +403,8 @@ class RefBackend final : public Backend {
   }
 
   static void CopyBlock(KvPool* pool, const BlockCopy& copy) {
-    const int64_t floats = pool->slot_floats() * pool->block_tokens;
-    const int64_t count = pool->slot_floats() * copy.tokens;
+    const int64_t floats = pool->kv_slot_floats() * pool->block_tokens;
+    const int64_t count = pool->kv_slot_floats() * copy.tokens;
     for (KvLayer& layer : pool->layers) {
       std::copy_n(layer.keys.data() + copy.source * floats, count,
                   layer.keys.data() + copy.destination * floats);
@@ -420,7 +420,7 @@ class RefBackend final : public Backend {
   std::vector<Rotary> rotaries_;
   std::vector<KvPool> pools_;
   std::vector<Activation> activations_;
-  SlotStore slots_;
+  SequenceStore sequences_;
   std::shared_ptr<const StepInput> step_;
   Clock::time_point begin_;
   StepResult result_;

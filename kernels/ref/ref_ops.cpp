@@ -20,7 +20,7 @@ float Dot(const float* a, const float* b, int64_t count) {
   return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7])) + rest;
 }
 
-std::vector<int64_t> PathSlots(const TreeBatch& batch, int32_t row) {
+std::vector<int64_t> PathKvSlots(const TreeBatch& batch, int32_t row) {
   std::vector<int64_t> slots;
   for (int32_t i = batch.row_node[static_cast<size_t>(row)]; i >= 0;) {
     const BatchNode& node = batch.nodes[static_cast<size_t>(i)];

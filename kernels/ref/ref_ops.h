@@ -20,7 +20,7 @@ struct KvLayer {
 
 // Where the KV that a row sees lies, by ascending position: block * block_tokens + slot. Walks the row's own
 // path from its node to the root.
-std::vector<int64_t> PathSlots(const TreeBatch& batch, int32_t row);
+std::vector<int64_t> PathKvSlots(const TreeBatch& batch, int32_t row);
 
 // out = in / sqrt(mean(in^2) + epsilon) * weight, all as long as weight; out may be in.
 void NormRow(const float* in, std::span<const float> weight, float epsilon, float* out);

@@ -19,7 +19,7 @@ uint64_t Mix(uint64_t counter) {
 // Multiples of 1/64 in (-2, 2): uniform, and exact in bf16.
 float ValueOf(uint64_t bits) { return static_cast<float>(static_cast<int32_t>(bits & 0xFF) - 128) / 64.0F; }
 
-// Slots of the KV that a row sees, in the order of its path.
+// KV slots that a row sees, in the order of its path.
 std::vector<int64_t> PathOf(const TreeBatch& batch, int32_t row) {
   std::vector<int64_t> slots;
   for (const BatchNode& node : batch.nodes) {

@@ -58,7 +58,7 @@ TEST_CASE("damaged steps are noticed") {
               }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) { ++s[1].plan.entries[0].position; }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) { ++s[1].samples[0].position; }).empty());
-  CHECK_FALSE(ProblemAfter([](Steps& s) { s[1].tokens[0] = {.token_id = -1, .slot = 77}; }).empty());
+  CHECK_FALSE(ProblemAfter([](Steps& s) { s[1].tokens[0] = {.token_id = -1, .sequence_slot = 77}; }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) { std::swap(s[0], s[1]); }).empty());
 }
 

@@ -18,8 +18,8 @@ std::vector<int32_t> Iota(int32_t count, int32_t first = 0) {
   return tokens;
 }
 
-// A tree, and a pool of blocks whose slots hold a number that stands for the whole path up to a token: what a
-// step writes is what a model would compute.
+// A tree, and a pool of blocks whose KV slots hold a number that stands for the whole path up to a token:
+// what a step writes is what a model would compute.
 class Bench {
  public:
   explicit Bench(int32_t blocks)
@@ -57,7 +57,7 @@ class Bench {
       const KvNode& node = tree.node(id);
       const std::vector<int32_t> path = Path(id);
       for (int32_t i = node.issued_before_step; i < node.issued_tokens; ++i)
-        Slot(node, i) = Value(path, node.begin_position + i);
+        KvSlot(node, i) = Value(path, node.begin_position + i);
     }
     memory = {};
     tree.EndStep(true);
@@ -104,7 +104,7 @@ class Bench {
       value = value * 6364136223846793005U + static_cast<uint64_t>(path[static_cast<size_t>(i)]) + 7;
     return value;
   }
-  uint64_t& Slot(const KvNode& node, int32_t token) {
+  uint64_t& KvSlot(const KvNode& node, int32_t token) {
     return pool[static_cast<size_t>(node.blocks[static_cast<size_t>(token / kBlock)] * kBlock +
                                     token % kBlock)];
   }

@@ -40,7 +40,7 @@ void AddTokenTree(int32_t block, StepInput* step) {
     batch.row_node.push_back(node);
     batch.row_position.push_back(positions[i]);
     batch.row_subtree_end.push_back(row + ends[i]);
-    step->tokens.push_back({.token_id = 20 + i, .slot = -1});
+    step->tokens.push_back({.token_id = 20 + i, .sequence_slot = -1});
   }
 }
 

@@ -79,7 +79,7 @@ TEST_CASE("paths with penalties are handed to the device once, however many bran
   size_t histories = 0;
   std::set<std::shared_ptr<const PathHistory>> pieces;
   while (harness.Step() && harness.problem().empty()) {
-    for (const SlotHistory& history : harness.last_issued()->histories) {
+    for (const SequenceHistory& history : harness.last_issued()->histories) {
       ++histories;
       for (std::shared_ptr<const PathHistory> piece = history.path; piece != nullptr; piece = piece->above)
         pieces.insert(piece);

@@ -71,7 +71,7 @@ class AttentionRig {
   AttentionRig(Backend& backend, const AttentionShape& shape, int32_t blocks, int32_t block_tokens,
                int32_t max_rows);
 
-  // Writes every slot of the pool: the same values for the same seed on every backend.
+  // Writes every KV slot of the pool: the same values for the same seed on every backend.
   void Fill(uint32_t seed);
   const AttentionShape& shape() const { return shape_; }
   // Stores the rows' K and V and returns their attention [rows, query_heads * head_dim]. qkv: [rows, ...].

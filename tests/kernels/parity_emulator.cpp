@@ -202,7 +202,8 @@ TEST_CASE("A lost device fails the steps in flight and every later one") {
 }
 
 TEST_CASE(
-    "A token outside the vocabulary, and a slot that sampled none, are errors and not reads out of bounds") {
+    "A token outside the vocabulary, and a sequence slot that sampled none, are errors and not reads out of "
+    "bounds") {
   for (const RowToken token : {RowToken{16, -1}, RowToken{-1, 5}}) {
     const auto emulator = Emulator(DType::kFloat32, {}, 64);
     const MatrixId table = AddTable(*emulator, std::vector<float>(16 * 16, 1.0F), 16);

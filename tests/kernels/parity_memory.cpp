@@ -185,11 +185,11 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
     step->params[0].repetition_penalty = 1.3F;
     PathHistory tokens;
     for (int32_t id = 0; id < kVocab; id += 2) tokens.prompt_tokens.push_back(id);
-    SlotHistory history(0, std::make_shared<const PathHistory>(tokens));
+    SequenceHistory history(0, std::make_shared<const PathHistory>(tokens));
     for (int32_t i = 0; i < 300; ++i) {
-      history.slot = kSlots - 1 - i;
+      history.sequence_slot = kSlots - 1 - i;
       step->histories.push_back(history);
-      step->samples.push_back({i % 2, history.slot, 0, 3, static_cast<uint64_t>(i), 200});
+      step->samples.push_back({i % 2, history.sequence_slot, 0, 3, static_cast<uint64_t>(i), 200});
     }
     const StepResult result = RunStep(*emulator.backend, step, [&] {
       emulator.backend->Embed(table, rows);
@@ -200,7 +200,7 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
     found = result.samples;
     // The sampled tokens are where the next step looks for them.
     auto next = MakeStep(RowsOnly(1));
-    next->tokens = {RowToken{-1, history.slot}};
+    next->tokens = {RowToken{-1, history.sequence_slot}};
     RunStep(*emulator.backend, next, [&] { emulator.backend->Embed(table, rows); });
     const std::vector<float> row = emulator.backend->ReadActivation(rows);
     CHECK(SameBits(row,

@@ -121,7 +121,7 @@ TEST_CASE("What attention cannot compute is not finite, and rows that do not see
   }
 }
 
-TEST_CASE("A row whose logits are not finite fails alone, and leaves token 0 in its slots") {
+TEST_CASE("A row whose logits are not finite fails alone, and leaves token 0 in its sequence slots") {
   constexpr int32_t kVocab = 300;
   constexpr int32_t kHidden = 160;
   Random random(24);

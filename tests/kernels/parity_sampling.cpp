@@ -165,12 +165,12 @@ TEST_CASE("The device samples the host's tokens, whatever the parameters") {
       LogitRig rig(*device, head, vocab);
       for (int32_t round = 0; round < 6; ++round) {
         auto step = MakeStep(RowsOnly(LogitRig::kRows));
-        SlotStore slots;
+        SequenceStore sequences;
         for (int32_t row = 0; row < LogitRig::kRows; ++row) step->logit_rows.push_back(row);
         for (int32_t i = 0; i < 40; ++i) {
           step->params.push_back(SomeParams(random, vocab));
           step->histories.push_back({i, SomeTokens(random, vocab, 30), SomeTokens(random, vocab, 30)});
-          slots.SetHistory(step->histories.back());
+          sequences.SetHistory(step->histories.back());
           step->samples.push_back({Pick(random, 0, LogitRig::kRows - 1), i, i, Pick(random, 0, 5000),
                                    random(), Pick(random, 0, 1) * Pick(random, 1, 25)});
           step->scores.push_back(
@@ -184,9 +184,9 @@ TEST_CASE("The device samples the host's tokens, whatever the parameters") {
             logits.push_back(head[static_cast<size_t>(v * LogitRig::kRows + request.logit_index)]);
           }
           INFO("vocab " << vocab << " round " << round << " sample " << i);
-          CheckToken(result.samples[i],
-                     SampleToken(logits, Summarize(logits), step->params[i], slots.Counts(request.slot),
-                                 request.stream, request.position, request.top_logprobs));
+          CheckToken(result.samples[i], SampleToken(logits, Summarize(logits), step->params[i],
+                                                    sequences.Counts(request.sequence_slot), request.stream,
+                                                    request.position, request.top_logprobs));
           REQUIRE(result.scores[i].token_id == step->scores[i].token_id);
         }
       }
@@ -207,12 +207,12 @@ TEST_CASE("The device samples the host's tokens with the most extreme parameters
       for (int32_t round = 0; round < 8; ++round) {
         auto step = MakeStep(RowsOnly(LogitRig::kRows));
         step->return_logits = true;
-        SlotStore slots;
+        SequenceStore sequences;
         for (int32_t row = 0; row < LogitRig::kRows; ++row) step->logit_rows.push_back(row);
         for (int32_t i = 0; i < 60; ++i) {
           step->params.push_back(ExtremeParams(random, vocab));
           step->histories.push_back({i, SomeTokens(random, vocab, 5), SomeTokens(random, vocab, 5)});
-          slots.SetHistory(step->histories.back());
+          sequences.SetHistory(step->histories.back());
           step->samples.push_back({i % LogitRig::kRows, i, i, Pick(random, 0, 5000), random(), i % 4});
           step->scores.push_back({i % LogitRig::kRows, Pick(random, 0, vocab - 1), i % 3});
         }
@@ -226,8 +226,8 @@ TEST_CASE("The device samples the host's tokens with the most extreme parameters
           INFO("vocab " << vocab << " round " << round << " sample " << i);
           REQUIRE(summary.finite());
           CheckToken(result.samples[i],
-                     SampleToken(logits, summary, step->params[i], slots.Counts(request.slot), request.stream,
-                                 request.position, request.top_logprobs));
+                     SampleToken(logits, summary, step->params[i], sequences.Counts(request.sequence_slot),
+                                 request.stream, request.position, request.top_logprobs));
           const ScoreRequest& score = step->scores[i];
           CheckToken(result.scores[i], ScoreToken(logits, summary, score.token_id, score.top_logprobs));
         }
@@ -252,7 +252,8 @@ TEST_CASE("A step issued before the last one's tokens are known penalises them a
     step->params = {params};
     for (int32_t row = 0; row < LogitRig::kRows; ++row) {
       step->logit_rows.push_back(row);
-      // Slots are taken over by new branches in the middle: their old samples may still be on the device.
+      // Sequence slots are taken over by new branches in the middle: their old samples may still be on the
+      // device.
       if (position == 0 || (position == 5 && row % 2 == 0)) {
         step->histories.push_back({row, {row, 49 - row}, {row + 3}});
       }

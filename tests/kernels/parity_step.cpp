@@ -125,7 +125,7 @@ TEST_CASE("Logits, scores and greedy samples agree with ref") {
   }
 }
 
-TEST_CASE("Sampled tokens follow their slot into the next step, and penalties their history") {
+TEST_CASE("Sampled tokens follow their sequence slot into the next step, and penalties their history") {
   auto candidates = MakeCandidates(kMaxRows);
   if (SkipWithout(candidates)) return;
   Random random(22);
@@ -158,13 +158,13 @@ TEST_CASE("Sampled tokens follow their slot into the next step, and penalties th
       backend.Sample(rows, w);
     });
     INFO(candidate.name);
-    SlotStore history;
+    SequenceStore history;
     history.SetHistory(first->histories[0]);
     for (size_t i = 0; i < 6; ++i) {
       const SampleRequest& request = first->samples[i];
       const auto& params = first->params[static_cast<size_t>(request.params)];
       const TokenResult expected = SampleToken(sampled.logits, Summarize(sampled.logits), params,
-                                               history.Counts(request.slot), request.stream, 2, 0);
+                                               history.Counts(request.sequence_slot), request.stream, 2, 0);
       REQUIRE(sampled.samples[i].token_id == expected.token_id);
     }
     std::vector<float> values;

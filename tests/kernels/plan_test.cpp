@@ -245,7 +245,7 @@ std::vector<std::vector<SeenToken>> ReadBy(const AttentionPlan& plan, const Tree
         const int32_t end = own < 0 ? entry.row_end : std::min(entry.row_end, batch.row_subtree_end[o]);
         const int32_t position = own < 0 ? entry.position + i : batch.row_position[o];
         for (int32_t row = begin; row < end; ++row)
-          read[static_cast<size_t>(row)].push_back({position, entry.block, entry.first_slot + i});
+          read[static_cast<size_t>(row)].push_back({position, entry.block, entry.first_kv_slot + i});
       }
     }
   }

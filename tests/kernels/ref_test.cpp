@@ -10,8 +10,8 @@ namespace espalier::test {
 
 namespace {
 
-// The slots of a row's path from the forest's own links, without intervals.
-std::vector<int64_t> SlotsByLinks(const Forest& forest, int32_t row) {
+// The KV slots of a row's path from the forest's own links, without intervals.
+std::vector<int64_t> KvSlotsByLinks(const Forest& forest, int32_t row) {
   const TreeBatch& batch = forest.batch;
   std::vector<int64_t> slots(static_cast<size_t>(batch.row_position[static_cast<size_t>(row)]) + 1, -1);
   for (const int32_t own : forest.RowsSeenBy(row)) {
@@ -36,7 +36,7 @@ TEST_CASE("The reference walks exactly the path that the tree's links give") {
     const Forest forest = MixedForest(random, {});
     INFO("seed " << seed);
     for (int32_t row = 0; row < forest.batch.rows(); ++row) {
-      REQUIRE(ref::PathSlots(forest.batch, row) == SlotsByLinks(forest, row));
+      REQUIRE(ref::PathKvSlots(forest.batch, row) == KvSlotsByLinks(forest, row));
     }
   }
 }

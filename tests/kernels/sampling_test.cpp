@@ -341,41 +341,41 @@ TEST_CASE("Bias and penalties change the choice, never the reported log-probabil
   params.logit_bias = {{0, -kInfinity}};
   REQUIRE(Sample(logits, params, 0).token_id == 1);
 
-  SlotStore slots;
-  slots.SetHistory({7, {0}, {1, 1}});
+  SequenceStore sequences;
+  sequences.SetHistory({7, {0}, {1, 1}});
   params = {};
   params.temperature = 0.0F;
   params.repetition_penalty = 2.0F;  // 1.5, 1.0, -1, 0.5
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 0);
   params.repetition_penalty = 10.0F;  // 0.3, 0.2, -1, 0.5
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 3);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 3);
   params.repetition_penalty = 1.0F;
   params.presence_penalty = 2.0F;  // only token 1 was generated: 3, 0, -1, 0.5
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 0);
   logits[1] = 4.5F;
   params.presence_penalty = 1.0F;
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 1);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 1);
   params.frequency_penalty = 0.5F;  // twice: 4.5 - 1 - 1
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 0);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 0);
   params = {};
   params.temperature = 0.0F;
   params.repetition_penalty = 0.1F;  // below one it favours repetition: 30, 45
-  REQUIRE(Sample(logits, params, 0, 0, slots.Counts(7)).token_id == 1);
+  REQUIRE(Sample(logits, params, 0, 0, sequences.Counts(7)).token_id == 1);
 }
 
-TEST_CASE("Slots remember the last token, and the history of those that use it") {
-  SlotStore slots;
-  slots.SetHistory({4, {10, 11}, {12}});
-  slots.Sampled(4, 11, true);
-  REQUIRE(slots.Resolve({-1, 4}) == 11);
-  REQUIRE(slots.Resolve({5, 4}) == 5);
-  REQUIRE(slots.Counts(4)->at(10) == 0);
-  REQUIRE(slots.Counts(4)->at(11) == 1);
-  REQUIRE(slots.Counts(4)->at(12) == 1);
-  slots.SetHistory({4, {1}, {}});
-  REQUIRE(slots.Counts(4)->size() == 1);
-  slots.Sampled(4, 1, false);
-  REQUIRE(slots.Counts(4) == nullptr);
+TEST_CASE("Sequence slots remember the last token, and the history of those that use it") {
+  SequenceStore sequences;
+  sequences.SetHistory({4, {10, 11}, {12}});
+  sequences.Sampled(4, 11, true);
+  REQUIRE(sequences.Resolve({-1, 4}) == 11);
+  REQUIRE(sequences.Resolve({5, 4}) == 5);
+  REQUIRE(sequences.Counts(4)->at(10) == 0);
+  REQUIRE(sequences.Counts(4)->at(11) == 1);
+  REQUIRE(sequences.Counts(4)->at(12) == 1);
+  sequences.SetHistory({4, {1}, {}});
+  REQUIRE(sequences.Counts(4)->size() == 1);
+  sequences.Sampled(4, 1, false);
+  REQUIRE(sequences.Counts(4) == nullptr);
 }
 
 TEST_CASE("One row of logits feeds many samples and scores") {
@@ -390,7 +390,7 @@ TEST_CASE("One row of logits feeds many samples and scores") {
   for (int32_t slot = 0; slot < 20; ++slot) {
     SampleRequest request;
     request.logit_index = slot < 15 ? 0 : 1;
-    request.slot = slot;
+    request.sequence_slot = slot;
     request.params = slot % 2;
     request.position = 12;
     request.stream = static_cast<uint64_t>(slot);
@@ -399,9 +399,9 @@ TEST_CASE("One row of logits feeds many samples and scores") {
   }
   step.scores = {{1, 7, 2}};
   step.return_logits = true;
-  SlotStore slots;
+  SequenceStore sequences;
   StepResult result;
-  SampleStep(step, logits, kVocab, SerialFor, &slots, &result);
+  SampleStep(step, logits, kVocab, SerialFor, &sequences, &result);
   REQUIRE(result.logits == logits);
   for (size_t i = 0; i < step.samples.size(); ++i) {
     const std::vector<float> row(logits.begin() + step.samples[i].logit_index * kVocab,
@@ -410,8 +410,8 @@ TEST_CASE("One row of logits feeds many samples and scores") {
     REQUIRE(result.samples[i].token_id == alone.token_id);
     REQUIRE(result.samples[i].logprob == alone.logprob);
     REQUIRE(result.samples[i].top_logprobs.size() == 3);
-    REQUIRE(slots.Resolve({-1, static_cast<int32_t>(i)}) == alone.token_id);
-    REQUIRE((slots.Counts(static_cast<int32_t>(i)) != nullptr) == (i % 2 == 1));
+    REQUIRE(sequences.Resolve({-1, static_cast<int32_t>(i)}) == alone.token_id);
+    REQUIRE((sequences.Counts(static_cast<int32_t>(i)) != nullptr) == (i % 2 == 1));
   }
   REQUIRE(result.scores[0].token_id == 7);
   REQUIRE(result.scores[0].logprob == Summarize(second).LogProbability(second[7]));

@@ -128,7 +128,7 @@ std::shared_ptr<StepInput> TreeStep(const ModelInfo& info, const std::vector<int
     batch.row_node.push_back(node);
     batch.row_position.push_back(position);
     batch.row_subtree_end.push_back(end);
-    step->tokens.push_back({.token_id = token, .slot = -1});
+    step->tokens.push_back({.token_id = token, .sequence_slot = -1});
     step->logit_rows.push_back(static_cast<int32_t>(step->logit_rows.size()));
   };
   for (int32_t i = 0; i < 32; ++i) add(0, trunk[static_cast<size_t>(i)], i, 42);

@@ -49,14 +49,14 @@ void SimpleDecoder::AddPiece(const Piece& piece, StepInput& step) {
     batch.row_node.push_back(node);
     batch.row_position.push_back(position);
     batch.row_subtree_end.push_back(first_row + piece.rows);
-    step.tokens.push_back({.token_id = sequence.tokens[static_cast<size_t>(position)], .slot = -1});
+    step.tokens.push_back({.token_id = sequence.tokens[static_cast<size_t>(position)], .sequence_slot = -1});
     if (piece.logits == Logits::kAll || (piece.logits == Logits::kLast && i + 1 == piece.rows))
       step.logit_rows.push_back(first_row + i);
   }
   sequence.computed += piece.rows;
   if (piece.logits == Logits::kNone) return;
   step.samples.push_back({.logit_index = static_cast<int32_t>(step.logit_rows.size()) - 1,
-                          .slot = piece.sequence,
+                          .sequence_slot = piece.sequence,
                           .params = 0,
                           .position = sequence.computed,
                           .stream = 0,

@@ -92,7 +92,7 @@ template <typename P>
 void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span, int32_t row) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
-  for (int32_t slot = span.slot_begin / kLanes * kLanes; slot < span.slot_end; slot += kLanes) {
+  for (int32_t slot = span.kv_slot_begin / kLanes * kLanes; slot < span.kv_slot_end; slot += kLanes) {
     const auto* keys = t.KeysOf(span.block) + static_cast<int64_t>(slot) * t.args.stored_dim;
     ScorePanel(t, packed, packed + t.group, keys, t.x.tile + slot, tokens);
   }
@@ -102,7 +102,7 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
       if (!Sees(t.args, entry, token, row)) continue;
       const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
       for (int32_t g = 0; g < t.group; ++g) {
-        t.Scores(packed + g)[column] = t.x.tile[g * tokens + entry.first_slot + token];
+        t.Scores(packed + g)[column] = t.x.tile[g * tokens + entry.first_kv_slot + token];
       }
     }
   }
@@ -118,7 +118,7 @@ void MaskCausalDiagonal(const Tile<P>& t, const KvBlockSpan& span) {
       -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity,
       -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity};
   for (int32_t row = span.row_begin; row < span.row_end; ++row) {
-    const int32_t seen = MinOf(span.slot_end, row - span.diagonal_row + 1);
+    const int32_t seen = MinOf(span.kv_slot_end, row - span.diagonal_row + 1);
     for (int32_t slot = seen / kLanes * kLanes; slot < t.args.kv.stored_tokens; slot += kLanes) {
       const Vec bounds = Load(kBounds + kLanes - MaxOf(0, seen - slot));
       for (int32_t packed = t.Packed(row); packed < t.Packed(row + 1); ++packed) {
@@ -244,12 +244,12 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
       if (!Sees(t.args, entry, token, row)) continue;
       const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
       for (int32_t g = 0; g < t.group; ++g) {
-        tile[g * tokens + entry.first_slot + token] = t.Probabilities(packed + g)[column];
+        tile[g * tokens + entry.first_kv_slot + token] = t.Probabilities(packed + g)[column];
       }
     }
   }
-  const int32_t first = span.slot_begin / P::kStep / P::kGroupLines * P::kGroupLines;
-  const int32_t lines = P::WholeLines((span.slot_end + P::kStep - 1) / P::kStep - first);
+  const int32_t first = span.kv_slot_begin / P::kStep / P::kGroupLines * P::kGroupLines;
+  const int32_t lines = P::WholeLines((span.kv_slot_end + P::kStep - 1) / P::kStep - first);
   const auto* values =
       t.KeysOf(span.block) + t.ValuesOffset() + static_cast<int64_t>(first) * P::kStep * kLanes;
   t.x.run[0] = {values, 0};

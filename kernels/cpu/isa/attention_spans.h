@@ -37,7 +37,7 @@ ESPALIER_INLINE bool IsSeen(const PlanEntry& entry) {
   return entry.row_begin < entry.row_end && entry.tokens > 0;
 }
 
-constexpr int32_t kAllSlots = INT32_MIN / 2;  // KvBlockSpan::diagonal_row of cached tokens
+constexpr int32_t kAllKvSlots = INT32_MIN / 2;  // KvBlockSpan::diagonal_row of cached tokens
 
 // The span of one entry alone; also widens the segment's columns.
 KvBlockSpan SpanOf(const AttentionArgs& args, const PlanEntry& entry, int32_t index, Segment* segment) {
@@ -45,19 +45,19 @@ KvBlockSpan SpanOf(const AttentionArgs& args, const PlanEntry& entry, int32_t in
   span.first_entry = index;
   span.entries = 1;
   span.block = entry.block;
-  span.slot_begin = entry.first_slot;
-  span.slot_end = entry.first_slot + entry.tokens;
+  span.kv_slot_begin = entry.first_kv_slot;
+  span.kv_slot_end = entry.first_kv_slot + entry.tokens;
   span.row_begin = span.full_begin = entry.row_begin;
   span.row_end = span.full_end = entry.row_end;
   const int32_t first = TokenPosition(args, entry, 0);
-  span.column = first - entry.first_slot - segment->position();
+  span.column = first - entry.first_kv_slot - segment->position();
   if (entry.first_own_row < 0) {
-    span.diagonal_row = kAllSlots;
+    span.diagonal_row = kAllKvSlots;
     segment->column_begin = MinOf(segment->column_begin, first - segment->position());
     segment->column_end = MaxOf(segment->column_end, first + entry.tokens - segment->position());
     return span;
   }
-  span.diagonal_row = entry.first_own_row - entry.first_slot;
+  span.diagonal_row = entry.first_own_row - entry.first_kv_slot;
   span.full_begin = MaxOf(span.full_begin, entry.first_own_row + entry.tokens - 1);
   for (int32_t token = 0; token < entry.tokens; ++token) {
     const int32_t position = TokenPosition(args, entry, token);
@@ -74,27 +74,27 @@ KvBlockSpan SpanOf(const AttentionArgs& args, const PlanEntry& entry, int32_t in
 // Cached tokens and those of this step may share a block: their pairs are then multiplied in one go, as they
 // are once all of them are cached.
 bool Joins(const KvBlockSpan& last, const KvBlockSpan& next) {
-  return last.block == next.block && last.slot_end == next.slot_begin && last.column == next.column;
+  return last.block == next.block && last.kv_slot_end == next.kv_slot_begin && last.column == next.column;
 }
 
 void Join(KvBlockSpan* last, const KvBlockSpan& next) {
   ++last->entries;
-  last->slot_end = next.slot_end;
+  last->kv_slot_end = next.kv_slot_end;
   last->row_begin = MinOf(last->row_begin, next.row_begin);
   last->row_end = MaxOf(last->row_end, next.row_end);
   last->full_begin = MaxOf(last->full_begin, next.full_begin);
   last->full_end = MinOf(last->full_end, next.full_end);
-  const bool one_diagonal = last->diagonal_row == kAllSlots || last->diagonal_row == next.diagonal_row;
+  const bool one_diagonal = last->diagonal_row == kAllKvSlots || last->diagonal_row == next.diagonal_row;
   last->diagonal_row = one_diagonal ? next.diagonal_row : kNoCausalDiagonal;
 }
 
-// Whether the span's rows may be multiplied with all slots of the block: nothing that they see lies in the
+// Whether the span's rows may be multiplied with all KV slots of the block: nothing that they see lies in the
 // columns of those they do not. Rows of later spans begin at or after those of earlier ones.
 bool IsCausalDiagonal(const AttentionArgs& args, const KvBlockSpan& span, const KvBlockSpan* next) {
-  if (span.diagonal_row == kNoCausalDiagonal || span.slot_begin != 0 || span.full_end != span.row_end)
+  if (span.diagonal_row == kNoCausalDiagonal || span.kv_slot_begin != 0 || span.full_end != span.row_end)
     return false;
   if (span.column + args.kv.stored_tokens > kSegmentTokens) return false;
-  return span.slot_end == args.kv.stored_tokens || next == nullptr || next->row_begin >= span.row_end;
+  return span.kv_slot_end == args.kv.stored_tokens || next == nullptr || next->row_begin >= span.row_end;
 }
 
 // Reads the entries from `first_entry` on that lie in one segment; fills x.spans.
@@ -125,7 +125,7 @@ Segment ReadSegment(const AttentionArgs& args, const AttentionScratch& x, int32_
   segment.column_end = (segment.column_end + kLanes - 1) / kLanes * kLanes;
   for (int32_t i = 0; i < segment.spans; ++i) {
     KvBlockSpan& span = x.spans[i];
-    const bool whole = span.slot_begin == 0 && span.slot_end == args.kv.stored_tokens;
+    const bool whole = span.kv_slot_begin == 0 && span.kv_slot_end == args.kv.stored_tokens;
     const bool aligned = span.column >= 0 && span.column % kLanes == 0;
     const bool fully_visible = whole && span.full_begin <= span.row_begin && span.full_end == span.row_end;
     if (aligned && !fully_visible &&

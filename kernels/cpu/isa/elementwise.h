@@ -113,9 +113,9 @@ void RotaryAndStoreRow(const RotaryArgs& args) {
   for (int32_t head = 0; head < args.kv_heads; ++head) {
     const int64_t offset = static_cast<int64_t>(head) * args.head_dim;
     if (args.kv_dtype == DType::kFloat32) {
-      StoreKv<float, 1>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.slot, head);
+      StoreKv<float, 1>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.kv_slot, head);
     } else {
-      StoreKv<bf16_t, 2>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.slot, head);
+      StoreKv<bf16_t, 2>(k + offset, v + offset, args.head_dim, args.kv, args.block, args.kv_slot, head);
     }
   }
 }

@@ -122,7 +122,7 @@ ESPALIER_DEVICE void ScoreRun(Block& block, const Tile<T>& t, const DescriptorRu
       const T* keys = t.BlockOf(entry.block);
       for (int32_t first = seen.begin / kRowGroup * kRowGroup; first < seen.end; first += kRowGroup) {
         float scores[kRowGroup];
-        ScoreGroup(t, keys, entry.first_slot + token, first, scores);
+        ScoreGroup(t, keys, entry.first_kv_slot + token, first, scores);
         for (int32_t j = 0; j < kRowGroup; ++j) {
           if (first + j < seen.begin || first + j >= seen.end) continue;
           if (run.segment * kSegmentTokens + seen.column < FirstSeen(t, (first + j) / t.heads)) continue;
@@ -217,7 +217,7 @@ ESPALIER_DEVICE void ValueGroup(const Tile<T>& t, const DescriptorRun& run, int3
   for (int32_t e = run.first_entry; e < run.first_entry + run.entries; ++e) {
     const DescriptorEntry entry = t.entries[e];
     if (entry.row_hi * t.heads <= first || entry.row_lo * t.heads >= first + kRowGroup) continue;
-    const T* values = t.BlockOf(entry.block) + t.args.layout.ValueAt(entry.first_slot, dim);
+    const T* values = t.BlockOf(entry.block) + t.args.layout.ValueAt(entry.first_kv_slot, dim);
     for (int32_t token = 0; token < entry.tokens; ++token, values += t.args.layout.stored_dim) {
       const VisibleToken seen = TokenOf(t, entry, token, run.segment);
       if (seen.end <= first || seen.begin >= first + kRowGroup) continue;

@@ -16,7 +16,7 @@ template <typename Block>
 ESPALIER_DEVICE void Run(Block& block, const EmbedArgs& args) {
   const int64_t row = block.index();
   const DescriptorRow& input = ArrayOf(args.descriptor, HeaderOf(args.descriptor).row)[row];
-  const int32_t token = input.token_id >= 0 ? input.token_id : args.last_token[input.slot];
+  const int32_t token = input.token_id >= 0 ? input.token_id : args.last_token[input.sequence_slot];
   const bool known = token >= 0 && token < args.vocab;
   WithOperandType(args.bf16_table, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

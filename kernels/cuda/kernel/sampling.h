@@ -156,7 +156,7 @@ ESPALIER_DEVICE void Penalise(Block& block, const Sampler& sampler, const Sample
   const DescriptorSample& sample = sampler.sample;
   const DescriptorCount* counts =
       ArrayOf(args.descriptor, HeaderOf(args.descriptor).count) + sample.first_count;
-  const int32_t last = sample.counts_last != 0 ? args.last_token[sample.slot] : -1;
+  const int32_t last = sample.counts_last != 0 ? args.last_token[sample.sequence_slot] : -1;
   block.ForThreads([&](int32_t thread) {
     if (thread == 0) sampler.shared.found = 0;
   });
@@ -354,7 +354,7 @@ ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
     block.ForThreads([&](int32_t thread) {
       if (thread != 0) return;
       const int32_t token = finite ? shared.token : 0;
-      args.last_token[sample.slot] = token;
+      args.last_token[sample.sequence_slot] = token;
       args.sampled[i] = {token, logits[token]};
     });
   }

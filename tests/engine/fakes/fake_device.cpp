@@ -34,8 +34,8 @@ StepResult FakeDevice::Execute(const StepInput& step) {
   if (!CheckShape(step)) return result;
   rows_ += step.batch.rows();
   MoveBlocks(step);
-  for (const SlotHistory& history : step.histories) {
-    FakeHistory& set = histories_[history.slot] = {};
+  for (const SequenceHistory& history : step.histories) {
+    FakeHistory& set = histories_[history.sequence_slot] = {};
     history.ForEachPiece([&](const PathHistory& piece) {
       if (piece.pieces > kMaxHistoryPieces) Report("a history of too many pieces");
       set.prompt_tokens.insert(set.prompt_tokens.end(), piece.prompt_tokens.begin(),
@@ -75,11 +75,11 @@ bool FakeDevice::CheckShape(const StepInput& step) {
 
 void FakeDevice::Write(int64_t slot, KvSlot value) {
   KvSlot& place = kv_[static_cast<size_t>(slot)];
-  if (place.state == SlotState::kPoisoned) Report(Text("write to a free or never zeroed slot", slot));
+  if (place.state == KvSlotState::kPoisoned) Report(Text("write to a free or never zeroed KV slot", slot));
   // Rows may be run again, but only to the same end.
-  if (place.state == SlotState::kWritten &&
+  if (place.state == KvSlotState::kWritten &&
       (place.token_id != value.token_id || place.position != value.position)) {
-    Report(Text("a slot is overwritten with something else:", slot));
+    Report(Text("a KV slot is overwritten with something else:", slot));
   }
   place = value;
 }
@@ -87,7 +87,7 @@ void FakeDevice::Write(int64_t slot, KvSlot value) {
 void FakeDevice::MoveBlocks(const StepInput& step) {
   for (const int32_t block : step.zero_blocks) {
     for (int32_t i = 0; i < block_tokens_; ++i) {
-      kv_[static_cast<size_t>(block * block_tokens_ + i)] = {SlotState::kZeroed, -1, -1};
+      kv_[static_cast<size_t>(block * block_tokens_ + i)] = {KvSlotState::kZeroed, -1, -1};
     }
   }
   std::unordered_set<int32_t> destinations;
@@ -99,8 +99,8 @@ void FakeDevice::MoveBlocks(const StepInput& step) {
     if (copy.tokens <= 0 || copy.tokens > block_tokens_) Report(Text("copy of tokens:", copy.tokens));
     for (int32_t i = 0; i < copy.tokens; ++i) {
       const KvSlot& source = kv_[static_cast<size_t>(copy.source * block_tokens_ + i)];
-      if (source.state != SlotState::kWritten)
-        Report(Text("copy from an unwritten slot of block", copy.source));
+      if (source.state != KvSlotState::kWritten)
+        Report(Text("copy from an unwritten KV slot of block", copy.source));
       Write(int64_t{copy.destination} * block_tokens_ + i, source);
     }
   }
@@ -111,22 +111,22 @@ void FakeDevice::WriteRows(const StepInput& step) {
     const RowToken& input = step.tokens[static_cast<size_t>(row)];
     int32_t token = input.token_id;
     if (token < 0) {
-      const auto last = last_token_.find(input.slot);
+      const auto last = last_token_.find(input.sequence_slot);
       if (last == last_token_.end()) {
-        Report(Text("row", row, "reads a slot without a token:", input.slot));
+        Report(Text("row", row, "reads a sequence slot without a token:", input.sequence_slot));
       } else {
         token = last->second;
       }
     }
     if (token >= model_.options().vocab_size) Report(Text("no such token:", token));
     Write(step.batch.KvSlotOfRow(row),
-          {SlotState::kWritten, token, step.batch.row_position[static_cast<size_t>(row)]});
+          {KvSlotState::kWritten, token, step.batch.row_position[static_cast<size_t>(row)]});
   }
 }
 
 void FakeDevice::ExtendBy(int64_t slot, int32_t row, int32_t* next_position, uint64_t* state) {
   const KvSlot& kv = kv_[static_cast<size_t>(slot)];
-  if (kv.state != SlotState::kWritten) Report(Text("row", row, "reads an unwritten slot:", slot));
+  if (kv.state != KvSlotState::kWritten) Report(Text("row", row, "reads an unwritten KV slot:", slot));
   if (kv.position != *next_position) {
     Report(Text("row", row, "misses position", *next_position) + Text(", sees", kv.position));
   }
@@ -189,7 +189,7 @@ std::vector<uint64_t> FakeDevice::StatesByPlan(const StepInput& step) {
             position = batch.row_position[static_cast<size_t>(own)];
           }
           seen[static_cast<size_t>(row)].emplace_back(
-              position, int64_t{entry.block} * block_tokens_ + entry.first_slot + i);
+              position, int64_t{entry.block} * block_tokens_ + entry.first_kv_slot + i);
         }
       }
     }
@@ -216,14 +216,14 @@ void FakeDevice::Sample(const StepInput& step, const std::vector<uint64_t>& stat
     if (sample.position != step.batch.row_position[static_cast<size_t>(row)] + 1) {
       Report(Text("sample position", sample.position, "does not follow its row", row));
     }
-    if (params.UsesHistory() && histories_.count(sample.slot) == 0) {
-      Report(Text("penalties without a history of slot", sample.slot));
+    if (params.UsesHistory() && histories_.count(sample.sequence_slot) == 0) {
+      Report(Text("penalties without a history of sequence slot", sample.sequence_slot));
     }
-    FakeHistory& history = histories_[sample.slot];
+    FakeHistory& history = histories_[sample.sequence_slot];
     result->samples.push_back(model_.Sample(logits[static_cast<size_t>(sample.logit_index)], params, history,
                                             sample.stream, sample.position, sample.top_logprobs));
     const int32_t token = result->samples.back().token_id;
-    last_token_[sample.slot] = token;
+    last_token_[sample.sequence_slot] = token;
     history.generated_tokens.push_back(token);
   }
   for (const ScoreRequest& score : step.scores) {

@@ -12,7 +12,7 @@
 namespace espalier::test {
 
 // Executes steps on a KV pool that stores, instead of keys and values, which token at which position was
-// written to each slot. What a row sees is gathered twice, from the batch and from the plan's items; both
+// written to each KV slot. What a row sees is gathered twice, from the batch and from the plan's items; both
 // must be the row's whole path, positions 0 to its own, each once. The logits of a row are the FakeModel's
 // for that sequence. Keeps the first problem it meets. Not thread-safe.
 class FakeDevice {
@@ -36,9 +36,9 @@ class FakeDevice {
   int64_t copies() const { return copies_; }
 
  private:
-  enum class SlotState : uint8_t { kPoisoned, kZeroed, kWritten };
+  enum class KvSlotState : uint8_t { kPoisoned, kZeroed, kWritten };
   struct KvSlot {
-    SlotState state = SlotState::kPoisoned;
+    KvSlotState state = KvSlotState::kPoisoned;
     int32_t token_id = -1;
     int32_t position = -1;
   };
@@ -58,7 +58,7 @@ class FakeDevice {
   int32_t block_tokens_;
   int32_t max_rows_;
   std::vector<KvSlot> kv_;                           // [total_blocks * block_tokens]
-  std::unordered_map<int32_t, int32_t> last_token_;  // of branch slots
+  std::unordered_map<int32_t, int32_t> last_token_;  // of sequence slots
   std::unordered_map<int32_t, FakeHistory> histories_;
   std::string problem_;
   int64_t steps_ = 0;

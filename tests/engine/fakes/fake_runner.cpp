@@ -33,8 +33,8 @@ class StepHash {
   }
   void Add(const std::pair<int32_t, float>& v) { All(v.first, v.second); }
   void Add(const BlockCopy& v) { All(v.source, v.destination, v.tokens); }
-  void Add(const SlotHistory& v) {
-    Add(v.slot);
+  void Add(const SequenceHistory& v) {
+    Add(v.sequence_slot);
     v.ForEachPiece([this](const PathHistory& piece) { All(piece.prompt_tokens, piece.generated_tokens); });
   }
   void Add(const BatchNode& v) {
@@ -47,18 +47,18 @@ class StepHash {
     All(v.first_row, v.rows, v.first_entry, v.entries, v.first_partial, v.first_segment, v.segments);
   }
   void Add(const PlanEntry& v) {
-    All(v.block, v.first_slot, v.tokens, v.position, v.row_begin, v.row_end, v.first_own_row);
+    All(v.block, v.first_kv_slot, v.tokens, v.position, v.row_begin, v.row_end, v.first_own_row);
   }
   void Add(const AttentionPlan& v) {
     All(v.items, v.entries, v.partials, v.merge_rows, v.merge_begin, v.merge_partials);
   }
-  void Add(const RowToken& v) { All(v.token_id, v.slot); }
+  void Add(const RowToken& v) { All(v.token_id, v.sequence_slot); }
   void Add(const SamplingParams& v) {
     All(v.temperature, v.top_k, v.top_p, v.min_p, v.repetition_penalty, v.presence_penalty);
     All(v.frequency_penalty, v.logit_bias);
   }
   void Add(const SampleRequest& v) {
-    All(v.logit_index, v.slot, v.params, v.position, v.stream, v.top_logprobs);
+    All(v.logit_index, v.sequence_slot, v.params, v.position, v.stream, v.top_logprobs);
   }
   void Add(const ScoreRequest& v) { All(v.logit_index, v.token_id, v.top_logprobs); }
   void Add(const StepInput& v) {
