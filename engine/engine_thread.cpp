@@ -163,7 +163,7 @@ void EngineThread::RunSteps() {
     if (!in_flight_.empty()) {
       CommitStep();
       PublishAndDeliver();
-    } else if (scheduler_.runnable() && !scheduler_.growing()) {
+    } else if (scheduler_.runnable() && !scheduler_.expanding()) {
       Fail(InternalError("the scheduler has work and does not plan it"));
       PublishAndDeliver();
     }

@@ -24,7 +24,7 @@ class EventLog {
   // Events since the last call, in order.
   std::vector<RequestEvent> TakeEvents() { return std::exchange(events_, {}); }
 
-  // The request has something to report, or to do, by the next time that it is settled.
+  // The request has something to report, or to do, by the next time that it is finalized.
   void Touch(ScheduledRequest* request);
   // Those requests, in the order in which they were touched first; each stays touched until Untouch.
   std::vector<uint64_t> TakeTouched() { return std::exchange(touched_, {}); }

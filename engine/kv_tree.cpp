@@ -140,7 +140,7 @@ int32_t KvTree::NewNode(int32_t parent, int32_t cache_namespace, int32_t begin_p
   return id;
 }
 
-// Precondition: unpinned, no children. Leaves the parent settled.
+// Precondition: unpinned, no children. Leaves the parent finalized.
 void KvTree::RemoveNode(int32_t id) {
   KvNode& gone = at(id);
   ESPALIER_CHECK(gone.alive && gone.pins == 0 && gone.children == 0);
@@ -157,7 +157,7 @@ void KvTree::RemoveNode(int32_t id) {
   --cache_namespaces_.at(cache_namespace).nodes;
   if (parent >= 0) {
     --at(parent).children;
-    if (at(parent).pins == 0 && at(parent).children == 0) Settle(parent);
+    if (at(parent).pins == 0 && at(parent).children == 0) Finalize(parent);
   } else {
     DropCacheNamespaceIfUnused(cache_namespace);
   }
@@ -337,12 +337,12 @@ void KvTree::Unpin(int32_t id, bool cold) {
     live_blocks_ -= static_cast<int32_t>(unused.blocks.size());
     unused.last_use = std::exchange(cold, false) ? 0 : tick_;
     unused.last_step = current_step_;
-    if (unused.children == 0) Settle(id);
+    if (unused.children == 0) Finalize(id);
     id = parent;
   }
 }
 
-void KvTree::Settle(int32_t id) {
+void KvTree::Finalize(int32_t id) {
   KvNode& unused = at(id);
   const int32_t keep = std::min(unused.indexed_tokens, unused.issued_tokens) / block_tokens_ * block_tokens_;
   if (keep == 0) {

@@ -190,7 +190,7 @@ class KvTree {
   void Pin(int32_t id);
   void Unpin(int32_t id, bool cold);
   void SetEvictable(int32_t id, bool evictable);
-  void Settle(int32_t id);  // of an unpinned node without children: keep what is indexed, or remove it
+  void Finalize(int32_t id);  // of an unpinned node without children: keep what is indexed, or remove it
   void TrimBlocks(int32_t id, int32_t keep_blocks);
   void AllocateBlock(int32_t id, StepMemory* memory);
 

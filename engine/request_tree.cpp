@@ -36,7 +36,7 @@ void RequestTree::Start(std::vector<int32_t>* created) {
   created->push_back(CreateBranch(-1, 0, 0, sequences_.OpenGroup(-1, 0)));
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
-  Grow(std::numeric_limits<int64_t>::max(), created, &selected, &candidates);
+  Expand(std::numeric_limits<int64_t>::max(), created, &selected, &candidates);
   ESPALIER_CHECK(selected.empty());  // a selection needs scores, and nothing has run
 }
 
@@ -133,10 +133,10 @@ void RequestTree::Finish(const Branch& of, FinishReason reason) {
   if (of.scored && at.finished == static_cast<int32_t>(at.branches.size())) CheckBarriersBelow(of.node);
 }
 
-// Growth.
+// Expansion.
 
-void RequestTree::Grow(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
-                       std::vector<int32_t>* candidates) {
+void RequestTree::Expand(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+                         std::vector<int32_t>* candidates) {
   int64_t resolved = 0;
   const auto in_budget = [&] {
     return resolved + static_cast<int64_t>(created->size() + candidates->size()) < budget;

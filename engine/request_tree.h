@@ -27,7 +27,7 @@ class RequestTree {
   RequestTree(const RequestTree&) = delete;
   RequestTree& operator=(const RequestTree&) = delete;
 
-  // Creates branch 0, and what follows from it. Call once; then as Grow.
+  // Creates branch 0, and what follows from it. Call once; then as Expand.
   void Start(std::vector<int32_t>* created);
 
   const TreeRequest& request() const { return request_; }
@@ -71,14 +71,14 @@ class RequestTree {
   // After some branches finished: creates the branches that follow, resolves barriers, until about `budget`
   // candidates and branches have been looked at. Appends the numbers of new branches, the selections, and the
   // branches that took part in them.
-  void Grow(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
-            std::vector<int32_t>* candidates);
+  void Expand(int64_t budget, std::vector<int32_t>* created, std::vector<TreeSelected>* selected,
+              std::vector<int32_t>* candidates);
 
-  // Barriers are left that the next Grow resolves.
-  bool growing() const { return !ready_selects_.empty(); }
-  bool done() const { return unfinished_ == 0 && !growing() && !open_; }
+  // Barriers are left that the next Expand resolves.
+  bool expanding() const { return !ready_selects_.empty(); }
+  bool done() const { return unfinished_ == 0 && !expanding() && !open_; }
   // All that was asked for is there, and the client may ask for more.
-  bool waits_for_client() const { return unfinished_ == 0 && !growing() && open_; }
+  bool waits_for_client() const { return unfinished_ == 0 && !expanding() && open_; }
   void Close() { open_ = false; }  // the client asks for nothing more
   // See BranchForest.
   std::shared_ptr<const PathHistory> History(int32_t branch) { return branches_.History(branch); }

@@ -105,7 +105,7 @@ class PendingUpdate {
  private:
   friend class TreeUpdater;
   std::vector<int32_t>
-      reconsider_;  // sequences whose tail node may have become needless, or that may want rows
+      to_update_;  // sequences whose tail node may have become needless, or that may want rows
 };
 
 struct ScheduledRequest {

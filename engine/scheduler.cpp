@@ -64,7 +64,7 @@ std::shared_ptr<const StepInput> Scheduler::Next() {
   // by the next attempt.
   for (int32_t attempt = 1; requests_.runnable(); ++attempt) {
     std::shared_ptr<const StepInput> step = PlanStep();
-    if (step != nullptr || steps_in_flight() > 0 || updater_.growing()) return step;
+    if (step != nullptr || steps_in_flight() > 0 || updater_.expanding()) return step;
     if (attempt < options_.policy.planning_attempts || !requests_.runnable()) continue;
     // Everything else has given way, and still not one path fits: ValidateTreeRequest was not asked.
     updater_.Abort(requests_.first(),
@@ -79,7 +79,7 @@ std::shared_ptr<const StepInput> Scheduler::PlanStep() {
   pressure_.BeginStep();
   builder_.Begin(step_ + 1);
   admission_.AdmitRequests();
-  updater_.SettleTouched(step_, /*committed=*/false);
+  updater_.FinalizeTouched(step_, /*committed=*/false);
   rows_.FillStep();
   PlannedStep step = builder_.Finish();
   const bool issued = step.input != nullptr;
@@ -97,7 +97,7 @@ void Scheduler::Commit(const StepResult& result) {
   in_flight_.pop_front();
   tails_.mutable_kv().CommitStep(record.step_id);
   updater_.Commit(record, result);
-  updater_.SettleTouched(record.step_id, /*committed=*/true);
+  updater_.FinalizeTouched(record.step_id, /*committed=*/true);
   if (!options_.engine.check_invariants && !requests_.empty()) return;
   const KvTree& kv = tails_.kv();
   const Status status = options_.engine.check_invariants ? kv.Check() : kv.CheckSums(/*idle=*/true);

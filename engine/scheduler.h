@@ -74,10 +74,10 @@ class Scheduler {
   void FailAll(const Error& error);
 
   // The next step, or null: steps_in_flight are out, or nothing can run before the next Commit or Submit, or,
-  // where growing(), before Next has been called again: a tree with very many selections grows a piece at a
-  // time, so that others get their steps in between.
+  // where expanding(), before Next has been called again: a tree with very many selections expands a piece
+  // at a time, so that others get their steps in between.
   std::shared_ptr<const StepInput> Next();
-  bool growing() const { return updater_.growing() && requests_.runnable(); }
+  bool expanding() const { return updater_.expanding() && requests_.runnable(); }
   // The result of the oldest step in flight.
   void Commit(const StepResult& result);
 

@@ -44,8 +44,8 @@ struct SchedulingPolicy {
   // The first request comes first once it has had no row for so many steps: others might take, step after
   // step, what was given up for it.
   uint64_t starved_after_steps = 4;
-  // Candidates and branches that a tree may take up at one time (RequestTree::Grow): a few milliseconds.
-  int64_t grow_budget = 4096;
+  // Candidates and branches that a tree may take up at one time (RequestTree::Expand): a few milliseconds.
+  int64_t expand_budget = 4096;
   // How often a step is planned anew where nothing is in flight and planning only made room: what was given
   // up in one attempt is free in the next. After that the request cannot run at all.
   int32_t planning_attempts = 4;

@@ -173,7 +173,7 @@ void StepBuilder::SampleFirstTokens(ScheduledRequest* request, const std::vector
     Sequence& child = request->sequence(number);
     child.work = SequenceWork::kDecode;
     SampleToken(request, &child, tail, position);
-    tails_.Reconsider(request, &child);
+    tails_.UpdateRunnable(request, &child);
   }
 }
 

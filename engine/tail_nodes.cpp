@@ -84,10 +84,10 @@ void TailNodes::DropClaim(ScheduledRequest* request, Sequence* sequence) {
   sequence->claims_source = false;
   Sequence& source = request->sequence(sequence->source);
   --source.continuations;
-  if (source.tail >= 0 || source.claims_source) Reconsider(request, &source);
+  if (source.tail >= 0 || source.claims_source) UpdateRunnable(request, &source);
 }
 
-void TailNodes::Reconsider(ScheduledRequest* request, Sequence* sequence) {
+void TailNodes::UpdateRunnable(ScheduledRequest* request, Sequence* sequence) {
   if (sequence->answer != nullptr && request->tree.given(*sequence->answer) != nullptr) {
     if (sequence->source < 0) return;
     sequence = &request->sequence(sequence->source);

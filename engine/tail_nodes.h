@@ -51,7 +51,7 @@ class TailNodes {
   void DropClaim(ScheduledRequest* request, Sequence* sequence);
   // After a change: lists the sequence if it wants rows, releases its tail node if nothing needs it any more.
   // A given branch has no tail node: what holds its tokens may have become needless.
-  void Reconsider(ScheduledRequest* request, Sequence* sequence);
+  void UpdateRunnable(ScheduledRequest* request, Sequence* sequence);
   // Listed sequences that want rows now, by number.
   const std::vector<int32_t>& CollectWork(ScheduledRequest* request);
 

@@ -20,10 +20,10 @@ void TreeUpdater::NoteCreated(ScheduledRequest* request, const std::vector<int32
     } else if (branch.finished) {
       events_.DeltaOf(request, branch)->finish_reason = branch.reason;
     }
-    tails_.Reconsider(request, &request->sequence(number));
+    tails_.UpdateRunnable(request, &request->sequence(number));
   }
   for (const int32_t number : request->tree.sequences().TakeNewRuns())
-    tails_.Reconsider(request, &request->sequence(number));
+    tails_.UpdateRunnable(request, &request->sequence(number));
 }
 
 std::shared_ptr<ScheduledRequest> TreeUpdater::End(ScheduledRequest* request) {
@@ -97,7 +97,7 @@ void TreeUpdater::TakeToken(ScheduledRequest* request, Sequence* sequence, const
     sequence->sampled = branch.size();
     sequence_slots_.Return(sequence);
   }
-  if (branch.finished || sequence->awaits_result) request->update.reconsider_.push_back(sequence->number);
+  if (branch.finished || sequence->awaits_result) request->update.to_update_.push_back(sequence->number);
 }
 
 void TreeUpdater::CommitScores(const StepRecord& record, const StepResult& result) {
@@ -118,7 +118,7 @@ void TreeUpdater::CommitReads(const StepRecord& record) {
     Sequence& sequence = request->sequence(target.sequence);
     if (sequence.run != nullptr) {
       sequence.read_committed = true;
-      request->update.reconsider_.push_back(target.sequence);
+      request->update.to_update_.push_back(target.sequence);
     } else {
       request->tree.FinishGiven(target.sequence);
     }
@@ -128,39 +128,39 @@ void TreeUpdater::CommitReads(const StepRecord& record) {
 
 // Growth.
 
-void TreeUpdater::SettleTouched(uint64_t step_id, bool committed) {
-  growing_ = false;
+void TreeUpdater::FinalizeTouched(uint64_t step_id, bool committed) {
+  expanding_ = false;
   for (const uint64_t id : events_.TakeTouched()) {
     ScheduledRequest* request = requests_.Find(id);
     if (request == nullptr) continue;
     const RequestTree& tree = request->tree;
-    if (!committed && !tree.done() && !tree.waits_for_client() && !tree.growing()) {
+    if (!committed && !tree.done() && !tree.waits_for_client() && !tree.expanding()) {
       events_.KeepTouched(id);
       continue;
     }
     EventLog::Untouch(request);
-    Settle(request, step_id, committed);
+    Finalize(request, step_id, committed);
   }
 }
 
-void TreeUpdater::Settle(ScheduledRequest* request, uint64_t step_id, bool committed) {
+void TreeUpdater::Finalize(ScheduledRequest* request, uint64_t step_id, bool committed) {
   std::vector<int32_t> created;
   std::vector<TreeSelected> selected;
   std::vector<int32_t> candidates;
-  request->tree.Grow(policy_.grow_budget, &created, &selected, &candidates);
+  request->tree.Expand(policy_.expand_budget, &created, &selected, &candidates);
   // Branches that follow from a selection are reported after it: with the next step.
   if (committed && !selected.empty()) events_.FlushDeltas(request, step_id);
   for (TreeSelected& selection : selected) events_.Emit(request->id(), std::move(selection));
   NoteCreated(request, created);
-  const auto reconsider = [&](int32_t number) { tails_.Reconsider(request, &request->sequence(number)); };
-  for (const int32_t number : std::exchange(request->update.reconsider_, {})) reconsider(number);
-  for (const int32_t number : candidates) reconsider(number);
+  const auto update = [&](int32_t number) { tails_.UpdateRunnable(request, &request->sequence(number)); };
+  for (const int32_t number : std::exchange(request->update.to_update_, {})) update(number);
+  for (const int32_t number : candidates) update(number);
   for (const int32_t number : created) {
     const int32_t parent = request->tree.branch(number).parent;
-    if (parent >= 0) reconsider(parent);
+    if (parent >= 0) update(parent);
   }
-  if (request->tree.growing()) {
-    growing_ = true;
+  if (request->tree.expanding()) {
+    expanding_ = true;
     events_.Touch(request);
   }
   const bool done = request->tree.done();

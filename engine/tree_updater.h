@@ -36,9 +36,9 @@ class TreeUpdater {
 
   // `committed`: the results of step_id have just been taken. Else before a step is planned: what has ended,
   // or has more barriers to resolve, goes on; all else is reported with the next commit.
-  void SettleTouched(uint64_t step_id, bool committed);
+  void FinalizeTouched(uint64_t step_id, bool committed);
   // A tree has barriers left to resolve.
-  bool growing() const { return growing_; }
+  bool expanding() const { return expanding_; }
 
   // The client asks for nothing more: a tree that waits for it ends.
   void Close(ScheduledRequest* request);
@@ -57,7 +57,7 @@ class TreeUpdater {
   void CommitScores(const StepRecord& record, const StepResult& result);
   void CommitReads(const StepRecord& record);
   void NoteCreated(ScheduledRequest* request, const std::vector<int32_t>& created);
-  void Settle(ScheduledRequest* request, uint64_t step_id, bool committed);
+  void Finalize(ScheduledRequest* request, uint64_t step_id, bool committed);
   void Finish(ScheduledRequest* request);
   void Suspend(ScheduledRequest* request);
 
@@ -67,7 +67,7 @@ class TreeUpdater {
   SequenceSlots& sequence_slots_;
   UsageMeter& usage_;
   EventLog& events_;
-  bool growing_ = false;
+  bool expanding_ = false;
 };
 
 }  // namespace espalier

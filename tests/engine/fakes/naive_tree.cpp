@@ -32,7 +32,7 @@ class NaiveTree {
       }
       std::vector<int32_t> parents = {-1};
       if (spec.parent >= 0) parents = at_node_[static_cast<size_t>(spec.parent)];
-      for (const int32_t parent : parents) Grow(static_cast<int32_t>(node), parent);
+      for (const int32_t parent : parents) Expand(static_cast<int32_t>(node), parent);
     }
     MarkPruned();
     return std::move(result_);
@@ -41,7 +41,7 @@ class NaiveTree {
  private:
   NaiveBranch& branch(int32_t index) { return result_.branches[static_cast<size_t>(index)]; }
 
-  void Grow(int32_t node, int32_t parent) {
+  void Expand(int32_t node, int32_t parent) {
     const auto& content = request_.nodes[static_cast<size_t>(node)].content;
     const auto* generate = std::get_if<GenerateSpec>(&content);
     const int32_t count = generate != nullptr ? generate->branches : 1;

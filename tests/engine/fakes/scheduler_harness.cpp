@@ -70,7 +70,7 @@ int32_t SchedulerHarness::Flush() {
 bool SchedulerHarness::Issue() {
   if (runner_->in_flight() >= options_.runner.steps_in_flight) return false;
   std::shared_ptr<const StepInput> step = scheduler_->Next();
-  while (step == nullptr && scheduler_->growing() && runner_->in_flight() == 0) {
+  while (step == nullptr && scheduler_->expanding() && runner_->in_flight() == 0) {
     AfterCall();
     step = scheduler_->Next();
   }
