@@ -71,9 +71,9 @@ void GenerateQueue::Detach() {
   reader_ = nullptr;
 }
 
-std::shared_ptr<GenerateQueue> GenerateQueue::Create(const TreeRequest& request, Outbox& outbox,
+std::shared_ptr<GenerateQueue> GenerateQueue::Create(const TreeRequest& request, WriterPool& writer_pool,
                                                      UnreadAnswers& unread) {
-  const std::shared_ptr<GenerateQueue> queue(new GenerateQueue(request, outbox));
+  const std::shared_ptr<GenerateQueue> queue(new GenerateQueue(request, writer_pool));
   queue->unread_ =
       unread.Open(request.peer, [weak = std::weak_ptr<GenerateQueue>(queue)](const std::string& why) {
         if (const auto alive = weak.lock()) alive->EndEarly(why);
@@ -96,7 +96,7 @@ void GenerateQueue::WriteDone(bool ok) {
 
 // On the engine's thread, where nothing may throw.
 void GenerateQueue::OnEvent(TreeEvent event) {
-  bool list = false;
+  bool enqueue = false;
   int64_t uncounted = 0;
   {
     const MutexLock lock(mutex_);
@@ -117,19 +117,19 @@ void GenerateQueue::OnEvent(TreeEvent event) {
       final_ = ToStatus(kept.error());
     }
     uncounted = TakeUncounted();
-    list = !writing_ && !listed_;
-    listed_ = listed_ || list;
+    enqueue = !writing_ && !queued_;
+    queued_ = queued_ || enqueue;
   }
-  if (list) List();
+  if (enqueue) Enqueue();
   unread_->Add(uncounted);
 }
 
-void GenerateQueue::List() {
-  const Status listed = CatchOutOfMemory([this]() -> Status {
-    outbox_.List(shared_from_this());
+void GenerateQueue::Enqueue() {
+  const Status queued = CatchOutOfMemory([this]() -> Status {
+    writer_pool_.Enqueue(shared_from_this());
     return {};
   });
-  if (!listed) Send();
+  if (!queued) Send();
 }
 
 bool GenerateQueue::HasUnread() const {
@@ -149,16 +149,16 @@ void GenerateQueue::EndEarly(const std::string& why) {
     ends_early_ = true;
     Break();
     uncounted = TakeUncounted();
-    listed_ = true;
+    queued_ = true;
   }
   unread_->Add(uncounted);
-  const Status listed = CatchOutOfMemory([this]() -> Status {
-    outbox_.List(shared_from_this());
+  const Status queued = CatchOutOfMemory([this]() -> Status {
+    writer_pool_.Enqueue(shared_from_this());
     return {};
   });
-  if (listed) return;
+  if (queued) return;
   const MutexLock lock(mutex_);
-  listed_ = false;  // the next event or write lists it
+  queued_ = false;  // the next event or write enqueues it
 }
 
 // Nothing more is written but the status.
@@ -231,7 +231,7 @@ void GenerateQueue::Send() {
   bool cuts = false;
   {
     const MutexLock lock(mutex_);
-    listed_ = false;
+    queued_ = false;
     if (reader_ == nullptr || ended_) return;
     gives_up = ends_early_ && !std::exchange(gave_up_, ends_early_);
     cuts = cut_ && writing_ && !std::exchange(was_cut_, true);

@@ -11,9 +11,9 @@
 
 #include "engine/tree_event.h"
 #include "kernels/base/mutex.h"
-#include "server/outbox.h"
 #include "server/tree_codec.h"
 #include "server/unread_answers.h"
+#include "server/writer_pool.h"
 
 namespace espalier {
 
@@ -35,12 +35,12 @@ class MergedDelta {
   std::unordered_map<int32_t, size_t> index_of_branch_;  // filled by the first Add
 };
 
-// What waits to be written for one Generate call. The engine's thread fills it and does no more; the outbox's
-// threads and gRPC's empty it. While a reader is slow its deltas are merged, so that what waits for it is at
-// most its own answer, which counts among the unread answers of its peer. Shared by the engine and the call;
-// lives until both have let go.
+// What waits to be written for one Generate call. The engine's thread fills it and does no more; the writer
+// pool's threads and gRPC's empty it. While a reader is slow its deltas are merged, so that what waits for it
+// is at most its own answer, which counts among the unread answers of its peer. Shared by the engine and the
+// call; lives until both have let go.
 class GenerateQueue final : public TreeEventSink,
-                            public Outbox::Sender,
+                            public WriterPool::Sender,
                             public std::enable_shared_from_this<GenerateQueue> {
  public:
   // The call. One function is called at a time, and Start only after WriteDone has answered the one before.
@@ -57,8 +57,8 @@ class GenerateQueue final : public TreeEventSink,
     ~Reader() = default;
   };
 
-  // The outbox outlives the engine's last event.
-  static std::shared_ptr<GenerateQueue> Create(const TreeRequest& request, Outbox& outbox,
+  // The writer pool outlives the engine's last event.
+  static std::shared_ptr<GenerateQueue> Create(const TreeRequest& request, WriterPool& writer_pool,
                                                UnreadAnswers& unread);
 
   void Attach(Reader* reader);
@@ -71,12 +71,13 @@ class GenerateQueue final : public TreeEventSink,
   void Send() override;
 
  private:
-  GenerateQueue(const TreeRequest& request, Outbox& outbox) : encoder_(request), outbox_(outbox) {}
+  GenerateQueue(const TreeRequest& request, WriterPool& writer_pool)
+      : encoder_(request), writer_pool_(writer_pool) {}
 
   void Keep(TreeEvent event) ESPALIER_REQUIRES(mutex_);
   void Wait(TreeEvent event) ESPALIER_REQUIRES(mutex_);
   void Break() ESPALIER_REQUIRES(mutex_);
-  void List();
+  void Enqueue();
   void EndEarly(const std::string& why);
   int64_t BytesOf(const TreeEvent& event) const;
   int64_t TakeUncounted() ESPALIER_REQUIRES(mutex_);
@@ -85,7 +86,7 @@ class GenerateQueue final : public TreeEventSink,
   v1::GenerateResponse Encode(TreeEvent event) const;
 
   const TreeEncoder encoder_;
-  Outbox& outbox_;
+  WriterPool& writer_pool_;
 
   std::unique_ptr<UnreadAnswers::Answer> unread_;
 
@@ -100,7 +101,7 @@ class GenerateQueue final : public TreeEventSink,
   int64_t counted_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;        // in unread_
   std::optional<MergedDelta> last_ ESPALIER_GUARDED_BY(mutex_);  // behind those
   std::optional<grpc::Status> final_ ESPALIER_GUARDED_BY(mutex_);
-  bool listed_ ESPALIER_GUARDED_BY(mutex_) = false;  // in the outbox
+  bool queued_ ESPALIER_GUARDED_BY(mutex_) = false;  // in the writer pool
   bool writing_ ESPALIER_GUARDED_BY(mutex_) = false;
   int64_t writing_bytes_ ESPALIER_GUARDED_BY(mutex_) = 0;
   // The client is gone, lets too much wait, or memory is short: nothing more is written.

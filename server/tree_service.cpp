@@ -52,12 +52,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                               public GenerateQueue::Reader,
                               private Intake {
  public:
-  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, Outbox& outbox, const MethodContext& methods,
-                  grpc::CallbackServerContext& context, const grpc::ByteBuffer* bytes)
+  GenerateReactor(Engine& engine, const Tokenizer& tokenizer, WriterPool& writer_pool,
+                  const MethodContext& methods, grpc::CallbackServerContext& context,
+                  const grpc::ByteBuffer* bytes)
       : Intake(methods, context, bytes),
         engine_(engine),
         tokenizer_(tokenizer),
-        outbox_(outbox),
+        writer_pool_(writer_pool),
         cancel_(std::make_shared<CancelHandle>(engine)) {
     Start();
   }
@@ -99,7 +100,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                              message.has_seed() ? 0 : RandomSeed());
     if (!request) return request.error();
     request->peer = peer();
-    const auto queue = GenerateQueue::Create(*request, outbox_, methods().unread);
+    const auto queue = GenerateQueue::Create(*request, writer_pool_, methods().unread);
     const auto id = engine_.Submit(std::move(*request), queue);
     if (!id) return id.error();
     cancel_->Submitted(*id);
@@ -110,7 +111,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   Engine& engine_;
   const Tokenizer& tokenizer_;
-  Outbox& outbox_;
+  WriterPool& writer_pool_;
   const std::shared_ptr<CancelHandle> cancel_;
   bool wrote_ = false;
   std::shared_ptr<GenerateQueue> queue_;
@@ -239,7 +240,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor, private Intake {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* TreeService::Generate(grpc::CallbackServerContext* context,
                                                                   const grpc::ByteBuffer* request) {
-  return new GenerateReactor(engine_, tokenizer_, outbox_, methods_, *context, request);
+  return new GenerateReactor(engine_, tokenizer_, writer_pool_, methods_, *context, request);
 }
 
 grpc::ServerUnaryReactor* TreeService::Score(grpc::CallbackServerContext* context,

@@ -6,12 +6,12 @@
 #include "espalier/v1/tree.grpc.pb.h"
 #include "model/tokenizer/tokenizer.h"
 #include "server/intake.h"
-#include "server/outbox.h"
+#include "server/writer_pool.h"
 
 namespace espalier {
 
 // espalier.v1.TreeService. A call's events come from the engine's thread and leave through those of the
-// outbox and of gRPC; none waits for another, see GenerateQueue.
+// writer pool and of gRPC; none waits for another, see GenerateQueue.
 class TreeService final : public v1::TreeService::WithRawCallbackMethod_Generate<
                               v1::TreeService::WithRawCallbackMethod_Score<v1::TreeService::Service>> {
  public:
@@ -28,7 +28,7 @@ class TreeService final : public v1::TreeService::WithRawCallbackMethod_Generate
   Engine& engine_;
   const Tokenizer& tokenizer_;
   const MethodContext methods_;
-  Outbox outbox_;
+  WriterPool writer_pool_;
 };
 
 }  // namespace espalier

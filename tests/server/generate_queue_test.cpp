@@ -78,9 +78,9 @@ class Recorder final : public GenerateQueue::Reader {
 };
 
 TEST_CASE("a reader that takes nothing gets its events in order and once, however late it comes back") {
-  Outbox outbox;
+  WriterPool writer_pool;
   const auto unread = std::make_shared<UnreadAnswers>(1 << 30);
-  const auto queue = GenerateQueue::Create(Request(), outbox, *unread);
+  const auto queue = GenerateQueue::Create(Request(), writer_pool, *unread);
   Recorder reader;
   queue->OnEvent(TreeStarted{});
   queue->Attach(&reader);
@@ -100,9 +100,9 @@ TEST_CASE("a reader that takes nothing gets its events in order and once, howeve
 }
 
 TEST_CASE("nothing is kept for a client that is gone") {
-  Outbox outbox;
+  WriterPool writer_pool;
   const auto unread = std::make_shared<UnreadAnswers>(1 << 30);
-  const auto queue = GenerateQueue::Create(Request(), outbox, *unread);
+  const auto queue = GenerateQueue::Create(Request(), writer_pool, *unread);
   Recorder reader;
   queue->OnEvent(TreeStarted{});
   queue->Attach(&reader);
@@ -128,9 +128,9 @@ TreeFinished LargeAnswer(size_t bytes) {
 }
 
 TEST_CASE("what waits counts until it is written, and the answer counts as unread until then") {
-  Outbox outbox;
+  WriterPool writer_pool;
   const auto unread = std::make_shared<UnreadAnswers>(1 << 30);
-  const auto queue = GenerateQueue::Create(Request(), outbox, *unread);
+  const auto queue = GenerateQueue::Create(Request(), writer_pool, *unread);
   Recorder reader;
   queue->OnEvent(TreeStarted{});
   queue->OnEvent(TreeDelta{1, {Gain(1, 10, "a")}});
@@ -151,7 +151,7 @@ TEST_CASE("what waits counts until it is written, and the answer counts as unrea
   queue->Detach();
 }
 
-// Waits for the outbox's threads.
+// Waits for the writer pool's threads.
 template <typename Condition>
 bool Comes(const Condition& condition) {
   for (int i = 0; i < 6000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -159,16 +159,16 @@ bool Comes(const Condition& condition) {
 }
 
 TEST_CASE("of a peer that reads nothing, the largest answer ends; of others, none") {
-  Outbox outbox;
+  WriterPool writer_pool;
   const auto unread = std::make_shared<UnreadAnswers>(150'000);
   const auto of = [](const char* peer) {
     TreeRequest request = Request();
     request.peer = peer;
     return request;
   };
-  const auto small = GenerateQueue::Create(of("a"), outbox, *unread);
-  const auto large = GenerateQueue::Create(of("a"), outbox, *unread);
-  const auto other = GenerateQueue::Create(of("b"), outbox, *unread);
+  const auto small = GenerateQueue::Create(of("a"), writer_pool, *unread);
+  const auto large = GenerateQueue::Create(of("a"), writer_pool, *unread);
+  const auto other = GenerateQueue::Create(of("b"), writer_pool, *unread);
   Recorder small_reader;
   Recorder large_reader;
   Recorder other_reader;
@@ -202,10 +202,10 @@ TEST_CASE("of a peer that reads nothing, the largest answer ends; of others, non
 }
 
 TEST_CASE("writes under way that are too much are cut") {
-  Outbox outbox;
+  WriterPool writer_pool;
   const auto unread = std::make_shared<UnreadAnswers>(150'000);
-  const auto first = GenerateQueue::Create(Request(), outbox, *unread);
-  const auto second = GenerateQueue::Create(Request(), outbox, *unread);
+  const auto first = GenerateQueue::Create(Request(), writer_pool, *unread);
+  const auto second = GenerateQueue::Create(Request(), writer_pool, *unread);
   Recorder first_reader;
   Recorder second_reader;
   first->Attach(&first_reader);

@@ -231,9 +231,9 @@ TEST_CASE("a stream without memory for its events ends once, with RESOURCE_EXHAU
   const auto request = FromProto(SampleRequest(), {**tokenizer, 512, not_cancelled}, 1);
   REQUIRE(request.ok());
   for (int64_t n = 0;; ++n) {
-    Outbox outbox;
+    WriterPool writer_pool;
     const auto unread = std::make_shared<UnreadAnswers>(int64_t{1} << 20);
-    const auto queue = GenerateQueue::Create(*request, outbox, *unread);
+    const auto queue = GenerateQueue::Create(*request, writer_pool, *unread);
     NotingReader reader;
     const auto feed = [&] {
       queue->OnEvent(TreeStarted{});

@@ -1,10 +1,10 @@
-#include "server/outbox.h"
+#include "server/writer_pool.h"
 
 #include <utility>
 
 namespace espalier {
 
-Outbox::Outbox() {
+WriterPool::WriterPool() {
   constexpr int kThreads = 2;  // so that a very large message delays nobody else's
   try {
     for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
@@ -14,9 +14,9 @@ Outbox::Outbox() {
   }
 }
 
-Outbox::~Outbox() { Stop(); }
+WriterPool::~WriterPool() { Stop(); }
 
-void Outbox::Stop() {
+void WriterPool::Stop() {
   {
     const MutexLock lock(mutex_);
     stopping_ = true;
@@ -24,21 +24,21 @@ void Outbox::Stop() {
   changed_.NotifyAll();
 }
 
-void Outbox::List(std::shared_ptr<Sender> sender) {
+void WriterPool::Enqueue(std::shared_ptr<Sender> sender) {
   {
     const MutexLock lock(mutex_);
-    listed_.push_back(std::move(sender));
+    queued_.push_back(std::move(sender));
   }
   changed_.NotifyOne();
 }
 
-void Outbox::Run() {
+void WriterPool::Run() {
   MutexLock lock(mutex_);
   while (true) {
-    while (!stopping_ && listed_.empty()) changed_.Wait(mutex_);
+    while (!stopping_ && queued_.empty()) changed_.Wait(mutex_);
     if (stopping_) return;
-    const std::shared_ptr<Sender> next = std::move(listed_.front());
-    listed_.pop_front();
+    const std::shared_ptr<Sender> next = std::move(queued_.front());
+    queued_.pop_front();
     lock.Unlock();
     next->Send();
     lock.Lock();

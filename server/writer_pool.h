@@ -10,7 +10,7 @@
 namespace espalier {
 
 // Threads that encode and write what the engine has to say, so that its own thread does neither.
-class Outbox {
+class WriterPool {
  public:
   // Something with a message to write. Lives until its turn has come.
   class Sender {
@@ -19,12 +19,12 @@ class Outbox {
     virtual void Send() = 0;
   };
 
-  Outbox();
-  // Whoever is still listed is not called any more.
-  ~Outbox();
+  WriterPool();
+  // A sender that is still queued is not called any more.
+  ~WriterPool();
 
   // Has Send() called soon, by another thread. Thread-safe.
-  void List(std::shared_ptr<Sender> sender);
+  void Enqueue(std::shared_ptr<Sender> sender);
 
  private:
   void Run();
@@ -32,7 +32,7 @@ class Outbox {
 
   Mutex mutex_;
   CondVar changed_;
-  std::deque<std::shared_ptr<Sender>> listed_ ESPALIER_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Sender>> queued_ ESPALIER_GUARDED_BY(mutex_);
   bool stopping_ ESPALIER_GUARDED_BY(mutex_) = false;
   std::vector<std::jthread> threads_;  // last: they run when everything else is there
 };
