@@ -5,7 +5,7 @@
                        an integer hash, so that only expectations are stored
   window_configs.json  the same with layers that see a window
   families/NAME/       a small random model of each family with a tokenizer of its kind, as save_pretrained writes
-                       them; families.json holds what transformers answers: the figures of make_model_goldens.py, and
+                       them; families.json holds what transformers answers: the figures of make_model_golden_files.py, and
                        for a text the token ids, those that generate() adds, and what they read
 
 Needs: pip install torch transformers tokenizers. Result: the same on every run of the same versions.
@@ -21,8 +21,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast,
                           Qwen2Tokenizer)
 
-from make_model_goldens import (DATA, GREEDY_TOKENS, HEADS, STORY, expectations, fp32_model, hashed_model, write)
-from tokenizer_goldens.training import LLAMA3_PATTERN, train_bpe, train_byte_bpe
+from make_model_golden_files import (DATA, GREEDY_TOKENS, HEADS, STORY, expectations, fp32_model, hashed_model, write)
+from tokenizer_golden_files.training import LLAMA3_PATTERN, train_bpe, train_byte_bpe
 
 GENERATED_TOKENS = 32
 LEAST_MARGIN = 0.02  # of a greedy choice that every backend must make alike

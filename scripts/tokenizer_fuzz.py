@@ -3,7 +3,7 @@
 
     scripts/tokenizer_fuzz.py [--seconds 60] [--seed 1] [--texts 60] [--espalier build/release/bin/espalier] [--keep FOLDER]
 
-Each file has another combination of normalizer, pre-tokenizer, decoder and added tokens (tokenizer_goldens/combinations.py).
+Each file has another combination of normalizer, pre-tokenizer, decoder and added tokens (tokenizer_golden_files/combinations.py).
 Texts are encoded by both with special tokens parsed and not; the ids, and as many random ones, are decoded by both. A file that
 Espalier refuses must be refused by name. Prints the counts; what differs is kept in FOLDER, and the exit code is 1.
 Needs the built client and the package (pip install tokenizers==0.23.3).
@@ -20,8 +20,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from tokenizer_goldens import combinations  # noqa: E402
-from tokenizer_goldens.packages import TokenizersPackage  # noqa: E402
+from tokenizer_golden_files import combinations  # noqa: E402
+from tokenizer_golden_files.packages import TokenizersPackage  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -74,10 +74,10 @@ void CompareBest(const Golden& golden, const std::vector<float>& logits, int32_t
 
 }  // namespace
 
-std::vector<Golden> ReadGoldens(const std::filesystem::path& file) {
+std::vector<Golden> ReadGoldenFile(const std::filesystem::path& file) {
   std::ifstream stream(file);
   REQUIRE(stream);
-  std::vector<Golden> goldens;
+  std::vector<Golden> golden_cases;
   const auto file_json = nlohmann::json::parse(stream);
   for (const auto& entry : file_json.at("cases")) {
     Golden golden;
@@ -98,10 +98,10 @@ std::vector<Golden> ReadGoldens(const std::filesystem::path& file) {
     bf16.at("max_error").get_to(golden.transformers_bf16_max_error);
     REQUIRE(golden.margins.size() == golden.greedy.size());
     REQUIRE(golden.logprobs.size() + 1 == golden.text.size());
-    goldens.push_back(std::move(golden));
+    golden_cases.push_back(std::move(golden));
   }
-  REQUIRE(!goldens.empty());
-  return goldens;
+  REQUIRE(!golden_cases.empty());
+  return golden_cases;
 }
 
 GoldenReport Compare(const Golden& golden, ModelRunner& runner, int32_t chunk) {

@@ -9,7 +9,7 @@
 
 namespace espalier::test {
 
-// What transformers answers; see scripts/make_model_goldens.py.
+// What transformers answers; see scripts/make_model_golden_files.py.
 struct Golden {
   struct Row {
     int32_t position = 0;
@@ -29,7 +29,7 @@ struct Golden {
   double transformers_bf16_max_error = 0.0;
 };
 
-std::vector<Golden> ReadGoldens(const std::filesystem::path& file);
+std::vector<Golden> ReadGoldenFile(const std::filesystem::path& file);
 
 // How far a runner is from the golden figures.
 struct GoldenReport {

@@ -81,7 +81,7 @@ void Print(const char* what, const RunnerOptions& options, const GoldenReport& w
 void CheckConfigs(const RunnerOptions& options) {
   GoldenReport worst;
   for (const char* file : {"configs.json", "odd_heads.json", "family_configs.json", "window_configs.json"}) {
-    for (const Golden& golden : ReadGoldens(SourceDir() / kData / file)) {
+    for (const Golden& golden : ReadGoldenFile(SourceDir() / kData / file)) {
       const auto config = ParseModelConfig(golden.config);
       REQUIRE(config.ok());
       const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
@@ -98,7 +98,7 @@ void CheckFolders(const RunnerOptions& given) {
   options.max_positions = 128;  // as all of them have; the one with rope type dynamic must be told
   GoldenReport worst;
   for (const std::string folders : {"folders", "found_folders", "families"}) {
-    for (const Golden& golden : ReadGoldens(SourceDir() / kData / (folders + ".json"))) {
+    for (const Golden& golden : ReadGoldenFile(SourceDir() / kData / (folders + ".json"))) {
       auto runner = LoadModel((SourceDir() / kData / folders / golden.name).string(), options);
       if (!runner) FAIL(runner.error().ToString());
       if (folders != "families") CHECK((*runner)->info().eos_token_ids == std::vector<int32_t>{2, 3});
@@ -111,7 +111,7 @@ void CheckFolders(const RunnerOptions& given) {
 void CheckTinyStories(const RunnerOptions& options) {
   const auto shared = EnvOrSkip("ESPALIER_SHARED_DIR");
   if (!shared) return;
-  const auto golden = ReadGoldens(SourceDir() / kData / "tinystories.json").front();
+  const auto golden = ReadGoldenFile(SourceDir() / kData / "tinystories.json").front();
   auto runner = LoadModel(*shared + "/models/TinyStories-656K", options);
   if (!runner) FAIL(runner.error().ToString());
   CHECK((*runner)->info().name == "TinyStories-656K");
@@ -122,7 +122,7 @@ void CheckTinyStories(const RunnerOptions& options) {
 }
 
 void CheckDemo(const RunnerOptions& options) {
-  const auto golden = ReadGoldens(SourceDir() / kData / "demo.json").front();
+  const auto golden = ReadGoldenFile(SourceDir() / kData / "demo.json").front();
   auto runner = LoadModel((SourceDir() / "model/demo").string(), options);
   if (!runner) FAIL(runner.error().ToString());
   GoldenReport worst;

@@ -1,4 +1,4 @@
-// The model against transformers (scripts/make_model_goldens.py), on every backend and type.
+// The model against transformers (scripts/make_model_golden_files.py), on every backend and type.
 #include <cstdio>
 #include <functional>
 

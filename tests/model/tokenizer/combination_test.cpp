@@ -1,5 +1,5 @@
 // Tokenizer files of the families that are served, and files put together at random, against the tokenizers
-// package: see scripts/make_tokenizer_goldens.py combinations, which makes the file read here.
+// package: see scripts/make_tokenizer_golden_files.py combinations, which makes the file read here.
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>

@@ -8,8 +8,8 @@
 
 namespace espalier::test {
 
-// FNV-1a over 32-bit words and bytes, as in scripts/make_tokenizer_goldens.py; the low half is what the files
-// hold.
+// FNV-1a over 32-bit words and bytes, as in scripts/make_tokenizer_golden_files.py; the low half is what the
+// files hold.
 class GoldenHash {
  public:
   void AddIds(const std::vector<int32_t>& ids) {

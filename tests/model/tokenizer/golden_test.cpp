@@ -1,4 +1,4 @@
-// Ids and text against the sentencepiece and tokenizers packages: see scripts/make_tokenizer_goldens.py,
+// Ids and text against the sentencepiece and tokenizers packages: see scripts/make_tokenizer_golden_files.py,
 // which makes the files read here and prints what a package gives for a text (`show NAME INDEX`).
 #include <cstdio>
 #include <filesystem>
@@ -27,7 +27,7 @@ struct Golden {
 
 Golden ReadGolden(const std::string& name) {
   Golden golden;
-  std::ifstream file(Data() / "goldens" / (name + ".txt"));
+  std::ifstream file(Data() / "golden_files" / (name + ".txt"));
   std::string line;
   std::getline(file, line);
   std::istringstream header(line.substr(line.find("unprintable") + 11));

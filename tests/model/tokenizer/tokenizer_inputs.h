@@ -20,7 +20,7 @@ const std::vector<std::string>& OwnTokenizers();
 // Loads one of them; fails the test case if it does not load.
 std::unique_ptr<Tokenizer> LoadOwn(const std::string& name);
 
-// The texts of data/strings.jsonl (made by scripts/make_tokenizer_goldens.py).
+// The texts of data/strings.jsonl (made by scripts/make_tokenizer_golden_files.py).
 std::vector<std::string> ReadStrings();
 
 // Vigna's splitmix64 (https://prng.di.unimi.it/splitmix64.c), as in the script.

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Makes what the tokenizer tests compare with, by the sentencepiece and tokenizers packages.
 
-  make_tokenizer_goldens.py train     trains the small tokenizers of tests/model/tokenizer/data anew (the tokenizers
-                                      package breaks ties by chance: goldens have to be made again)
-  make_tokenizer_goldens.py strings   writes data/strings.jsonl: texts of all scripts, the same on every run
-  make_tokenizer_goldens.py goldens [--only NAME]
-                                      writes data/goldens/NAME.txt for every tokenizer that is there; those of
+  make_tokenizer_golden_files.py train     trains the small tokenizers of tests/model/tokenizer/data anew (the tokenizers
+                                      package breaks ties by chance: golden files have to be made again)
+  make_tokenizer_golden_files.py strings   writes data/strings.jsonl: texts of all scripts, the same on every run
+  make_tokenizer_golden_files.py golden-files [--only NAME]
+                                      writes data/golden_files/NAME.txt for every tokenizer that is there; those of
                                       ESPALIER_SHARED_DIR (Llama 2, Llama 3, TinyStories) need that variable
-  make_tokenizer_goldens.py combinations
+  make_tokenizer_golden_files.py combinations
                                       writes data/combinations.json: tokenizer files of known models and at random (see
-                                      tokenizer_goldens/combinations.py), texts, and hashes as below for each file and text
-  make_tokenizer_goldens.py show NAME INDEX
+                                      tokenizer_golden_files/combinations.py), texts, and hashes as below for each file and text
+  make_tokenizer_golden_files.py show NAME INDEX
                                       prints the text at INDEX (from 0) and its ids, to look into a difference
 
 Made with sentencepiece 0.2.1, tokenizers 0.23.3 and, for folders with a tokenizer_config.json next to a tokenizer.model,
@@ -34,9 +34,9 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from tokenizer_goldens import combinations, training  # noqa: E402
-from tokenizer_goldens.packages import SentencePiecePackage, TokenizersPackage, TransformersFolder  # noqa: E402
-from tokenizer_goldens.texts import DATA, ROOT, make_strings, read_strings  # noqa: E402
+from tokenizer_golden_files import combinations, training  # noqa: E402
+from tokenizer_golden_files.packages import SentencePiecePackage, TokenizersPackage, TransformersFolder  # noqa: E402
+from tokenizer_golden_files.texts import DATA, ROOT, make_strings, read_strings  # noqa: E402
 
 MASK = (1 << 64) - 1
 DECODE_LINES = 1500
@@ -128,8 +128,8 @@ def make_golden(name, file, strings):
         digest = Hash()
         digest.text(package.decode(random_ids(index, package, byte_ids)))
         lines.append(f"{digest.value & 0xFFFFFFFF:08x}")
-    (DATA / "goldens").mkdir(exist_ok=True)
-    (DATA / "goldens" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    (DATA / "golden_files").mkdir(exist_ok=True)
+    (DATA / "golden_files" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     print(f"{name}: {len(strings)} texts, {DECODE_LINES} id sequences, {package.name} {package.version}")
 
 
@@ -191,7 +191,7 @@ def make_combinations():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "strings", "goldens", "combinations", "show"])
+    parser.add_argument("command", choices=["train", "strings", "golden-files", "combinations", "show"])
     parser.add_argument("args", nargs="*")
     parser.add_argument("--only")
     options = parser.parse_args()
@@ -206,7 +206,7 @@ def main():
         print(f"{len(lines)} texts")
     elif options.command == "combinations":
         make_combinations()
-    elif options.command == "goldens":
+    elif options.command == "golden-files":
         strings = read_strings()
         for name, file in tokenizer_files().items():
             if options.only in (None, name):

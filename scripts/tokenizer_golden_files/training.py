@@ -6,7 +6,7 @@ import random
 import re
 import tempfile
 
-from tokenizer_goldens.texts import DATA, SENTENCES
+from tokenizer_golden_files.texts import DATA, SENTENCES
 
 
 def corpus():

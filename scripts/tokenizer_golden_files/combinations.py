@@ -3,7 +3,7 @@
 import json
 import random
 
-from tokenizer_goldens.texts import SENTENCES
+from tokenizer_golden_files.texts import SENTENCES
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
