@@ -35,7 +35,7 @@ def parse_arguments():
     parser.add_argument("--shape-heads", default="8/2", help="of the published kernel shapes [%(default)s]")
     parser.add_argument("--attention-layers", type=int, default=4, help="that take turns, as in a model [%(default)s]")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of each step of attention and each stretch end to end [%(default)s]"
+        "--repeats", type=int, default=3, help="of each step of attention and each window end to end [%(default)s]"
     )
     parser.add_argument("--samples", type=int, default=16, help="steps of a file of recorded runs [%(default)s]")
     parser.add_argument("--replay-layers", type=int, default=8, help="of the random model [%(default)s]")

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"default": "#d7dae0", "red": "#ff7b72", "green": "#7ee787", "brown": "#e3b341", "blue": "#79c0ff",
            "magenta": "#d2a8ff", "cyan": "#76e3ea", "white": "#f0f3f6", "black": "#8b949e"}
 CHAR_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 19, 14
-WORK_S, PAUSE_S = 0.0004, 0.2  # of the server, by turns
+WORK_S, PAUSE_S = 0.0004, 0.2  # of the server, interleaved
 GROWTH_S, LAST_FRAME_S = 5.0, 5.0  # of the film
 LEAVE_SCREEN = b"\x1b[?1049l"
 

@@ -25,7 +25,7 @@ struct AddedToken {
   bool single_word = false;  // Not found where a word character stands right before or after it.
 };
 
-// A stretch of text, or an added token in its place.
+// A piece of text, or an added token in its place.
 struct TextSection {
   std::string_view text;
   size_t offset = 0;  // Of `text` in the whole, in bytes.

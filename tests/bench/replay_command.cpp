@@ -45,9 +45,9 @@ ReplayCommand::ReplayCommand(CLI::App* program)
   Add("--few-shot", few_shot_, "Branches below one prompt: a workload for each number");
   Add("--prompt-tokens", prompt_tokens_, "Tokens of the few-shot prompt");
   Add("--branch-tokens", branch_tokens_, "Tokens of a few-shot branch");
-  Add("--windows", options_.windows, "Stretches of each workload that are decoded, evenly spread over it");
-  Add("--window-steps", options_.window_steps, "Steps of decoding in a stretch");
-  Add("--repeats", options_.repeats, "How often a stretch is decoded, all modes in turn");
+  Add("--windows", options_.windows, "Windows of each workload that are decoded, evenly spread over it");
+  Add("--window-steps", options_.window_steps, "Steps of decoding in a window");
+  Add("--repeats", options_.repeats, "How often a window is decoded, all modes in turn");
   AddShapeFlags(&options_.model);
   Add("--prefill-chunk-tokens", options_.prefill_chunk_tokens, "Most tokens of a prefill step");
   Add("--seed", options_.seed, "Of weights, tokens and sampling");

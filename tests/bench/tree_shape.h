@@ -10,7 +10,7 @@
 
 namespace espalier::bench {
 
-// A stretch of text in a tree, and the query rows of this step at its end.
+// A piece of text in a tree, and the query rows of this step at its end.
 struct ShapeNode {
   int32_t parent = -1;  // index of an earlier node; -1: the root of a tree
   int32_t tokens = 0;   // computed before this step

@@ -2,7 +2,7 @@
 #pragma once
 
 // GEMM of rows with packed weights (GemmArgs). Whatever the blocking, an element of C is one chain of
-// multiply-adds over ascending k: C itself carries the sum from one stretch of k to the next, and storing
+// multiply-adds over ascending k: C itself carries the sum from one range of k to the next, and storing
 // fp32 changes no bit.
 namespace espalier::cpu {
 namespace {
@@ -120,14 +120,14 @@ void StreamBlock(const GemmArgs& args, const GemmBlock<P>& block) {
   }
 }
 
-// As StreamPanels: a stretch of k from `k_begin` on, times some rows.
+// As StreamPanels: a range of k from `k_begin` on, times some rows.
 template <int32_t kPanels, typename P>
 int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row, int32_t rows, int32_t panel,
                    int32_t k_begin) {
   for (; panel + kPanels <= block.panels; panel += kPanels) {
-    Piece<P> pieces[P::kStretchPieces];
+    Piece<P> pieces[P::kRangePieces];
     int32_t count = 0;
-    for (int32_t k = k_begin; count < P::kStretchPieces && k < args.k; ++count, k += kChunkK) {
+    for (int32_t k = k_begin; count < P::kRangePieces && k < args.k; ++count, k += kChunkK) {
       pieces[count] = PieceOf<kPanels>(args, block, panel, k);
     }
     EvenTiles walk;
@@ -136,10 +136,10 @@ int32_t TilePanels(const GemmArgs& args, const GemmBlock<P>& block, int32_t row,
   return panel;
 }
 
-// Many rows: a stretch of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.
+// Many rows: a range of k of the block stays in L2, the tile's rows in L1, a tile of C in registers.
 template <typename P>
 void TileBlock(const GemmArgs& args, const GemmBlock<P>& block) {
-  for (int32_t k = 0; k < args.k; k += P::kStretchPieces * kChunkK) {
+  for (int32_t k = 0; k < args.k; k += P::kRangePieces * kChunkK) {
     for (int32_t row = 0; row < args.rows; row += P::kTileRows[0]) {
       const int32_t rows = args.rows - row < P::kTileRows[0] ? args.rows - row : P::kTileRows[0];
       int32_t panel = TilePanels<kTilePanels>(args, block, row, rows, 0, k);

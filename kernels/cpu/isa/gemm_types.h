@@ -24,7 +24,7 @@ struct RegisterTiles {
   // last one may end in the middle of a group.
   static constexpr int32_t kGroupLines = 1;
   static constexpr int32_t kScoreParts = 2;              // pieces of a GEMM with keys
-  static constexpr int32_t kStretchPieces = 4;           // chunks of k of a block whose weights stay in L2
+  static constexpr int32_t kRangePieces = 4;             // chunks of k of a block whose weights stay in L2
   static constexpr int64_t kMaxPrefetchStep = 2 * 64;    // bytes prefetched for each line
   static constexpr int32_t kPrefetchDistanceParts = 32;  // of KV that are prefetched before they are read
   static constexpr int32_t kTogetherEntries = 32;        // of a segment whose keys and values come together
@@ -43,7 +43,7 @@ struct AmxTiles {
   static constexpr int32_t kTileRows[] = {64};
   static constexpr int32_t kGroupLines = 16;
   static constexpr int32_t kScoreParts = 1;
-  static constexpr int32_t kStretchPieces = 2;  // 64 rows of operands stay in L1
+  static constexpr int32_t kRangePieces = 2;  // 64 rows of operands stay in L1
   static constexpr int64_t kMaxPrefetchStep = 64;
   static constexpr int32_t kPrefetchDistanceParts = 4;
   static constexpr int32_t kTogetherEntries = 0;

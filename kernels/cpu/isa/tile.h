@@ -9,7 +9,7 @@ namespace {
 // Panels of the tiles that take what is left over where there are no kTilePanels; then come tiles of one.
 constexpr int32_t kHalfPanels = kTilePanels > 1 ? kTilePanels / 2 : 1;
 
-// A stretch of k: where its lines lie, of kTilePanels panels (or fewer), and its operands relative to the
+// A range of k: where its lines lie, of kTilePanels panels (or fewer), and its operands relative to the
 // row.
 template <typename P>
 struct Piece {
