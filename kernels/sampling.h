@@ -46,7 +46,7 @@ TokenResult SampleToken(std::span<const float> logits, const LogitSummary& summa
                         const SamplingParams& params, const TokenCounts* counts, uint64_t stream,
                         int32_t position, int32_t top_logprobs);
 
-// The log-probability of a given token in [0, vocab); fails likewise.
+// The log-probability of a given token in [0, vocab); fails in the same way.
 TokenResult ScoreToken(std::span<const float> logits, const LogitSummary& summary, int32_t token_id,
                        int32_t top_logprobs);
 

@@ -102,8 +102,8 @@ struct ScoreRequest {
   int32_t top_logprobs = 0;
 };
 
-// All that a backend is told about one step. Order of effects: zero_blocks, copies, histories, rows (write
-// KV, then attention), samples. Steps take effect in the order of issue.
+// All that a backend needs to know about one step. Order of effects: zero_blocks, copies, histories, rows
+// (write KV, then attention), samples. Steps take effect in the order of issue.
 struct StepInput {
   uint64_t step_id = 0;
   std::vector<int32_t> zero_blocks;  // newly allocated blocks: zeroed, so that masked KV slots are finite
@@ -140,7 +140,7 @@ struct TokenResult {
 
 struct StepTimes {
   int64_t forward_us = 0;    // whole forward pass with sampling, as the device saw it
-  int64_t attention_us = 0;  // thereof tree attention, all layers
+  int64_t attention_us = 0;  // part of it: tree attention, all layers
 };
 
 struct StepResult {

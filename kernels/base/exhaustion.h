@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// For what finds no memory while it serves a request. Short enough to need none itself.
+// The error of a request that finds no memory. Short enough to need none itself.
 inline Error OutOfMemory() { return {ErrorCode::kResourceExhausted, "", "out of memory"}; }
 
 // Calls `make`, which returns a Result or a Status. Where the standard library throws because the system

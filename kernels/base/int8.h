@@ -5,10 +5,10 @@
 namespace espalier {
 
 // GEMM with int8 weights. A row of weights (an output) is q * scale with q in [-127, 127] and one fp32
-// scale; the operands of a row of a step likewise, with a scale for each group of kInt8Group values of k, so
-// that one large value coarsens its own group alone. An element of C is, group after group in
-// ascending k, C += float(sum of q * q) * operand scale * weight scale: sums of a group are exact integers,
-// whatever their order.
+// scale; the operands of a row of a step are the same, with a scale for each group of kInt8Group values of k,
+// so that one large value coarsens its own group alone. An element of C is, group after group in ascending k,
+// C += float(sum of q * q) * operand scale * weight scale: sums of a group are exact integers, whatever their
+// order.
 inline constexpr int32_t kInt8Group = 128;
 inline constexpr float kInt8Max = 127.0F;
 // Values that are all smaller than this become zeros: the inverse of their scale could overflow.

@@ -74,7 +74,7 @@ AttentionPlan ItemsOf(const TreeBatch& batch, bool partials) {
   return plan;
 }
 
-// Within what any machine can be believed to need.
+// Clamped to what is plausible for any machine.
 int64_t Believable(double cost, int64_t min, int64_t max) {
   if (!std::isfinite(cost)) return min;
   return std::lround(std::clamp(cost, static_cast<double>(min), static_cast<double>(max)));
@@ -97,7 +97,8 @@ PlanCosts CpuBackend::MeasureCosts(const AttentionShape& shape, int32_t block_to
   if (!pool) return {};
   std::vector<int32_t> all(static_cast<size_t>(pool->blocks()));
   std::iota(all.begin(), all.end(), 0);
-  pool->ZeroBlocks(all, pool_.get());  // pages that were never written are one page, read from a cache
+  pool->ZeroBlocks(all,
+                   pool_.get());  // pages that were never written share one page, which is read from a cache
 
   const size_t activations = activations_.size();
   const int64_t heads = shape.query_heads + 2 * shape.kv_heads;

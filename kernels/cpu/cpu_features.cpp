@@ -38,7 +38,7 @@ bool HasAmx() {
   if (!HasAvx512Bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   return (edx & kBf16TileInt8) == kBf16TileInt8;
 }
-// Linux lends the tiles' 8 KB of state to processes that ask for it; kernels before 5.16, and machines whose
+// Linux gives the tiles' 8 KB of state to processes that ask for it; kernels before 5.16, and machines whose
 // host keeps it back, refuse.
 bool AskForTiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
@@ -89,7 +89,7 @@ Result<const KernelTable*> ChooseKernels(const std::string& isa) {
   if (isa == "amx" || (automatic && HasAmx())) {
     if (!HasAmx()) return Missing("amx (tile, bf16 and int8)");
     if (AskForTiles()) return AmxTable();
-    if (!automatic) return InvalidArgument("isa", "the operating system does not lend amx tiles to programs");
+    if (!automatic) return InvalidArgument("isa", "the operating system does not let programs use amx tiles");
   }
   if (isa == "amx_emulated") {
     if (!HasAvx512Bf16()) return Missing("avx512_bf16, which the emulation of amx needs");

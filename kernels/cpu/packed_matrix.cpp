@@ -14,7 +14,7 @@ namespace espalier::cpu {
 
 namespace {
 
-constexpr int32_t kMaxPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 beside the weights
+constexpr int32_t kMaxPanelsPerBlock = 16;  // 256 n: the C of 64 rows stays in L2 together with the weights
 constexpr int32_t kTasksPerThread = 8;  // blocks a thread should have, so that none waits long at the end,
 constexpr int32_t kTilePanels = 4;      // but as long as each thread has one, the panels of a register tile
 constexpr int64_t kMinPartRows = 6;     // of a part of a GEMM's rows: those of a register tile

@@ -10,7 +10,7 @@ namespace espalier::cpu {
 struct CpuPeaks {
   double read_bytes_per_second = 0.0;  // all threads read memory far beyond the caches, huge pages
   double bf16_flop_per_second = 0.0;   // GEMM with bf16 weights in L1, register tiles; multiply-add = 2
-  double int8_op_per_second = 0.0;     // likewise of int8 weights and operands
+  double int8_op_per_second = 0.0;     // the same with int8 weights and operands
 };
 
 // Takes about half a second and `buffer_bytes` of memory. Error: no memory.

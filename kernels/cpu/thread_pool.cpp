@@ -64,7 +64,7 @@ void ThreadPool::Run(int64_t count, int64_t grain, Call call, const void* contex
   if (count / grain >= max_runs) grain = count / max_runs + 1;
   const auto runs = static_cast<uint32_t>((count + grain - 1) / grain);
 
-  // Closed first: nobody can take a run of the old epoch by what is written next.
+  // Closed first: no thread can take a run of the old epoch because of what is written next.
   next_.store((uint64_t{epoch} << 32) | kClosed, std::memory_order_release);
   runs_.store(runs, std::memory_order_release);
   count_.store(count, std::memory_order_release);

@@ -25,8 +25,9 @@ class ThreadPool {
   int32_t threads() const { return threads_; }
 
   // Calls body(i, thread) for every i in [0, count) and returns when all calls have returned. Indices are
-  // handed out in ascending runs of `grain`, to whoever is free; thread is in [0, threads()), the caller's
-  // being 0. A worker that sleeps or was preempted does not hold the others up unless it holds indices.
+  // handed out in ascending runs of `grain`, to the thread that is free; thread is in [0, threads()), the
+  // caller's being 0. A worker that sleeps or was preempted does not hold the others up unless it holds
+  // indices.
   template <typename Body>
   void ParallelFor(int64_t count, int64_t grain, const Body& body) {
     if (threads_ == 1 || count <= grain) {
@@ -51,9 +52,9 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 
   // A loop is published under a new epoch. `next_` holds the epoch in its upper half and the next run of
-  // indices in its lower half; who moves it on owns that run. It is closed before the loop's description
-  // changes, so a worker that reads a newer description cannot move an older loop on: it finds another epoch
-  // and waits.
+  // indices in its lower half; the thread that advances it owns that run. It is closed before the loop's
+  // description changes, so a worker that reads a newer description cannot move an older loop on: it finds
+  // another epoch and waits.
   alignas(64) std::atomic<uint64_t> next_{0};
   alignas(64) std::atomic<uint32_t> runs_done_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};

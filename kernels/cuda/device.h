@@ -22,7 +22,7 @@ struct DeviceInfo {
 
 // Memory, one stream of work and the kernels of a device: all that the backend asks of CUDA. Everything but
 // allocation is asynchronous and in order of the calls. The first error stays: later calls do nothing, and
-// status() tells it. One thread calls. Events are numbers below kEvents.
+// status() reports it. One thread calls. Events are numbers below kEvents.
 class Device {
  public:
   static constexpr int32_t kEvents = 4096;
@@ -36,8 +36,8 @@ class Device {
   }
 
   // Device memory with unspecified contents, on a border of 256 bytes; never null. Pinned host memory
-  // likewise, which kernels can use in place of it: slow, but there. kResourceExhausted where memory is
-  // short, without ending the device's use.
+  // of the host, which kernels can use instead of device memory: slow, but available. kResourceExhausted
+  // where memory is short, without ending the device's use.
   virtual Result<std::byte*> Allocate(int64_t bytes) = 0;
   virtual Result<std::byte*> AllocateHost(int64_t bytes) = 0;
   // Wait for all work before.

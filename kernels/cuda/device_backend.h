@@ -116,8 +116,8 @@ class DeviceBackend final : public Backend {
 
   DeviceBackend(const BackendOptions& options, std::unique_ptr<Device> device);
   Status AllocateOwn();
-  // What a step may take beside a pool: for the largest steps that are common all that they need, others find
-  // room elsewhere (Room).
+  // What a step may take in addition to a pool: for the largest steps that are common all that they need,
+  // others find room elsewhere (Room).
   Status ReserveBeside(const KvPool& pool);
   int32_t TallestMatrix() const;
   int64_t ResultBytes() const;

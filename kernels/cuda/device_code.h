@@ -12,7 +12,7 @@
 // A kernel is a function template over a `Block`, the threads that share memory. It is a sequence of phases:
 //   block.ForThreads([&](int32_t thread) { ... });
 // runs the lambda once for each thread and ends with a barrier, so barriers cannot stand in divergent code.
-// Rules, which the host emulator's tests lean on:
+// Rules, on which the host emulator's tests depend:
 //   - Between phases only arguments, the step's descriptor and Block::Broadcast are read: every thread
 //     takes the same way.
 //   - No thread of a phase reads what another one writes in the same phase (the host emulator runs the

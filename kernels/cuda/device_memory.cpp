@@ -9,7 +9,7 @@
 // pool, and a pool that leaves no room for it is refused. How large a step can get knows no useful bound (a
 // plan of mode sequence lists a block once for each row that sees it, penalties list the tokens of whole
 // paths), so one that outgrows what was reserved takes more where the device has some to spare, and works in
-// pinned memory of the host where it has not: slowly, but it never fails for want of device memory.
+// pinned memory of the host where it has not: slowly, but it never fails for lack of device memory.
 namespace espalier::cuda {
 
 namespace {
@@ -63,10 +63,10 @@ int64_t DeviceBackend::ResultBytes() const { return max_rows_ * kRowResultBytes 
 int64_t DeviceBackend::FreeKvBytes() {
   const int64_t free_bytes = device_->FreeBytes();
   const int32_t vocab = TallestMatrix();
-  const int64_t beside = LogitBytes(vocab) + ScratchBytes(vocab) + kMaxPartialBytes +
-                         kStepsInFlight * (kMaxDescriptorBytes + ResultBytes()) +
-                         device_->info().library_bytes + kRoundingBytes;
-  return std::max<int64_t>(0, std::min(free_bytes - beside, free_bytes / 100 * 95));
+  const int64_t besides_pool = LogitBytes(vocab) + ScratchBytes(vocab) + kMaxPartialBytes +
+                               kStepsInFlight * (kMaxDescriptorBytes + ResultBytes()) +
+                               device_->info().library_bytes + kRoundingBytes;
+  return std::max<int64_t>(0, std::min(free_bytes - besides_pool, free_bytes / 100 * 95));
 }
 
 // The tallest matrix is the head: its logits are the widest.
@@ -96,7 +96,7 @@ Status DeviceBackend::ReserveBeside(const KvPool& pool) {
   }
   if (!lack.empty()) {
     return Error{ErrorCode::kResourceExhausted, "kv-cache-bytes",
-                 "leaves too little memory beside the KV pool: " + lack};
+                 "leaves too little memory next to the KV pool: " + lack};
   }
   info_.plan.max_partials = std::min(info_.plan.max_partials, partials);
   return {};

@@ -418,7 +418,7 @@ std::vector<float> DeviceBackend::ReadActivation(ActivationId activation) {
   return values;
 }
 
-// Twice what the cache holds is written: all that was there before gives way.
+// Twice what the cache holds is written: all that was there before is evicted.
 void DeviceBackend::FlushCaches() {
   if (Reserve(&flush_, 2 * device_->info().cache_bytes, "emptying the caches")) {
     device_->Fill(flush_.data(), 0, flush_.bytes());

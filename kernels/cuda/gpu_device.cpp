@@ -13,7 +13,7 @@ namespace espalier::cuda {
 namespace {
 
 // What cuBLASLt's kernels and ours take when they are first run (the runtime loads code lazily), and the
-// device for its own ends. An estimate from above, not a measurement.
+// device for itself. An upper estimate, not a measurement.
 constexpr int64_t kLibraryBytes = int64_t{256} << 20;
 
 Error NotUsable(std::string message) { return {ErrorCode::kUnimplemented, "backend", std::move(message)}; }

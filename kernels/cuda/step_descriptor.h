@@ -6,8 +6,8 @@
 #include "kernels/cuda/device_code.h"
 #include "kernels/plan/attention_plan.h"
 
-// What the device is told of a step: one run of bytes, copied once, whose fixed header says where everything
-// lies. The same for all layers and heads.
+// What the device learns about a step: one run of bytes, copied once, whose fixed header says where
+// everything lies. The same for all layers and heads.
 namespace espalier::cuda {
 
 template <typename T>

@@ -120,7 +120,7 @@ struct PlanAccounting {
 };
 
 // The attention of one step: the same for all layers and heads. Portable; a backend lowers it to its own
-// form. Items lie costliest first: taken from the front by whichever processor is free, they end evenly.
+// form. Items lie costliest first: each free processor takes the next from the front, and they end evenly.
 struct AttentionPlan {
   AttentionMode mode = AttentionMode::kFlatten;
   std::vector<PlanItem> items;

@@ -58,7 +58,7 @@ TEST_CASE("auto takes the CPU for int8 weights, which no GPU has yet") {
 #endif
 }
 
-TEST_CASE("A backend that nobody knows is refused by name") {
+TEST_CASE("An unknown backend is refused by name") {
   const auto backend = CreateBackend(Named("tpu"));
   REQUIRE(!backend.ok());
   CHECK(backend.error().field == "backend");

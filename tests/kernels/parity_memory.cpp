@@ -81,14 +81,14 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
   const auto last = full->AddKv(Shape(2, 1, 32), 100, 16);
   REQUIRE(!last.ok());
   CHECK(last.error().field == "kv-cache-bytes");
-  CHECK(last.error().message.find("leaves too little memory beside the KV pool") == 0);
+  CHECK(last.error().message.find("leaves too little memory next to the KV pool") == 0);
 
   // One that leaves none for partial results.
   const auto narrow = Emulator(tight, 64);
-  const auto beside = narrow->AddKv(Shape(2, 1, 32), 190, 16);
-  REQUIRE(!beside.ok());
-  CHECK(beside.error().field == "kv-cache-bytes");
-  CHECK(beside.error().message.find("attention's partial results") != std::string::npos);
+  const auto no_room = narrow->AddKv(Shape(2, 1, 32), 190, 16);
+  REQUIRE(!no_room.ok());
+  CHECK(no_room.error().field == "kv-cache-bytes");
+  CHECK(no_room.error().message.find("attention's partial results") != std::string::npos);
 }
 
 TEST_CASE("Plans cut KV only as far as the pool left memory for partial results") {

@@ -36,7 +36,7 @@ ESPALIER_INLINE void ConfigureTiles(int32_t height) {
   configured_height = height;
 }
 
-// Tiles that are in use make every switch of threads dearer.
+// Tiles that are in use make every switch of threads cost more.
 void ReleaseTiles() {
   if (configured_height == 0) return;
   AmxUnit::Release();

@@ -8,7 +8,7 @@
 namespace espalier::cpu {
 namespace {
 
-// The processor's own tiles. The assembler is spoken to directly: the compilers' intrinsics take a tile's
+// The processor's own tiles. In assembly: the compilers' intrinsics take a tile's
 // number as text only, and g++ 12 moves stores across them.
 struct AmxUnit {
   static ESPALIER_INLINE void Configure(const TileShapes& shapes) {

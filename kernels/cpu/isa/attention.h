@@ -4,7 +4,7 @@
 // Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
 // its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the GEMM with
 // V; the segments are merged in ascending order, where integer maxima make every rescaling exact. Tokens a
-// row does not see add an exact zero. So a row's bits depend neither on the tile nor on the cut nor on the
+// row does not see add an exact zero. So a row's bits do not depend on the tile, the cut or the
 // batch. Online softmax: Milakov and Gimelshein 2018; merging of partials: FlashAttention-2, section 3.1.
 namespace espalier::cpu {
 namespace {

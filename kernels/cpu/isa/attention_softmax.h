@@ -48,7 +48,7 @@ __attribute__((noinline)) Vec SumOfNothing(const float* scores, int32_t begin, i
 }
 
 // Rows [packed, packed + count), count <= kSoftmaxRows. Columns are added one vector after the other, so that
-// a sum depends neither on where the columns begin nor on the rows beside it.
+// a sum does not depend on where the columns begin or on the rows next to it.
 template <typename P>
 void SoftmaxRows(const Tile<P>& t, const Segment& segment, int32_t packed, int32_t count) {
   const Vec scale = Set1(t.args.scale_log2);

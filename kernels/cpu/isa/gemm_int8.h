@@ -36,7 +36,7 @@ struct TileRows<Int8Gemm> {
   const int8_t* a;
   int64_t a_stride;
   const float* scales;    // of the first row's groups; `groups` from row to row
-  const int32_t* starts;  // likewise
+  const int32_t* starts;  // of the same groups
   int64_t groups;
   float* c;
   int64_t c_stride;

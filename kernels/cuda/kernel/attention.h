@@ -7,8 +7,8 @@
 // Tree attention of one item for the query heads of one tile. For each segment of 256 absolute positions a
 // row forms, from zero, its scores, their maximum rounded up to an integer in base 2, probabilities, their
 // sum and the GEMM with V; segments are merged in ascending order, where integer maxima make every
-// rescaling exact. A token that a row does not see is passed over. So a row's bits depend neither on the tile
-// nor on the cut nor on the batch. Online softmax: Milakov and Gimelshein 2018; merging: FlashAttention-2,
+// rescaling exact. A token that a row does not see is passed over. So a row's bits do not depend on the
+// tile, the cut or the batch. Online softmax: Milakov and Gimelshein 2018; merging: FlashAttention-2,
 // section 3.1.
 namespace espalier::cuda {
 

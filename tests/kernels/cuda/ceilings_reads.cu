@@ -56,7 +56,7 @@ __device__ __forceinline__ void CopyBulk(unsigned char* to, const unsigned char*
       "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
       : "memory");
 }
-// Ends the kernel with an error where the phase does not end: a program that hangs tells nothing.
+// Ends the kernel with an error where the phase does not end: a program that hangs reports nothing.
 __device__ __forceinline__ void WaitForPhase(uint64_t* barrier, uint32_t parity) {
   constexpr uint32_t kMaxTries = 1 << 22;
   uint32_t done = 0;

@@ -2,7 +2,7 @@
 
 #include "tests/support/catch.h"
 
-// Machines that the cuda backend cannot use: each is told what it lacks.
+// Machines that the cuda backend cannot use: the error names what each lacks.
 namespace espalier::test {
 
 namespace {
@@ -15,7 +15,7 @@ void CheckRefused(const Error& error, const std::string& message) {
 
 }  // namespace
 
-TEST_CASE("A machine without a driver, with an old one, and without a device is told which") {
+TEST_CASE("The error says whether there is no driver, an old one, or no device") {
   const std::string reason = "no CUDA-capable device is detected (cudaErrorNoDevice)";
   CheckRefused(cuda::NoDevice(0, 13000, "anything"), "no NVIDIA driver is installed here");
   CheckRefused(cuda::NoDevice(12020, 13000, "anything"),
