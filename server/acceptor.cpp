@@ -164,11 +164,11 @@ bool Acceptor::Survive(int error, const ListeningSocket& listening) {
   if (error == EAGAIN || error == EWOULDBLOCK) return false;
   const bool is_out_of_files = error == EMFILE || error == ENFILE;
   const bool is_out_of_memory = error == ENOBUFS || error == ENOMEM;
-  // Others are the fate of one connection that was about to come (accept(2), Error handling).
+  // Other errors concern one connection that was about to be accepted (accept(2), Error handling).
   if (!is_out_of_files && !is_out_of_memory) return error != EBADF && error != EINVAL && error != ENOTSOCK;
   Report("accept: " + std::generic_category().message(error));
   if (is_out_of_files && reserve_ >= 0) {
-    // The client hears at once that it cannot come, and does not wait in the system's queue.
+    // The client learns at once that it is refused, and does not wait in the system's queue.
     close(reserve_);
     const int refused = accept4(listening.file(), nullptr, nullptr, SOCK_CLOEXEC);
     const bool was_refused = refused >= 0;
@@ -180,7 +180,7 @@ bool Acceptor::Survive(int error, const ListeningSocket& listening) {
   return false;
 }
 
-// Out of files or memory, sockets stay ready: without a pause the thread would turn without end.
+// Out of files or memory, sockets stay ready: without a pause the thread would loop at full speed.
 void Acceptor::SetListening(bool on) {
   listening_ = on;
   listen_again_ = Clock::now() + kBackOff;

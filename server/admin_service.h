@@ -32,8 +32,8 @@ class AdminService final
   const MethodContext methods_;
 };
 
-// Where other services listen: calls of AdminService are told where that is, other unknown methods as gRPC
-// does.
+// Where other services listen: calls of AdminService get an answer that says where, other unknown methods as
+// gRPC does.
 class AdminElsewhere final : public grpc::CallbackGenericService {
  public:
   // Before it is served; empty: AdminService listens nowhere.

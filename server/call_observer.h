@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-// Has the acceptor know which connections have calls under way. Calls share it: gRPC may end the last of them
-// in a thread of its own after Server::Wait has returned.
+// Reports to the acceptor which connections have calls under way. Calls share it: gRPC may end the last of
+// them in a thread of its own after Server::Wait has returned.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(
     std::shared_ptr<Acceptor> acceptor);
 

@@ -153,7 +153,7 @@ void ReadFile(const std::string& path, std::vector<Setting>& settings, std::vect
   for (const TextFault& fault : faults) problems.push_back(fault.In(path));
 }
 
-// What can be told only from several settings, or from the file system.
+// What can be checked only from several settings, or from the file system.
 void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
                    std::vector<std::string>& problems) {
   auto complain = [&](const std::string& key, const std::string& why) {
@@ -212,7 +212,7 @@ void CheckTogether(const ServerConfig& config, std::vector<Setting>& settings,
   }
 }
 
-// What the command line holds beside known flags.
+// What the command line holds in addition to known flags.
 void ListUnknown(const std::vector<std::string>& arguments, const std::vector<Setting>& settings,
                  std::vector<std::string>& problems) {
   std::vector<std::string> flags = {"--config", "--check-config", "--completion", "--version", "--help"};

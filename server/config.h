@@ -17,7 +17,7 @@ struct ServerConfig {
   std::string listen = "127.0.0.1:50051";        // HOST:PORT, port 0 takes any free one; or unix:PATH
   std::string port_file;                         // the port is written here once the server listens
   std::string admin_listen = "127.0.0.1:50052";  // AdminService's own address, like `listen`; "", "off": none
-  bool admin_listen_given = false;               // somebody chose it: the server does not start without it
+  bool admin_listen_given = false;               // set by the user: the server does not start without it
   std::string admin_port_file;                   // as port_file
   std::string backend = "auto";                  // auto, cpu, cuda, ref
   std::string isa = "auto";                      // auto, amx, avx512, avx2, portable

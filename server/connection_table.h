@@ -14,8 +14,8 @@
 
 namespace espalier {
 
-// The connections of one listening address, and the rule for who gives way when there is no place for
-// another. Keeps books only: no socket, no clock, no lock.
+// The connections of one listening address, and the rule which one is closed when there is no place
+// for another. A table only: no socket, no clock, no lock.
 class ConnectionTable {
  public:
   using Time = std::chrono::steady_clock::time_point;
@@ -40,9 +40,10 @@ class ConnectionTable {
   void CallStarted(uint64_t id);
   void CallEnded(uint64_t id, Time now);  // of a connection that has gone: nothing happens
 
-  // Who makes room for a newcomer of `share`: of those who have more connections than that share, who has the
-  // most; of these the connection that has waited longest for its first bytes, else the one that has been
-  // without a call for longest. None: the newcomer is refused; connections with calls are never taken.
+  // Which connection gives its place to a new one of `share`: of the shares that have more connections than
+  // that one, the share that has the most; of its connections the one that has waited longest for its first
+  // bytes, else the one without a call for longest. None: the new one is refused; connections with calls are
+  // never taken.
   std::optional<uint64_t> WhoGivesWay(const std::string& share) const;
 
   size_t size() const { return connections_.size(); }

@@ -19,7 +19,8 @@ struct EndpointOptions {
   std::string port_flag{};  // the setting that names the port file
   std::string port_file{};  // the port is written here once listening; empty: nowhere
   TransportLimits limits{};
-  // What calls of methods that no service has are told, by their path; null: nothing. Outlives the endpoint.
+  // The answer to calls of methods that no service has, by their path; null: gRPC's own. Outlives the
+  // endpoint.
   grpc::CallbackGenericService* otherwise = nullptr;
 };
 

@@ -9,7 +9,7 @@
 namespace espalier {
 namespace {
 
-// Deltas are merged up to this size: clients limit a message to 4 MiB unless told otherwise.
+// Deltas are merged up to this size: clients limit a message to 4 MiB by default.
 constexpr size_t kMaxMergedBytes = 1 << 20;
 
 size_t BytesOfContent(const BranchDelta& delta) {
@@ -137,8 +137,8 @@ bool GenerateQueue::HasUnread() const {
   return writing_ || (final_ && !broken_ && (!waiting_.empty() || last_));
 }
 
-// Too much of this peer's answers waits. Where nothing of this one does but the write under way, or when
-// called again, that is cut.
+// Too much of this peer's answers waits. Where only a write under way is left of this one, or when called
+// again, that write is cut.
 void GenerateQueue::EndEarly(const std::string& why) {
   int64_t uncounted = 0;
   {

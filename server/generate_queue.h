@@ -38,7 +38,7 @@ class MergedDelta {
 // What waits to be written for one Generate call. The engine's thread fills it and does no more; the writer
 // pool's threads and gRPC's empty it. While a reader is slow its deltas are merged, so that what waits for it
 // is at most its own answer, which counts among the unread answers of its peer. Shared by the engine and the
-// call; lives until both have let go.
+// call; lives until both have released it.
 class GenerateQueue final : public TreeEventSink,
                             public WriterPool::Sender,
                             public std::enable_shared_from_this<GenerateQueue> {
@@ -108,7 +108,7 @@ class GenerateQueue final : public TreeEventSink,
   bool broken_ ESPALIER_GUARDED_BY(mutex_) = false;
   bool ends_early_ ESPALIER_GUARDED_BY(mutex_) = false;
   bool cut_ ESPALIER_GUARDED_BY(mutex_) = false;      // the write under way is not waited for
-  bool was_cut_ ESPALIER_GUARDED_BY(mutex_) = false;  // the reader has been told to, once
+  bool was_cut_ ESPALIER_GUARDED_BY(mutex_) = false;  // the reader was asked to, once
 };
 
 }  // namespace espalier

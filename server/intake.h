@@ -35,7 +35,7 @@ class Intake : private WorkerPool::Job {
   Intake(const MethodContext& methods, grpc::CallbackServerContext& context, const grpc::ByteBuffer* request);
   virtual ~Intake() = default;
 
-  // Has Begin called; from the constructor of the final class. `waits`: it may wait for the engine, and never
+  // Schedules Begin; from the constructor of the final class. `waits`: it may wait for the engine, and never
   // runs here.
   void Start(bool waits = false);
   // From OnCancel: Begin is called no more, or finds cancelled().

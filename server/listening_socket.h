@@ -15,8 +15,8 @@ class ListeningSocket {
  public:
   // Listens at HOST:PORT, at all addresses of the host with the same port (those of a family that this
   // machine lacks are left out), or at unix:PATH, where the socket of a server that has ended is replaced.
-  // Errors name `flag`: whatever else is at PATH is left alone, as is a socket at which somebody listens. Who
-  // may connect to a unix socket is decided by the permissions of its file, which the umask gives.
+  // Errors name `flag`: whatever else is at PATH is left alone, as is a socket at which a program listens.
+  // The permissions of a unix socket's file, set by the umask, decide who may connect.
   static Result<std::vector<ListeningSocket>> Open(const std::string& flag, const std::string& address);
 
   ListeningSocket(ListeningSocket&& other) noexcept;

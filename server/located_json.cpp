@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t kMaxDepth = 64;
 
-// Counts what the parser has read: that tells where it stands.
+// Counts what the parser has read: that says where it stands.
 class CountingIterator {
  public:
   using iterator_category = std::input_iterator_tag;

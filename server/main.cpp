@@ -47,7 +47,7 @@ void LogModel(const ModelInfo& model, const ServerConfig& config) {
 
 int Complain(Error error, const ServerCommand& command) {
   if (const auto place = command.places.find(error.field); place != command.places.end()) {
-    error.field = place->second;  // the line of the file, not a flag that nobody gave
+    error.field = place->second;  // the line of the file, not a flag that was not given
   }
   FlushLog();
   WriteToStandardError("error: " + cli::Escaped(error.ToString()) + "\n");
@@ -84,7 +84,7 @@ int Check(const ServerCommand& command) {
 }
 
 // SIGTERM and SIGINT. The first ends the program at once while there is nothing to drain, and drains what is
-// served; who asks twice does not want to wait for the trees that are left.
+// served; a second one ends it without waiting for the trees that are left.
 class StopSignals {
  public:
   // Before any other thread starts: those started later leave the signals to Watch.
@@ -95,7 +95,7 @@ class StopSignals {
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
   }
 
-  // Heeds them from now on. Throws std::system_error where the system gives no thread.
+  // Reacts to them from now on. Throws std::system_error where the system gives no thread.
   void Watch() {
     std::thread([this] { Run(); }).detach();
   }

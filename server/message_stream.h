@@ -12,7 +12,7 @@ namespace espalier {
 inline constexpr int kMaxMessageBytes = 64 << 20;
 
 // The content of a received message, from its beginning, in pieces: nothing is copied, and of a compressed
-// message (gzip or deflate; gRPC has been told to leave them as they are) only 64 KiB exist at one time.
+// message (gzip or deflate; gRPC is set to leave them as they are) only 64 KiB exist at one time.
 class MessageStream : public google::protobuf::io::ZeroCopyInputStream {
  public:
   enum class State : uint8_t {

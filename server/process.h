@@ -6,13 +6,13 @@
 
 namespace espalier {
 
-// What a server's process is to its surroundings, before anything else happens in it: standard files that are
+// Prepares a server's process before anything else happens in it: standard files that are
 // closed are opened to /dev/null, or a socket would take their number and get what is printed; a reader that
 // has gone makes a write fail, not the process (SIGPIPE); and what ends the process in spite of everything,
 // an exception that nothing caught or abort(), is named on standard error. Call first in main.
 void PrepareProcess(char** argv);
 
-// For the last words of a process: gives up where nothing reads them. Safe in a signal handler.
+// For the last message of a process: gives up where nothing reads it. Safe in a signal handler.
 void WriteToStandardError(std::string_view text);
 
 // What the process is doing, for those messages: "loading the model". A literal. While it `starts`, such an

@@ -78,7 +78,7 @@ class GrpcServer final : public Server {
   void Drain() override { Stop(config_.drain_timeout_ms); }
 
  private:
-  // At its default address it gives way to what listens there already; one that somebody chose or waits
+  // At its default address it gives way to what listens there already; one that was chosen or waits
   // for is required.
   Status ListenForAdmin() {
     if (!AdminListens(config_)) return {};
@@ -124,7 +124,7 @@ class GrpcServer final : public Server {
     const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(2);
     endpoint_->Stop(deadline);
     if (admin_endpoint_ != nullptr)
-      admin_endpoint_->Stop(deadline);  // who drains a server watches it by this
+      admin_endpoint_->Stop(deadline);  // an operator who drains a server watches this
   }
 
   const ServerConfig config_;

@@ -4,7 +4,7 @@
 
 namespace espalier {
 
-// What a listening address bears of its clients' connections, before any request is looked at.
+// Limits of a listening address for its clients' connections, before any request is read.
 struct TransportLimits {
   int32_t max_connections = 0;                // 0: what the limit of open files allows, at most 10,000
   int32_t max_streams = 2048;                 // calls under way on one connection; clients let more wait

@@ -17,9 +17,9 @@ namespace espalier {
 grpc::Status ToStatus(const Error& error);
 
 // Parses a request from the wire, inflating it if its sender compressed it. gRPC's generated handlers answer
-// UNIMPLEMENTED, without a word, to a message that does not parse, most often for a string that is not UTF-8,
-// and bound neither what a message inflates to nor what it holds; so methods are registered raw and parse
-// here. Errors are kInvalidArgument and name the field, e.g. `nodes[2].given.text: not valid UTF-8`, or
+// UNIMPLEMENTED, without a reason, to a message that does not parse, most often for a string that is not
+// UTF-8, and bound neither what a message inflates to nor what it holds; so methods are registered raw and
+// parse here. Errors are kInvalidArgument and name the field, e.g. `nodes[2].given.text: not valid UTF-8`, or
 // kResourceExhausted for a message that inflates to more than kMaxMessageBytes. Refusing takes no more memory
 // than the longest string. Throws std::bad_alloc.
 Status ParseMessage(grpc::ByteBuffer& bytes, const MessageLimits& limits, google::protobuf::Message& message);

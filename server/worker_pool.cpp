@@ -14,7 +14,7 @@ constexpr int64_t kMaxRetryMs = 30'000;
 WorkerPool::WorkerPool(int threads, int64_t max_bytes) : max_bytes_(max_bytes) {
   try {
     for (int i = 0; i < std::max(threads, 2); ++i) threads_.emplace_back([this] { Run(); });
-  } catch (...) {  // of a thread that the system refuses: those that run would be waited for in vain
+  } catch (...) {  // the system refused a thread: the destructor would wait for those that run for ever
     Stop();
     throw;
   }

@@ -14,8 +14,8 @@ namespace espalier {
 
 // Threads for what a call costs before the engine has it (inflating, parsing, encoding texts), so that gRPC's
 // own stay free for the messages of others. Peers take turns; one that waits alone has all threads but
-// one, so that a newcomer waits for no other's work. What waits is bounded in bytes: a peer may hold as many
-// as are still free, so that one alone fills half of the room and there is some for the next.
+// one, so that a new peer does not wait for the work of others. What waits is bounded in bytes: a peer may
+// hold as many as are still free, so that one alone fills half of the room and there is some for the next.
 class WorkerPool {
  public:
   class Job {
@@ -31,7 +31,7 @@ class WorkerPool {
   // Nothing waits any more: every call has ended.
   ~WorkerPool();
 
-  // Has Run() called by a thread of the pool. `job` lives until then, or until Remove, and costs `bytes`
+  // Schedules Run() on a thread of the pool. `job` lives until then, or until Remove, and costs `bytes`
   // while it waits. False: there is no room. Thread-safe, as all of these. Throws std::bad_alloc, and then
   // has not taken it.
   bool Add(const std::string& peer, int64_t bytes, Job* job);

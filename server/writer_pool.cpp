@@ -5,10 +5,10 @@
 namespace espalier {
 
 WriterPool::WriterPool() {
-  constexpr int kThreads = 2;  // so that a very large message delays nobody else's
+  constexpr int kThreads = 2;  // so that a very large message does not delay others
   try {
     for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
-  } catch (...) {  // of a thread that the system refuses: those that run would be waited for in vain
+  } catch (...) {  // the system refused a thread: the destructor would wait for those that run for ever
     Stop();
     throw;
   }

@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// Threads that encode and write what the engine has to say, so that its own thread does neither.
+// Threads that encode and write the engine's events, so that its own thread does neither.
 class WriterPool {
  public:
   // Something with a message to write. Lives until its turn has come.
@@ -23,7 +23,7 @@ class WriterPool {
   // A sender that is still queued is not called any more.
   ~WriterPool();
 
-  // Has Send() called soon, by another thread. Thread-safe.
+  // Schedules Send() on another thread. Thread-safe.
   void Enqueue(std::shared_ptr<Sender> sender);
 
  private:

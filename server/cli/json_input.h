@@ -9,8 +9,8 @@
 
 namespace espalier::cli {
 
-// Reads one value; returns what is wrong with it, or nothing. Token ids are checked here: the library's own
-// conversion cuts numbers to size without a word.
+// Reads one value; returns what is wrong with it, or nothing. Token ids are checked here: the library's
+// own conversion cuts numbers to size silently.
 std::string ReadValue(const Json& json, std::vector<int32_t>& ids);
 std::string ReadValue(const Json& json, std::string& text);
 

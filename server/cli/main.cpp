@@ -38,12 +38,12 @@ std::string WithPort(const std::string& text, int port) {
 int Complain(const std::string& problem, const CLI::App& app) {
   const auto chosen = app.get_subcommands();
   const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
-  std::fprintf(stderr, "error: %s\n`espalier%s --help` tells more.\n", PrintableLines(problem).c_str(),
+  std::fprintf(stderr, "error: %s\n`espalier%s --help` says more.\n", PrintableLines(problem).c_str(),
                command.c_str());
   return kExitUsage;
 }
 
-// What the words that nothing understood were probably meant to be.
+// Suggestions for words of the command line that are not known.
 std::string NotUnderstood(const std::string& word, const CLI::App& app) {
   const std::string flag = word.substr(0, word.find('='));
   if (flag == "--host" || flag == "--port" || flag == "-H" || flag == "-p") {
@@ -69,7 +69,7 @@ void DescribeProgram(CLI::App& app) {
   Describe(
       app,
       {.usage = "COMMAND [options]",
-       .more = "`espalier COMMAND --help` tells more of a command. Options may stand before or behind it.",
+       .more = "`espalier COMMAND --help` says more of a command. Options may stand before or behind it.",
        .examples = {{"A server with the demo model, in another terminal:",
                      "espalier-server --model model/demo"},
                     {"Eight answers to one prompt; a blank line ends an answer:",

@@ -27,7 +27,7 @@ std::string Indented(const std::string& text, int indent, int width) {
   return out;
 }
 
-// A term with its description beside it, or below where the term is long.
+// A term with its description next to it, or below where the term is long.
 std::string Entry(const std::string& term, const std::string& description, int column, int width) {
   const auto indent = static_cast<size_t>(column);
   std::string out = "  " + term;

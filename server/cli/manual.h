@@ -11,7 +11,7 @@ struct Example {
   std::string command;
 };
 
-// What --help says of a command beside its purpose and its options.
+// What --help says of a command in addition to its purpose and its options.
 struct ManualText {
   std::string usage{};  // behind the command's name; empty: "[options]"
   std::string more{};

@@ -59,7 +59,7 @@ std::string StepText(const StatsSpan& span) {
   const double step_us = Gained(span, &Stats::step_us);
   if (steps <= 0.0 || step_us <= 0.0) return "none";
   std::array<char, 160> text{};
-  std::snprintf(text.data(), text.size(), "%s/s, %.2f ms each: %s forward, thereof %s attention; %s planning",
+  std::snprintf(text.data(), text.size(), "%s/s, %.2f ms each: %s forward (%s of it attention); %s planning",
                 Count(Rate(span, &Stats::steps)).c_str(), step_us / steps * 1e-3,
                 ShowPercent(Percent(Gained(span, &Stats::forward_us), step_us)).c_str(),
                 ShowPercent(Percent(Gained(span, &Stats::attention_us), step_us)).c_str(),

@@ -33,7 +33,7 @@ class Screen {
   // At most `size.rows` lines within `size.columns`; longer ones are cut by the terminal.
   void Show(const std::vector<std::string>& lines, TerminalSize size);
 
-  // For whoever ends or stops the program: gives the terminal back at once, and takes it again.
+  // For what ends or stops the program: gives the terminal back at once, and takes it again.
   static void Leave();
   static void Return();
 };
@@ -52,8 +52,8 @@ class StatusLine {
   bool shown_ = false;
 };
 
-// `text`, which somebody else wrote, for this file: as it is, but on a terminal without what could steer it.
-// Line breaks and tabs stay.
+// `text`, which another user may have written, for this file: as it is, but on a terminal without what could
+// steer it. Line breaks and tabs stay.
 std::string TextFor(int file, const std::string& text);
 
 // Prints lines; on a terminal, what is too long for it is cut, not wrapped.

@@ -186,7 +186,7 @@ TreeFile::TreeFile(std::string name, std::string text)
     : name_(std::move(name)), json_(std::move(text)), value_(json_.value()) {}
 
 std::string TreeFile::Set(const std::string& assignment) {
-  if (!json_.faults().empty()) return "";  // Read tells
+  if (!json_.faults().empty()) return "";  // Read reports it
   const size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) {
     return "must be NODE.FIELD=VALUE, such as problem.text=..., got '" + assignment + "'";

@@ -39,7 +39,7 @@ void TreeModel::Apply(const v1::GenerateResponse& response) {
 
 TreeModel::Branch& TreeModel::BranchOf(int32_t number, int32_t parent, const std::string& node_id) {
   Branch& branch = branches_[number];
-  // A selection may have told of the branch before.
+  // A selection may have named the branch before.
   if (number != 0 && branch.parent < 0) {
     branch.number = number;
     branch.parent = parent;

@@ -9,7 +9,7 @@
 
 namespace espalier::cli {
 
-// A tree as it grows on the client's side: the request and what events have told of it so far.
+// A tree as it grows on the client's side: the request and what events have reported so far.
 class TreeModel {
  public:
   enum class State : uint8_t { kGrowing, kDone, kPruned };

@@ -128,8 +128,8 @@ TEST_CASE("AdminService gives way at its default address, and can be off") {
 }
 
 TEST_CASE("a client finds AdminService from where it is") {
-  const auto found = [](const std::string& server, const std::string& told) {
-    const auto address = AdminAddressFor(server, told);
+  const auto found = [](const std::string& server, const std::string& named) {
+    const auto address = AdminAddressFor(server, named);
     return address ? *address : "error: " + address.error().message;
   };
   CHECK(found("127.0.0.1:50051", "127.0.0.1:50052") == "127.0.0.1:50052");

@@ -9,7 +9,7 @@
 
 namespace espalier::test {
 
-// A program that runs beside the test. Killed and waited for when this is destroyed.
+// A program that runs next to the test. Killed and waited for when this is destroyed.
 class ChildProcess {
  public:
   // `arguments[0]` is the program's path. Its standard output is read by WaitForLine, its standard error goes

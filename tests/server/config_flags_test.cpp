@@ -149,7 +149,7 @@ TEST_CASE("all mistakes of a file and of the flags are listed, in their order, w
   CHECK(command.problems == expected);
 }
 
-TEST_CASE("what holds only together is told where it was given") {
+TEST_CASE("what is wrong only together is reported where it was given") {
   auto problems_of = [](const std::string& content, std::vector<const char*> more = {}) {
     const ConfigFile file(content);
     const std::string path = file.path();
@@ -220,7 +220,7 @@ TEST_CASE("a model is required, and its folder must be there") {
       "first: hf download some-org/Model-1B"));
 }
 
-TEST_CASE("a missing or broken file is told, what came before the fault too") {
+TEST_CASE("a missing or broken file is reported, and so are mistakes before the fault") {
   CHECK(Mentions(Parse({"--config", "/does/not/exist.json", "--model", "/tmp"}).problems,
                  "--config: /does/not/exist.json: there is no such file"));
   CHECK(Mentions(Parse({"--config", "/tmp", "--model", "/tmp"}).problems, "--config: /tmp: cannot be read"));
@@ -330,7 +330,7 @@ TEST_CASE("--check-config lists every mistake and exits 2") {
                       file.path() + ":2:10: model: /no/such does not exist\n");
 }
 
-TEST_CASE("a mistake that only the model shows is told with its place in the file") {
+TEST_CASE("a mistake that only the model shows is reported with its place in the file") {
   const std::string demo = (test::SourceDir() / "model/demo").string();
   const ConfigFile file("{\n  \"kv_cache_bytes\": 1000, \"threads\": 1\n}");
   const auto [output, code] = RunServer("--check-config --model " + demo + " --config " + file.path());

@@ -53,7 +53,7 @@ TEST_CASE("a number may end the document") {
   CHECK(At(json.PlaceOf("")) == "1:2");
 }
 
-TEST_CASE("a text that is no JSON is told with the place, the line and a mark below") {
+TEST_CASE("a text that is no JSON is reported with the place, the line and a mark below") {
   struct Case {
     std::string text, fault;
   };
@@ -89,7 +89,7 @@ TEST_CASE("a text that is no JSON is told with the place, the line and a mark be
   }
 }
 
-TEST_CASE("broken strings and characters are told without printing them") {
+TEST_CASE("broken strings and characters are reported without printing them") {
   const LocatedJson unclosed("{\"a\":\t\"b\n\"}");
   REQUIRE(unclosed.faults().size() == 1);
   CHECK(At(unclosed.faults().front().place) == "1:9");

@@ -219,7 +219,7 @@ TEST_CASE("text goes to tokens and back") {
         std::vector<std::string>(tokens.pieces().begin(), tokens.pieces().end()));
 }
 
-TEST_CASE("a prompt that takes many steps tells how far it is, until its first token") {
+TEST_CASE("a prompt that takes many steps reports how far it is, until its first token") {
   const auto pace = std::make_shared<Pace>();
   TestServer server({.max_batch_rows = 16, .pace = pace});
   pace->SetStepUs(20'000);
@@ -243,13 +243,13 @@ TEST_CASE("a prompt that takes many steps tells how far it is, until its first t
     computed = event.progress().computed_tokens();
     ++progresses;
   }
-  // Progress that nobody took in time is left out.
+  // Progress that was not read in time is left out.
   CHECK(progresses >= 1);
   CHECK(progresses <= (prompt_tokens - 1) / 16);
   server.WaitUntilIdle();
 }
 
-TEST_CASE("the model card and the tree snapshot tell what is there") {
+TEST_CASE("the model card and the tree snapshot report what is there") {
   TestServer server;
   grpc::ClientContext card_context;
   v1::GetModelResponse card;

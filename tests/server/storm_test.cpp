@@ -193,10 +193,10 @@ TEST_CASE("a reader that stalls: others take the same steps, the engine does not
   REQUIRE(stalled->Read(&response));
   REQUIRE(response.has_started());
   quick.set_cache_bypass(true);  // the whole prompt again
-  const Generated beside = Generate(server.trees(), quick);
-  REQUIRE(beside.status.ok());
-  CHECK(beside.finished().usage().steps() == alone.finished().usage().steps());
-  CHECK(TokensOf(beside.finished()) == TokensOf(alone.finished()));
+  const Generated side_by_side = Generate(server.trees(), quick);
+  REQUIRE(side_by_side.status.ok());
+  CHECK(side_by_side.finished().usage().steps() == alone.finished().usage().steps());
+  CHECK(TokensOf(side_by_side.finished()) == TokensOf(alone.finished()));
   server.WaitUntilIdle();  // the stalled one has run to its end, unread
 
   int messages = 0;
@@ -242,7 +242,7 @@ TEST_CASE("a full queue: exactly those that do not fit are refused, with a time 
   pace->WaitUntilHeld();
   std::atomic<int> served = 0;
   std::atomic<int> refused = 0;
-  std::atomic<int> told = 0;
+  std::atomic<int> refused_with_time = 0;
   {
     std::vector<std::jthread> clients;
     for (int i = 0; i < 6; ++i) {
@@ -260,8 +260,8 @@ TEST_CASE("a full queue: exactly those that do not fit are refused, with a time 
         const auto hint = trailing.find("grpc-retry-pushback-ms");
         if (hint == trailing.end()) return;
         const int ms = std::atoi(std::string(hint->second.data(), hint->second.size()).c_str());
-        told += ms >= 10 && ms <= 30'000 &&
-                status.error_message().find("try again in about") != std::string::npos;
+        refused_with_time += ms >= 10 && ms <= 30'000 &&
+                             status.error_message().find("try again in about") != std::string::npos;
       });
     }
     while (refused < 4) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -269,7 +269,7 @@ TEST_CASE("a full queue: exactly those that do not fit are refused, with a time 
   }
   CHECK(served == 2);
   CHECK(refused == 4);
-  CHECK(told == 4);
+  CHECK(refused_with_time == 4);
   first.join();
   server.WaitUntilIdle();
 }

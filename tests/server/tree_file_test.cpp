@@ -65,7 +65,7 @@ TEST_CASE("numbers that a field cannot hold are refused by name") {
         "f:1:65: nodes[0].generate.sampling.temperature: is too large for a float, got 1e+39\n");
 }
 
-TEST_CASE("a node named without a field is told from a node that is not there") {
+TEST_CASE("a node named without a field and a missing node have different messages") {
   TreeFile file("f", kTree);
   CHECK(file.Set("step=4") == "'step' is a node: name one of its fields too, such as step.branches=4");
   CHECK(file.Set("a.b=y") == "'a.b' is a node: name one of its fields too, such as a.b.text=y");
@@ -104,7 +104,7 @@ TEST_CASE("setting token ids takes the place of the text") {
   CHECK(request.nodes(0).given().text() == "x");
 }
 
-TEST_CASE("what cannot be set is told") {
+TEST_CASE("what cannot be set is reported") {
   TreeFile file("f", kTree);
   const auto mentions = [&](const std::string& assignment, const std::string& words) {
     CAPTURE(assignment);

@@ -148,7 +148,7 @@ TEST_CASE("control characters of a model cannot reach the terminal") {
   CHECK(grower.Draw().find("\xc2\x9b") == std::string::npos);
 }
 
-TEST_CASE("a selection may tell of branches before they are reported themselves") {
+TEST_CASE("a selection may name branches before they are reported themselves") {
   Grower grower(Request());
   grower.Grow(1, 0, "step", "a", v1::FINISH_REASON_STOP_STRING);
   grower.Grow(2, 0, "step", "b", v1::FINISH_REASON_STOP_STRING);

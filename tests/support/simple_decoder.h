@@ -10,7 +10,7 @@
 namespace espalier::test {
 
 // Drives a ModelRunner without the engine: independent sequences, each a tree of one node, blocks handed out
-// one after another from the runner's pool. Not for use beside another user of the runner.
+// one after another from the runner's pool. Not for use together with another user of the runner.
 class SimpleDecoder {
  public:
   // Which rows' logits a piece asks for.

@@ -1,5 +1,5 @@
-// Tells ThreadSanitizer how gRPC hands work from thread to thread. The system's gRPC and abseil are not
-// instrumented and abseil's mutex is no pthread mutex, so without this every hand-over looks like a race.
+// Describes to ThreadSanitizer how gRPC hands work from thread to thread. The system's gRPC and abseil are
+// not instrumented and abseil's mutex is no pthread mutex, so without this every hand-over looks like a race.
 // Defines the functions in question in the program, where the dynamic linker finds them first, and passes
 // each call on. Only linked in builds with -fsanitize=thread.
 #include <absl/base/options.h>
