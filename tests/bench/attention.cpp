@@ -264,7 +264,7 @@ Result<std::map<std::string, PeerTimes>> PeersOf(const AttentionOptions& options
   return times;
 }
 
-// Sets them beside ours, in every row and as columns.
+// Sets them next to ours, in every row and as columns.
 void AddPeers(const std::map<std::string, PeerTimes>& times, Report* report) {
   std::set<std::string> names;
   for (const auto& [workload, peers] : times) {

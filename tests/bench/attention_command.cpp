@@ -42,7 +42,7 @@ class AttentionCommand final : public Command {
  public:
   explicit AttentionCommand(CLI::App* program);
 
-  // Reads files, too. Damaged trees, which are left out, are told of on standard error.
+  // Reads files, too. Damaged trees, which are left out, are reported on standard error.
   void Read(FlagReader* reader) override;
   Result<Report> Run() override;
 
@@ -104,10 +104,11 @@ AttentionCommand::AttentionCommand(CLI::App* program)
       "Rows of each workload's last step that are compared with fp64");
   Add("--peak-buffer-bytes", options_.peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   Add("--peak-gb-per-s", options_.peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
-  Add("--peak-tflop-per-s", options_.peak_tflop_per_s, "Rate of bf16 GEMM of the GPU, likewise");
+  Add("--peak-tflop-per-s", options_.peak_tflop_per_s,
+      "Rate of bf16 GEMM of the GPU, measured in the same way");
   Add("--shapes-out", shapes_out_, "File for the workloads as plain JSON, with this run's times");
   AddList("--peer-times", peer_times_,
-          "File of the same form with times of other kernels, to stand beside this run's. Repeatable");
+          "File of the same form with times of other kernels, to compare with this run's. Repeatable");
   AddOutputFlags();
 }
 

@@ -43,7 +43,7 @@ struct AttentionOptions {
   int32_t repeats = 5;
   int32_t checked_rows = 4;
   int64_t peak_buffer_bytes = int64_t{512} << 20;  // memory that is read to measure the machine's bandwidth
-  // backend cuda: what the GPU reaches, measured beside this program
+  // backend cuda: what the GPU reaches, measured by another program
   double peak_gb_per_s = 0.0;
   double peak_tflop_per_s = 0.0;
   std::vector<PeerEntry> peers;  // times of other kernels, measured elsewhere

@@ -83,7 +83,7 @@ TEST_CASE("decode prints one JSON object with every field, a row for each number
   }
 }
 
-TEST_CASE("int8 weights are measured beside those of the model's type") {
+TEST_CASE("int8 weights are compared with those of the model's type") {
   const Json report = RunJson(std::string(kTiny) + "--branches 1,5 --modes flatten --weights dtype,int8");
   const int64_t matrices = 2 * (32 * (4 + 2 * 2) * 16 + 32 * 64 + 3 * 32 * 48) + 64 * 32;
   const int64_t norms = (2 * 2 + 1) * 32;
@@ -169,7 +169,7 @@ TEST_CASE("the rows can be had as CSV, every field by its path") {
   CHECK(rows == 2);
 }
 
-TEST_CASE("the JSON of a run can go to a file beside the table") {
+TEST_CASE("the JSON of a run can go to a file, and the table to standard output") {
   const auto path =
       std::filesystem::temp_directory_path() / ("espalier_bench_json_" + std::to_string(getpid()));
   const Outcome outcome =
@@ -258,7 +258,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
       {"--layers 1000 --hidden 65536 --ffn 262144", "--layers"},
       {"--new-tokens 1000000 --branches 16000", "--branches"},
       {"--json-file /no/such/folder/x.json", "--json-file"},
-      {"--csv", "--csv"},  // beside --json
+      {"--csv", "--csv"},  // together with --json
       {"--frobnicate", "--frobnicate"},
   }));
   const Outcome outcome = Run(std::string(kTiny) + "--json " + arguments);
@@ -268,7 +268,7 @@ TEST_CASE("a senseless value ends with code 2 and names its flag") {
   CHECK(outcome.err.find(flag) != std::string::npos);
 }
 
-TEST_CASE("every mistake is told at once") {
+TEST_CASE("every mistake is reported at once") {
   const Outcome outcome = Run("decode --layers 0 --modes tree --heads 3");
   CHECK(outcome.exit_code == 2);
   for (const char* flag : {"error: --layers: ", "error: --modes: ", "error: --heads: "})
@@ -381,7 +381,7 @@ TEST_CASE("replay decodes windows of trees, every mode the same steps") {
   CHECK(few_shot.at("tokens") == 2 * 4 * 3);
 }
 
-TEST_CASE("replay tells the type of the weights, of which int8 are fewer bytes") {
+TEST_CASE("replay reports the type of the weights, of which int8 are fewer bytes") {
   std::vector<Json> rows;
   for (const std::string type : {"bfloat16", "int8"}) {
     const std::string command = std::string(kTinyReplay) +

@@ -27,8 +27,8 @@ class Command {
   bool csv() const { return csv_; }                            // never both
   const std::string& json_file() const { return json_file_; }  // empty: none
 
-  // Turns the parsed flags into options. Every mistake is told to `reader`; where there is one, Run is not
-  // called.
+  // Turns the parsed flags into options. Every mistake is reported to `reader`; where there is one, Run is
+  // not called.
   virtual void Read(FlagReader* reader) = 0;
 
   // Errors name the flag at fault where there is one. kUnavailable: the server does not answer.

@@ -68,7 +68,7 @@ class DecodeBench {
         const auto steps = RequestLoop(*runner_, Scheduling(branches, options_.modes[i])).Run(request);
         if (!steps) return steps.error();
         samples[i].Add(*steps);
-        Tell(branches, options_.modes[i], samples[i], progress);
+        ShowProgress(branches, options_.modes[i], samples[i], progress);
       }
     }
     std::vector<Json> rows;
@@ -84,7 +84,8 @@ class DecodeBench {
                            options_.prefill_chunk_tokens, mode);
   }
 
-  void Tell(int32_t branches, AttentionMode mode, const Samples& samples, const Progress& progress) const {
+  void ShowProgress(int32_t branches, AttentionMode mode, const Samples& samples,
+                    const Progress& progress) const {
     const BackendInfo& backend = runner_->info().backend;
     const char* weights = Name(backend.weights, backend.dtype);
     char text[160];

@@ -10,7 +10,7 @@
 
 namespace espalier::bench {
 
-// A random Llama, and where it runs. Defaults: 1.04 B parameters beside the embedding.
+// A random Llama, and where it runs. Defaults: 1.04 B parameters without the embedding.
 struct ModelOptions {
   int32_t layers = 16;
   int32_t hidden = 2048;

@@ -15,13 +15,13 @@ namespace espalier::bench {
 
 // One step of the engine, as a client would wait for it: planning, forward pass, commit, events.
 struct StepSample {
-  bool prefill = false;  // computes a prompt, beside rows that decode or alone
+  bool prefill = false;  // computes a prompt, together with rows that decode or alone
   int32_t rows = 0;
   int32_t logit_rows = 0;
   double step_us = 0.0;       // with more steps in flight: from the end of the step before
   double plan_us = 0.0;       // batch and attention plan
   double forward_us = 0.0;    // as the device saw it: on a GPU by its own events
-  double attention_us = 0.0;  // thereof, likewise
+  double attention_us = 0.0;  // part of it, the same way
   double outside_forward_us = 0.0;
   PlanAccounting accounting;
 };
@@ -38,7 +38,7 @@ SchedulerOptions BenchScheduling(const ModelInfo& info, int32_t branches, int32_
 // stay cached from one to the next.
 class RequestLoop {
  public:
-  // The runner outlives the loop; nobody else uses it or its KV pool meanwhile.
+  // The runner outlives the loop; nothing else uses it or its KV pool meanwhile.
   RequestLoop(ModelRunner& runner, SchedulerOptions options);
   ~RequestLoop();
 

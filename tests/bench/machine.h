@@ -34,7 +34,7 @@ std::optional<int64_t> AvailableMemoryBytes();
 std::optional<double> ProcessCpuSeconds(int32_t process);
 
 // How many threads wanted to run in the last minute, on average; 0 where the system does not say. More than
-// this program's own: other programs take time from it, and its figures tell less about the machine.
+// this program's own: other programs take time from it, and its figures say less about the machine.
 double LoadAverage();
 
 // The least time that moving `bytes` and computing `flop` can take on a machine of this peak: the longer of

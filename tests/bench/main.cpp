@@ -51,7 +51,7 @@ int Execute(Command* command, const std::string& command_line) {
   command->Read(&reader);
   for (const std::string& problem : reader.problems()) std::fprintf(stderr, "error: %s\n", problem.c_str());
   if (!reader.problems().empty()) return kExitUsage;
-  // Opened first: a run of minutes should not end with nowhere to go.
+  // Opened first: a run of minutes should not end without a place for its results.
   std::ofstream file;
   if (!command->json_file().empty()) file.open(command->json_file());
   if (file.fail())

@@ -36,7 +36,8 @@ void ModelCommand::AddRunFlags(ModelOptions* model) {
   Add("--block-tokens", model->block_tokens, "Tokens of a KV block");
   Add("--peak-buffer-bytes", model->peak_buffer_bytes, "Memory that is read to measure the bandwidth");
   Add("--peak-gb-per-s", model->peak_gb_per_s, "Memory bandwidth of the GPU, as cuda_ceilings measures it");
-  Add("--peak-tflop-per-s", model->peak_tflop_per_s, "Rate of bf16 GEMM of the GPU, likewise");
+  Add("--peak-tflop-per-s", model->peak_tflop_per_s,
+      "Rate of bf16 GEMM of the GPU, measured in the same way");
 }
 
 void ModelCommand::ReadModel(FlagReader* reader, ModelOptions* model) const {

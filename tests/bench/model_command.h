@@ -18,7 +18,7 @@ class ModelCommand : public Command {
   // Flags of the model's shape first, of its place and of the run last; a command's own stand between them.
   void AddShapeFlags(ModelOptions* model);
   void AddRunFlags(ModelOptions* model);
-  // Reads both. Every mistake is told to `reader`.
+  // Reads both. Every mistake is reported to `reader`.
   void ReadModel(FlagReader* reader, ModelOptions* model) const;
   std::vector<AttentionMode> ReadModes(FlagReader* reader) const { return reader->Modes("modes", modes_); }
   // A problem where weights and KV pool do not fit into the memory that is free.

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kPoolBytes = int64_t{256} << 20;
 
-// What the backend's planner is told for this shape.
+// What the backend's planner is given for this shape.
 Result<BackendInfo> PlannedFor(const PlanBenchOptions& options) {
   auto backend = CreateBackend(options.backend);
   if (!backend) return backend.error();

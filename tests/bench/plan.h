@@ -25,7 +25,7 @@ struct PlanBenchOptions {
 // before freed. All modes in turn in each repeat. A row for each workload and mode.
 //
 // Fields of a row: plan_us.median and the like over the repeats, the first left out; items, entries,
-// partials: of the plan; plan_costs: what it reckons with; kv_read_bytes and kv_read_bytes_sequence of one
+// partials: of the plan; plan_costs: what it uses; kv_read_bytes and kv_read_bytes_sequence of one
 // layer.
 //
 // Errors name the flag at fault where there is one.

@@ -5,7 +5,7 @@
 
 namespace espalier::bench::test {
 
-// What running espalier-bench as a user does came to.
+// The outcome of running espalier-bench as a user does.
 struct Outcome {
   int exit_code = -1;
   std::string out;

@@ -35,7 +35,7 @@ struct RecordedTrees {
 };
 
 // Reads a list of {"incompleted", "data": {id: {"id", "value", "start", "end", "children"}}} as the DeFT
-// paper's artifact records reasoning runs. A tree that contradicts itself is left out and told of; an error,
+// paper's artifact records reasoning runs. A tree that contradicts itself is left out and reported; an error,
 // naming the flag trees and the file, only where the file as a whole cannot be used.
 Result<RecordedTrees> ReadRecordedTrees(const std::string& path);
 

@@ -19,7 +19,7 @@ class ReplayCommand final : public ModelCommand {
  public:
   explicit ReplayCommand(CLI::App* program);
 
-  // Reads files, too. Damaged trees, which are left out, are told of on standard error.
+  // Reads files, too. Damaged trees, which are left out, are reported on standard error.
   void Read(FlagReader* reader) override;
   Result<Report> Run() override { return RunReplay(options_); }
 

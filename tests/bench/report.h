@@ -29,13 +29,13 @@ struct CommonFields {
   double plan_us = 0.0;
 };
 
-// {"token": ..., "partial": ..., "item": ...}: what the planner reckoned with.
+// {"token": ..., "partial": ..., "item": ...}: what the planner used.
 Json CostsJson(const PlanCosts& costs);
 
 // An object with the common fields, to which a command adds its own. Bytes and operations become integers.
 Json MakeRow(const CommonFields& fields);
 
-// Rounded to three decimals: what a clock of microseconds can tell.
+// Rounded to three decimals: what a clock of microseconds can show.
 double RoundUs(double us);
 
 // A column of the table: a field of the rows ("step_us/median" reads a field of an object) divided by `unit`.
@@ -56,7 +56,7 @@ struct Report {
   std::vector<Column> columns;  // of the table
   std::vector<Json> rows;
   std::vector<std::string>
-      failures;  // what the run found wrong: told after the report, and the program fails
+      failures;  // what the run found wrong: printed after the report, and the program fails
 };
 
 // One line: {schema, commit, command, machine, peak, rows}.

@@ -26,7 +26,7 @@ namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
 constexpr int kConnectSeconds = 10;
-constexpr int kIdleSeconds = 10;  // until a server without requests must have let go of everything
+constexpr int kIdleSeconds = 10;  // until a server without requests must have released everything
 
 using Stats = v1::GetStatsResponse;
 
@@ -105,7 +105,7 @@ class ServeBench {
     const auto after = WaitUntilIdle();
     if (!after) return after.error();
     CheckServer(*before, *after, &outcome);
-    Tell(plan, outcome, failures);
+    AddFailures(plan, outcome, failures);
     Json row = Row(plan, outcome, *before, *after);
     row["client_cpu_s"] = client_cpu_s;
     row["server_cpu_s"] = server_cpu_s;
@@ -163,7 +163,8 @@ class ServeBench {
     }
   }
 
-  static void Tell(const LoadPlan& plan, const LoadOutcome& outcome, std::vector<std::string>* failures) {
+  static void AddFailures(const LoadPlan& plan, const LoadOutcome& outcome,
+                          std::vector<std::string>* failures) {
     const std::string run = std::string(Name(plan.workload)) +
                             (plan.clients ? ", " + std::to_string(*plan.clients) + " clients" : "") +
                             (plan.rate > 0.0 ? ", open loop" : "");

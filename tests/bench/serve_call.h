@@ -13,7 +13,7 @@ namespace espalier::bench {
 // The name of a gRPC code, as in "RESOURCE_EXHAUSTED".
 std::string NameOf(grpc::StatusCode code);
 
-// A failed call as an error: kUnavailable where nobody answers.
+// A failed call as an error: kUnavailable where no server answers.
 Error ToError(const grpc::Status& status);
 
 // One call whose answer is waited for: at most ten seconds.

@@ -128,14 +128,14 @@ std::string StreamCheck::CountFault() const {
 
 std::string StreamCheck::BranchFault(const v1::Branch& branch) const {
   const auto number = static_cast<size_t>(branch.branch());
-  if (number >= delivered_.size() || delivered_[number].node < 0) return "no delta told of it";
+  if (number >= delivered_.size() || delivered_[number].node < 0) return "no delta reported it";
   const Delivered& delivered = delivered_[number];
   const bool same_tokens = std::equal(delivered.token_ids.begin(), delivered.token_ids.end(),
                                       branch.token_ids().begin(), branch.token_ids().end());
   if (!same_tokens) return "its tokens differ from those of the deltas";
   if (delivered.text != branch.text()) return "its text differs from that of the deltas";
   if (!Generated(*request_, delivered.node)) return "";
-  if (delivered.reason == v1::FINISH_REASON_UNSPECIFIED) return "its end was not told";
+  if (delivered.reason == v1::FINISH_REASON_UNSPECIFIED) return "its end was not reported";
   if (branch.finish_reason() == v1::FINISH_REASON_UNSPECIFIED ||
       branch.finish_reason() == v1::FINISH_REASON_CANCELLED)
     return "it did not end well";

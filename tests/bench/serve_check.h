@@ -8,14 +8,14 @@
 
 namespace espalier::bench {
 
-// What came back for one request, as far as it is counted.
+// What came back for one request, as counted.
 struct Answer {
   v1::Usage usage;
   int64_t output_tokens = 0;        // generated tokens that were delivered
   int64_t longest_path_tokens = 0;  // generated tokens of the longest path
 };
 
-// Follows the events of one Generate call and finds whatever is missing or contradicts itself.
+// Follows the events of one Generate call and finds what is missing or contradicts itself.
 class StreamCheck {
  public:
   // `request` outlives this.

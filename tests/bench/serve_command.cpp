@@ -53,7 +53,7 @@ class ServeCommand final : public Command {
     Add("--deadline", options_.deadline_s, "Seconds after which a request has failed");
     Add("--channels", options_.channels, "Connections to the server");
     Add("--server-pid", options_.server_pid,
-        "Process of a server on this machine, whose processor time is to be told; 0: none");
+        "Process of a server on this machine, whose processor time is reported; 0: none");
     Add("--seed", options_.seed, "Of requests and arrivals");
     Add("--prompts", options_.shape.prompts,
         "demo: problems as the demo model knows them; tokens: random ones, for any model; auto: by the "

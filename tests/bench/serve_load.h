@@ -34,7 +34,7 @@ struct LoadOutcome {
   int64_t output_tokens = 0;              // of calls that ended well
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
-  int64_t generated_tokens = 0;             // by the usage that the server told
+  int64_t generated_tokens = 0;             // by the usage that the server reported
   std::vector<double> first_token_us;       // of requests with generated tokens
   std::vector<double> per_output_token_us;  // of requests with paths of two and more
   std::vector<double> total_us;

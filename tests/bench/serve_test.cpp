@@ -92,7 +92,7 @@ TEST_CASE("a full queue shows as refused requests, and as nothing else") {
   server.WaitUntilIdle();
 }
 
-TEST_CASE("requests that pass their deadline are told, and the program fails") {
+TEST_CASE("requests that pass their deadline are reported, and the program fails") {
   TestServer server;
   const Outcome outcome = Run(Serve(server, "--new-tokens 400 --requests 2 --clients 2 --deadline 0.05"));
   CHECK(outcome.exit_code == 1);
@@ -101,7 +101,7 @@ TEST_CASE("requests that pass their deadline are told, and the program fails") {
   server.WaitUntilIdle();
 }
 
-TEST_CASE("serve prints a table by default, and its JSON can go to a file beside it") {
+TEST_CASE("serve prints a table by default, and its JSON can go to a file as well") {
   TestServer server;
   const auto path = std::filesystem::temp_directory_path() / "espalier_bench_serve.json";
   const Outcome outcome = Run(Serve(server, "--requests 3 --clients 2 --json-file '" + path.string() + "'"));
@@ -113,7 +113,7 @@ TEST_CASE("serve prints a table by default, and its JSON can go to a file beside
   std::filesystem::remove(path);
 }
 
-TEST_CASE("a server that nobody runs ends with code 3") {
+TEST_CASE("a server that does not run ends with code 3") {
   const Outcome outcome = Run("serve --server 127.0.0.1:1 --requests 1");
   CHECK(outcome.exit_code == 3);
   CHECK(outcome.out.empty());
@@ -229,7 +229,7 @@ TEST_CASE("the check of a stream finds what is missing") {
   }
   SECTION("the end of a branch") {
     delta.set_finish_reason(v1::FINISH_REASON_UNSPECIFIED);
-    expected = "end was not told";
+    expected = "end was not reported";
   }
   SECTION("a branch that was cancelled") {
     finished.mutable_branches(0)->set_finish_reason(v1::FINISH_REASON_CANCELLED);

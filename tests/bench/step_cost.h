@@ -10,7 +10,7 @@
 
 namespace espalier::bench {
 
-// Measures the machine; of a GPU the options tell it.
+// Measures the machine; of a GPU the options say it.
 Result<Peak> PeakOf(const ModelOptions& model, int32_t threads);
 
 // What a step of a random Llama has to do, and the least time that takes on a machine of a given peak.
@@ -43,7 +43,7 @@ class StepCost {
   int64_t all_rows_ = 0;    // multiplied by every row of a step
   int64_t logit_rows_ = 0;  // only by rows whose logits are needed: all behind the last layer's attention
   int64_t weight_bytes_ = 0;
-  int64_t logit_bytes_ = 0;  // thereof of matrices that only rows with logits need
+  int64_t logit_bytes_ = 0;  // of these: matrices that only rows with logits need
 };
 
 }  // namespace espalier::bench

@@ -8,14 +8,14 @@
 #include "tests/bench/report.h"
 
 // A plain JSON list of attention's workloads and times. `espalier-bench attention --shapes-out FILE` writes
-// it, a program of one's own (another kernel, in whatever language) reads the shapes, adds its times or
-// writes a list with nothing else, and `--peer-times FILE` sets those beside ours. An array, an object for
+// it, another program (another kernel, in any language) reads the shapes, adds its times or
+// writes a list with nothing else, and `--peer-times FILE` compares those with ours. An array, an object for
 // each workload:
 //
 //   "workload"    its name, by which times are matched: "1,50;4000,200"
-//   "dtype", "query_heads", "kv_heads", "head_dim", "query_rows", "kv_tokens"   likewise, those that are
-//   given;
-//                 the last two are sums over the steps, each token of a tree once
+//   "dtype", "query_heads", "kv_heads", "head_dim", "query_rows", "kv_tokens"
+//                 the same, those that are given; the last two are sums over the steps, each token of a
+//                 tree once
 //   "times_us"    {"name of a kernel": microseconds of one layer and one step, the mean over the steps, ...}
 //   "steps"       shapes, an object for each step; not read back:
 //     "node_parent"    [nodes] index of an earlier node, -1: the root of a tree
@@ -23,9 +23,10 @@
 //     "node_rows"      [nodes] query rows of this step at the node
 //     "row_node"       [rows] the node of each query row
 //     "row_parent"     [rows] the row whose token this row's token follows; -1: the last token before this
-//     step "row_kv_tokens"  [rows] tokens that the row sees, itself included "row_path"       [rows] the
-//     nodes of its path, root first; all their tokens but those of other rows that
-//                      do not lie on the row_parent chain
+//                      step
+//     "row_kv_tokens"  [rows] tokens that the row sees, itself included
+//     "row_path"       [rows] the nodes of its path, root first; all their tokens but those of other rows
+//                      that do not lie on the row_parent chain
 //
 // Rows stand in the order of their nodes. Where every node has at most one row, as in decoding, a row
 // sees all node_tokens of its row_path.

@@ -78,7 +78,7 @@ TEST_CASE("the list of shapes holds trees as plain arrays, and this run's times"
   CHECK(tokens.at("row_kv_tokens") == Json({10, 11, 12, 11, 11, 11}));
 }
 
-TEST_CASE("times of other kernels stand beside ours") {
+TEST_CASE("times of other kernels are compared with ours") {
   const TemporaryFile peers(R"([
     {"workload": "1,3;40,5", "times_us": {"other/kernel": 250.0}},
     {"workload": "1,3;40,5", "query_heads": 32, "times_us": {"other heads": 1}},
@@ -132,7 +132,7 @@ TEST_CASE("a damaged list of times is refused with the flag, the file and the en
   CHECK(outcome.err.find(why) != std::string::npos);
 }
 
-TEST_CASE("lists that cannot be read or written are told of") {
+TEST_CASE("lists that cannot be read or written are reported") {
   for (const std::string& flag : {std::string("--peer-times"), std::string("--shapes-out")}) {
     const Outcome outcome = Run(std::string(kAttention) + flag + " /no/such/folder/x.json");
     CAPTURE(outcome.err);

@@ -25,7 +25,7 @@ struct TokenizeOptions {
 // Fields of a row: kind, bytes, tokens; encode_us: CPU time of the thread for one Encode, which other
 // programs on the machine do not add to; mb_per_s (10^6 bytes) and tokens_per_s at that time; ns_per_byte,
 // which stays where it is while time is linear in the length of the text; ids_fnv1a: FNV-1a (64 bit,
-// hexadecimal) of the ids as 32-bit little-endian numbers, by which another program can tell that it got the
+// hexadecimal) of the ids as 32-bit little-endian numbers, by which another program can check that it got the
 // same.
 //
 // Progress goes to standard error. Errors name the flag at fault where there is one.

@@ -37,7 +37,7 @@ TEST_CASE("texts are valid UTF-8 of the length asked for, and begin alike whatev
   CHECK(MakeText("run", 5000).find_first_of(" \n\t") == std::string::npos);
 }
 
-TEST_CASE("tokenize tells the bytes and tokens of every text, and keeps the texts") {
+TEST_CASE("tokenize reports the bytes and tokens of every text, and keeps the texts") {
   const auto folder = std::filesystem::temp_directory_path() / "espalier_tokenize_test";
   std::filesystem::create_directories(folder);
   const TestJson report =

@@ -133,7 +133,7 @@ TEST_CASE("a recorded run is replayed step by step, pruned branches gone") {
   std::filesystem::remove(path);
 }
 
-TEST_CASE("damaged recorded trees are left out and told of, the rest is used") {
+TEST_CASE("damaged recorded trees are left out and reported, the rest is used") {
   const std::string whole = kWholeTree;
   const auto changed = [&](const std::string& from, const std::string& to) {
     std::string tree = whole;
