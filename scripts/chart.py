@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional
 from xml.sax.saxutils import escape
 
-# Told apart by people with any colour vision (Okabe and Ito), and by the markers in print.
+# Distinct for people with any colour vision (Okabe and Ito), and by the markers in print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 MARKERS = ("circle", "square", "diamond", "triangle", "cross")
 INK, FAINT, GRID = "#24292f", "#57606a", "#e3e6ea"
@@ -67,7 +67,7 @@ def line_chart(
     legend = max(_text_width(s.name) for s in series) + 44
     area = Area(64, 50, width - legend - 24, height - 58)
     if area.right - area.left < 100 or area.bottom - area.top < 60:
-        raise ValueError(f"a chart of {width} x {height} has no room for its lines beside the legend")
+        raise ValueError(f"a chart of {width} x {height} has no room for its lines next to the legend")
     x_axis.place(area.left, area.right, 80)
     y_axis.place(area.bottom, area.top, 45)
     if x_ticks:

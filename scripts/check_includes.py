@@ -31,7 +31,7 @@ PROJECT_INCLUDES = {
     "tests": ("tests/", "server/", "engine/", "model/", "kernels/", "espalier/v1/"),
 }
 
-# Headers of the operating system and the compiler that kernels may use beside the C++ standard library.
+# Headers of the operating system and the compiler that kernels may use in addition to the C++ standard library.
 SYSTEM_HEADERS = re.compile(
     r"(sys|asm|linux)/|(immintrin|x86intrin|cpuid|arm_neon|dlfcn|unistd|fcntl|sched|pthread|dirent|errno|signal|numaif)\.h$"
 )

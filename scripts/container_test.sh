@@ -4,7 +4,7 @@
 #
 #   scripts/container_test.sh [--image espalier:test] [--no-build] [build options, such as --build-arg CUDA=ON ...]
 #
-# What this machine needs beside comes from the environment, each a list of options split at spaces:
+# What else this machine needs comes from the environment, each a list of options split at spaces:
 #   ENGINE           docker or podman; default: the first that is there
 #   ENGINE_OPTIONS   before the engine's command; podman as root without systemd: --cgroup-manager=cgroupfs
 #   BUILD_OPTIONS    for the build; podman where namespaces are forbidden: --isolation=chroot --network=host
@@ -113,7 +113,7 @@ start() {
   port=${address##*:}
 }
 
-# The client of the image, beside the server, through the published port.
+# The client of the image, next to the server, through the published port.
 client() {
   engine run --rm -i --read-only --network host "${run_options[@]}" -e NO_COLOR=1 --entrypoint espalier "$image" \
     --server "127.0.0.1:$port" "$@"
@@ -125,7 +125,7 @@ stop_and_check_exit() {
   started=$(now_ms)
   engine stop "$container" >/dev/null
   expect_equal "exit code after SIGTERM" 0 "$(engine inspect -f '{{.State.ExitCode}}' "$container")"
-  log_has '0 blocks still live' || fail "the log tells of no clean end"
+  log_has '0 blocks still live' || fail "the log reports no clean end"
   stage "SIGTERM: ended with code 0 after $(($(now_ms) - started)) ms: $(engine logs "$container" 2>&1 | tail -n 1 | sed 's/^[^ ]* //')"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in one command on a bare machine with one: the gpu tests, the device's ceilings,
 # the benchmarks, the sanitizers. Every step runs under a time-out, all of it within 8 minutes; what was left out, and
-# why, stands in the report beside what ran.
+# why, stands in the report next to what ran.
 #
 #   scripts/gpu_check.sh [--out DIR] [--bin DIR] [--only STEP,...]   on the machine with the GPU
 #   scripts/gpu_check.sh --stage DIR                                 on a build machine: fills DIR with programs to carry
@@ -9,7 +9,7 @@
 #
 # --out: where report.txt, report.json and logs.tar.gz go (build/gpu_check).
 # --bin: a folder that --stage filled (the script's own, where it holds programs). Where they do not run, or there are
-#        none, they are built here (CUDA toolkit, CMake, ninja) with the headers that --stage put beside them; without
+#        none, they are built here (CUDA toolkit, CMake, ninja) with the headers that --stage put next to them; without
 #        those, only what needs none: the ceilings and, where Catch2 is installed, the tests of the kernels.
 # Exit code: 0 all steps passed, 1 a step failed, was skipped or ran out of time, 2 wrong use, 3 no usable GPU (nothing
 # is run).
@@ -226,7 +226,7 @@ run parity 110 cuda_parity_test -d yes
 run golden 40 cuda_golden_test -d yes
 run engine 40 cuda_engine_test -d yes
 
-# bench NAME SECONDS ARGUMENTS...: a command of the benchmarks in all modes, beside what the ceilings measured.
+# bench NAME SECONDS ARGUMENTS...: a command of the benchmarks in all modes, compared with what the ceilings measured.
 peak() {
   python3 - "$out" "$1" <<'PYTHON'
 import json

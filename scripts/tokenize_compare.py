@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Encoding speed of Espalier beside that of the `tokenizers` package, on the same texts in the same run.
+"""Encoding speed of Espalier compared with that of the `tokenizers` package, on the same texts in the same run.
 
     scripts/tokenize_compare.py TOKENIZER.json [--sizes 1024,1048576] [--kinds words,run] [--json-file FILE]
 
@@ -77,7 +77,7 @@ def main():
     result["package"] = f"tokenizers {tokenizers.__version__}"
     machine = result["machine"]
     print(f"machine  {machine['cpu']}, load {machine['load_average']:.1f}, one thread each, CPU time")
-    print(f"commit   {result['commit']}, beside {result['package']}\nfile     {args.tokenizer}\n")
+    print(f"commit   {result['commit']}, compared with {result['package']}\nfile     {args.tokenizer}\n")
     print(
         f"{'text':>8}{'bytes':>9}{'tokens':>9}{'Espalier MB/s':>15}{'ns/byte':>9}{'package MB/s':>14}{'times':>7}  ids"
     )

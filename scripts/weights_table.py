@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures, through two servers, what int8 weights cost: right answers of the demo model beside those with its own.
+"""Measures, through two servers, what int8 weights cost: right answers of the demo model compared with those with its own.
 
     scripts/weights_table.py --out tests/bench/results
 

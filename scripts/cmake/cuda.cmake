@@ -46,7 +46,7 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 set(ESPALIER_HAVE_CUDA ON)
 
-# What ptxas says of each kernel (registers, spills) is kept beside its object file; the test cuda_resources reads it.
+# What ptxas says of each kernel (registers, spills) is kept next to its object file; the test cuda_resources reads it.
 find_package(Python3 COMPONENTS Interpreter QUIET)
 function(espalier_keep_resources target)
   if(NOT Python3_FOUND)

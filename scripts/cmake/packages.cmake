@@ -1,4 +1,4 @@
-# Libraries beside those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
+# Libraries other than those of kernels/. Each missing one is reported with the Debian and Ubuntu package that holds it; all at
 # once. Targets: protobuf::libprotobuf, gRPC::grpc++, ZLIB::ZLIB, nlohmann_json::nlohmann_json,
 # spdlog::spdlog (the compiled library), CLI11::CLI11, espalier_sentencepiece, PkgConfig::PCRE2,
 # PkgConfig::UTF8PROC; with

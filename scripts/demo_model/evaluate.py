@@ -136,7 +136,7 @@ def few_shot_table(model, encoder, count, seed):
 
 
 def run(model, encoder, count, seed):
-    """Everything the model card tells, as plain values."""
+    """Everything the model card says, as plain values."""
 
     def rows(table_rows, last):
         keys = ("method", "right", "problems", "low", "high", last)

@@ -76,7 +76,7 @@ def rate_factor(progress, step):
 
 
 def save(path, model, optimizers, state):
-    """Writes beside the file and renames, so that a reader never sees half a checkpoint."""
+    """Writes next to the file and renames, so that a reader never sees half a checkpoint."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, **state}, f"{path}.part")
     os.replace(f"{path}.part", path)

@@ -17,7 +17,7 @@ def heads(row):
 
 
 def attention_row(piece, report, flatten, sequence):
-    """What is told of one workload of attention alone. Rates and shares are parts of what the same run measured."""
+    """What is reported of one workload of attention alone. Rates and shares are parts of what the same run measured."""
     peak = report["peak"]
     token_bytes = 2 * flatten["kv_heads"] * flatten["head_dim"] * (2 if flatten["dtype"] == "bfloat16" else 4)
     memory_us = flatten["kv_tokens"] * token_bytes / peak["read_bytes_per_s"] * 1e6
@@ -48,7 +48,7 @@ def attention_row(piece, report, flatten, sequence):
 
 
 def replay_row(piece, flatten, sequence):
-    """What is told of one workload run end to end."""
+    """What is reported of one workload run end to end."""
     steps = flatten["steps"]
     return {
         "piece": piece,
