@@ -6,7 +6,7 @@
 
 namespace espalier {
 
-// Hands out the ids of KV blocks. No reference counts: whoever allocated a block is its sole owner.
+// Hands out the ids of KV blocks. No reference counts: the object that allocated a block is its only owner.
 //
 // A freed block may still be read by steps in flight. It becomes free when the last of them has committed;
 // until then it is *retiring*. Invariant: free + retiring + allocated = total.

@@ -13,7 +13,7 @@ struct EngineStats {
   int32_t blocks_live = 0;      // used by branches, or still read by steps in flight
   int32_t blocks_scratch = 0;   // of speculative rows: 0 as long as nothing drafts
   int32_t requests_active = 0;  // running or waiting, for admission or for their clients
-  int32_t requests_queued = 0;  // thereof waiting for admission
+  int32_t requests_queued = 0;  // of these: waiting for admission
   int32_t peers_active = 0;     // with such requests
   int32_t branches_active = 0;
   int64_t steps = 0;
@@ -28,10 +28,10 @@ struct EngineStats {
   int64_t kv_read_bytes_sequence = 0;
   // Where the time of steps goes, summed.
   int64_t step_us = 0;       // from the start of planning a step to its commit
-  int64_t plan_us = 0;       // thereof batch and attention plan
+  int64_t plan_us = 0;       // part of it: batch and attention plan
   int64_t forward_us = 0;    // the forward pass
-  int64_t attention_us = 0;  // thereof tree attention
-  // The thread's time beside its steps.
+  int64_t attention_us = 0;  // part of it: tree attention
+  // The thread's time between its steps.
   int64_t deliver_us = 0;  // handing out events
   int64_t idle_us = 0;     // waiting for requests
 };

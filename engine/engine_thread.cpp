@@ -168,7 +168,7 @@ void EngineThread::RunSteps() {
       PublishAndDeliver();
     }
   }
-  while (!in_flight_.empty()) CommitStep();  // the runner is not left with steps nobody waits for
+  while (!in_flight_.empty()) CommitStep();  // the runner is not left with steps that are not waited for
   scheduler_.FailAll(StoppingError());
   PublishAndDeliver();
 }

@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// Tells one handler, once, that the engine has failed. Thread-safe.
+// Notifies one handler, once, that the engine has failed. Thread-safe.
 class FailureNotice {
  public:
   using Handler = std::function<void(const Error&)>;

@@ -71,7 +71,7 @@ struct StepMemory {
 //
 // The *prefill of a node belongs to the node*: OpenPath enters given tokens into the index before they are
 // computed, so that equal prompts in flight find the same node; whichever branch is scheduled first issues
-// its rows. What nobody has issued by the time that nobody needs it is dropped.
+// its rows. What has not been issued when no branch needs it any more is dropped.
 class KvTree {
  public:
   // Precondition: block_tokens > 0. The allocator outlives this.
@@ -81,15 +81,15 @@ class KvTree {
   const KvNode& node(int32_t id) const { return nodes_[static_cast<size_t>(id)]; }
   int32_t node_capacity() const { return static_cast<int32_t>(nodes_.size()); }
 
-  // Cache namespaces: paths of different ones never share anything. A private one is found by nobody
-  // else and forgotten on release.
+  // Cache namespaces: paths of different ones never share anything. A private one is found by its
+  // owner only, and forgotten on release.
   int32_t AcquireCacheNamespace(const std::string& name);
   int32_t AcquirePrivateCacheNamespace();
   void ReleaseCacheNamespace(int32_t cache_namespace);
 
   struct Matched {
     int32_t tokens = 0;       // of a prefix, whole blocks
-    int32_t idle_blocks = 0;  // thereof blocks that nobody uses now
+    int32_t idle_blocks = 0;  // of these: blocks that no branch uses now
   };
   // What OpenPath would find, without taking it.
   Matched Match(int32_t cache_namespace, std::span<const int32_t> tokens) const;
@@ -99,7 +99,7 @@ class KvTree {
     int32_t cached_tokens = 0;  // found in the index: computed, or being computed for someone else
   };
   // Opens a path of known tokens and pins it: shared nodes for whole blocks (found, or created and promised),
-  // and a tail node with the rest, which nobody else sees. The last token and everything from position
+  // and a tail node with the rest, which no other branch sees. The last token and everything from position
   // `private_from` on is in the tail node. Allocates nothing. Precondition: tokens not empty.
   OpenedPath OpenPath(int32_t cache_namespace, std::span<const int32_t> tokens, int32_t private_from);
 

@@ -32,7 +32,7 @@ Status CheckNodeItself(const KvNode& node, int32_t id, int32_t block_tokens) {
   if (node.indexed_tokens % block_tokens != 0 || node.indexed_tokens > node.known_tokens)
     return Broken(id, "indexed tokens not known or no whole blocks");
   if (node.pins == 0 && node.issued_tokens < node.size())
-    return Broken(id, "promised tokens that nobody waits for");
+    return Broken(id, "promised tokens that no branch waits for");
   if (node.pins == 0 && node.children == 0 && node.indexed_tokens == 0)
     return Broken(id, "neither used nor indexed");
   for (int32_t i = 0; i < node.size(); ++i) {

@@ -3,7 +3,7 @@
 #include <iterator>
 #include <utility>
 
-// What gives way to a request, whoever asks for it.
+// What gives way to a request, whichever request asks.
 
 namespace espalier {
 

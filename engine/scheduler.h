@@ -100,7 +100,7 @@ class Scheduler {
   TreeSnapshot Snapshot() const;
   int32_t FlushCache();  // freed blocks
 
-  std::vector<int32_t> FreeBlocks() const;  // ids that nobody may touch before they are zeroed again
+  std::vector<int32_t> FreeBlocks() const;  // ids that must not be used before they are zeroed again
 
   // Steps of work that must not grow with the square of anything: for tests.
   int64_t looked_at_for_room() const { return pressure_.looked_at(); }

@@ -75,7 +75,7 @@ struct BranchSummary {
 
 struct TreeUsage {
   int64_t prompt_tokens = 0;    // tokens of all given nodes, each instance counted
-  int64_t cached_tokens = 0;    // thereof not computed because their KV was there
+  int64_t cached_tokens = 0;    // of these: not computed because their KV was there
   int64_t computed_tokens = 0;  // rows that were run for this request
   int64_t distinct_tokens = 0;  // rows that it needs if nothing is cached and none is run twice
   int64_t generated_tokens = 0;

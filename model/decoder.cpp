@@ -41,7 +41,7 @@ Status Decoder::AddKv(const KvPoolSize& size, Backend& backend) {
     kv_size_.blocks = static_cast<int32_t>(std::min(backend.FreeKvBytes() / block_bytes, max));
     if (kv_size_.blocks < 1) {
       return Error{ErrorCode::kResourceExhausted, "kv_cache_bytes",
-                   "the device has no memory left for a KV pool beside the model"};
+                   "the device has no memory left for a KV pool next to the model"};
     }
   }
   const auto pool = backend.AddKv(attention_, kv_size_.blocks, kv_size_.block_tokens);

@@ -40,7 +40,7 @@ std::string ModelPrefix(TensorLoader& loader) {
   const std::string embedding = "embed_tokens.weight";
   if (!loader.Holds(embedding)) return "model.";
   if (loader.Holds("model." + embedding)) {
-    loader.Fail(embedding, "stands beside model." + embedding + ": which of them is meant is not clear");
+    loader.Fail(embedding, "stands next to model." + embedding + ": which of them is meant is not clear");
   }
   return "";
 }

@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// What the library does not tell of a SentencePiece model.
+// What the library does not say about a SentencePiece model.
 struct SentencePieceModel {
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
@@ -18,10 +18,10 @@ struct SentencePieceModel {
   std::string without_dummy_prefix;
 };
 
-// Reads `bytes`, a serialised ModelProto (sentencepiece_model.proto), as far as the library does not tell or
-// does not check: it walks the trie of the normaliser's character map without looking at bounds, so a damaged
-// one is found here. Refuses a model with denormalisation rules, whose text cannot be streamed. Errors:
-// message only, no field.
+// Reads `bytes`, a serialised ModelProto (sentencepiece_model.proto), as far as the library does not report
+// it or does not check: it walks the trie of the normaliser's character map without looking at bounds, so a
+// damaged one is found here. Refuses a model with denormalisation rules, whose text cannot be streamed.
+// Errors: message only, no field.
 Result<SentencePieceModel> ReadSentencePieceModel(std::string_view bytes);
 
 }  // namespace espalier

@@ -135,7 +135,7 @@ class Tokenizer {
 
 // Loads the tokenizer of a Hugging Face folder: tokenizer.model (SentencePiece) if it is there, else
 // tokenizer.json (BPE of any kind); or the file itself: *.json is read as tokenizer.json, anything else as
-// tokenizer.model. Files beside it are used where they exist (tokenizer_config.h): tokenizer_config.json,
+// tokenizer.model. Files next to it are used where they exist (tokenizer_config.h): tokenizer_config.json,
 // special_tokens_map.json, added_tokens.json, and for a tokenizer.model the added tokens of tokenizer.json.
 // Errors name the file (field) and what in it is missing, damaged, contradicted by another file or not
 // supported.

@@ -18,7 +18,7 @@ struct ListedToken {
   bool has_flags = true;  // False: the file gives nothing but the id.
 };
 
-// What the files beside a tokenizer say about it. Empty or nullopt: they say nothing.
+// What the files next to a tokenizer say about it. Empty or nullopt: they say nothing.
 struct TokenizerConfig {
   std::string file;  // Path of tokenizer_config.json, for error messages.
   bool file_exists =

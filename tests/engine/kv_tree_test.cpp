@@ -150,7 +150,7 @@ TEST_CASE("equal prompts in flight share one prefill, and it goes on when the fi
   CheckTree(bench.tree);
 }
 
-TEST_CASE("a promised prefill that nobody waits for any more is dropped but for what was computed") {
+TEST_CASE("a promised prefill that no branch waits for any more is dropped but for what was computed") {
   Bench bench(16);
   const int32_t cache_namespace = bench.tree.AcquireCacheNamespace("");
   const int32_t tail = bench.tree.OpenPath(cache_namespace, Iota(30), 1 << 20).tail;

@@ -105,7 +105,7 @@ TEST_CASE("60000 selections at one barrier are resolved in order, and others get
   const uint64_t id = harness.Submit(giant);
   int32_t next_node = 2;
   size_t max_at_once = 0;
-  bool beside = true;
+  bool progressed_each_time = true;
   while (!harness.ended(id) && harness.problem().empty()) {
     harness.TakeNewEvents();
     REQUIRE(harness.Step());
@@ -119,12 +119,12 @@ TEST_CASE("60000 selections at one barrier are resolved in order, and others get
       REQUIRE(selection->node == next_node++);
     }
     max_at_once = std::max(max_at_once, selected);
-    if (selected > 0 && !progressed) beside = false;
+    if (selected > 0 && !progressed) progressed_each_time = false;
   }
   REQUIRE(harness.problem().empty());
   CHECK(next_node == 60002);
   CHECK(max_at_once < 2000);
-  CHECK(beside);
+  CHECK(progressed_each_time);
   CHECK(harness.Compare(id).empty());
 }
 

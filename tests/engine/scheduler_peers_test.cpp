@@ -58,7 +58,7 @@ Steps Run(SchedulerHarness* harness, uint64_t id) {
   return steps;
 }
 
-TEST_CASE("a small request of another peer is served at once beside one that asks for everything") {
+TEST_CASE("a small request of another peer is served at once while another one asks for everything") {
   for (const int32_t steps_in_flight : {1, 2}) {
     for (const int32_t blocks : {4096, 300, 64}) {
       CAPTURE(steps_in_flight, blocks);
@@ -105,7 +105,7 @@ TEST_CASE("one large request gives blocks back to a peer that has none, and stil
   }
 }
 
-TEST_CASE("the requests of two peers run in turns, whoever asked first") {
+TEST_CASE("the requests of two peers run in turns, in any order of arrival") {
   SchedulerHarness harness(Options(4096));
   std::vector<uint64_t> first;
   std::vector<uint64_t> second;

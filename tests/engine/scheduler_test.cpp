@@ -320,13 +320,13 @@ TEST_CASE("decoding branches have a row in every step while long prompts are pre
   for (int i = 0; i < 40; ++i) {
     REQUIRE(harness.Step());
     CHECK(harness.last_issued()->samples.size() >= 3);
-    CHECK(harness.last_issued()->batch.rows() > 3);  // and prefill beside them
+    CHECK(harness.last_issued()->batch.rows() > 3);  // and prefill together with them
   }
   harness.RunUntilIdle();
   CHECK(harness.problem().empty());
 }
 
-TEST_CASE("a prompt is prefilled beside more decoding branches than a step has rows") {
+TEST_CASE("a prompt is prefilled next to more decoding branches than a step has rows") {
   SchedulerHarness harness(StepsOf(16));
   harness.Submit(FewShot(4, 40, 100, 1));
   for (int i = 0; i < 4; ++i) harness.Step();
@@ -375,7 +375,7 @@ TEST_CASE("of more prompts than a step has rows, none is forgotten") {
   for (const uint64_t id : ids) CHECK(harness.Compare(id).empty());
 }
 
-TEST_CASE("one branch beside a tree of hundreds has a row in every step") {
+TEST_CASE("one branch next to a tree of hundreds has a row in every step") {
   SchedulerHarness harness(StepsOf(16));
   const uint64_t wide = harness.Submit(FewShot(4, 200, 8, 1));
   for (int i = 0; i < 4; ++i) harness.Step();

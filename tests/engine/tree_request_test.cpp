@@ -147,7 +147,7 @@ const std::vector<BadCase> kSize = {
      [](TreeRequest& r) { Gen(r, 4).max_new_tokens = 200 - 5 - 6 - 1 + 1; }},
     {"nodes[0].given", [](TreeRequest& r) { Given(r, 0).token_ids.assign(201, 1); }},
     {"nodes[4].generate.branches", [](TreeRequest& r) { Gen(r, 4).branches = 33; }},
-    // 64 leaves under one node and one more beside them.
+    // 64 leaves under one node and one more next to them.
     {"nodes",
      [](TreeRequest& r) {
        r.nodes.resize(1);
@@ -185,7 +185,7 @@ TEST_CASE("sampling out of range is refused and the field named") {
 }
 TEST_CASE("what can never fit is refused and the field named") { CheckRefused(kSize, ""); }
 
-TEST_CASE("messages tell the range and what was given") {
+TEST_CASE("messages name the range and what was given") {
   TreeRequest request = GoodRequest();
   Sampling(request).top_p = 1.5F;
   CHECK(ValidateTreeRequest(request, Limits()).error().message == "must be in (0, 1], got 1.5");

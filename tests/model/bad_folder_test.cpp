@@ -99,7 +99,7 @@ TEST_CASE("tensors that lack, are too many or have another shape or type are nam
   refused([&](Tensors& t) { t["lm_head.bias"] = t.at("model.norm.weight"); },
           "tensor lm_head.bias: is no part of the model");
   refused([&](Tensors& t) { t["embed_tokens.weight"] = t.at("model.embed_tokens.weight"); },
-          "tensor embed_tokens.weight: stands beside model.embed_tokens.weight");
+          "tensor embed_tokens.weight: stands next to model.embed_tokens.weight");
 }
 
 TEST_CASE("a tied vocabulary matrix may be stored under either name, and twice only if equal") {

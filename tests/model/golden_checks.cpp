@@ -95,7 +95,7 @@ void CheckConfigs(const RunnerOptions& options) {
 
 void CheckFolders(const RunnerOptions& given) {
   RunnerOptions options = given;
-  options.max_positions = 128;  // as all of them have; the one with rope type dynamic must be told
+  options.max_positions = 128;  // as all of them have; the one with rope type dynamic needs it
   GoldenReport worst;
   for (const std::string folders : {"folders", "found_folders", "families"}) {
     for (const Golden& golden : ReadGoldenFile(SourceDir() / kData / (folders + ".json"))) {

@@ -1,4 +1,5 @@
-// What does not depend on how a text is computed: in chunks, beside others, as a tree, from which storage.
+// What does not depend on how a text is computed: in chunks, together with others, as a tree, from which
+// storage.
 #include <algorithm>
 #include <cmath>
 

@@ -22,7 +22,7 @@ class FakeDevice {
   const FakeModel& model() const { return model_; }
   StepResult Execute(const StepInput& step);
 
-  // Marks blocks that nobody may read or write until they have been zeroed.
+  // Marks blocks that must not be read or written until they have been zeroed.
   void Poison(std::span<const int32_t> blocks);
 
   // What was wrong first; empty: nothing.

@@ -9,7 +9,7 @@
 namespace espalier::test {
 namespace {
 
-// A hash of all that a step says, to find out whether somebody changed it.
+// A hash of all that a step says, to find out whether it was changed.
 class StepHash {
  public:
   template <typename T>

@@ -203,8 +203,8 @@ NaiveResult RunNaiveTree(const TreeRequest& request, const FakeModel& model, con
 
 namespace {
 
-// The rows of one token are told apart by the branch whose tokens they are; those of given branches by what
-// they continue and the tokens since.
+// The rows of one token are distinguished by the branch whose tokens they are; those of given branches by
+// what they continue and the tokens since.
 class NaiveRowCount {
  public:
   NaiveRowCount(const TreeRequest& request, const NaiveResult& result) : request_(request), result_(result) {}

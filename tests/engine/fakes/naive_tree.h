@@ -19,7 +19,7 @@ struct NaiveBranch {
   int32_t group = 0;    // index of a branch: the one from which this one's nearest siblings grew
   uint64_t stream = 0;
   std::vector<int32_t> path;       // all tokens from the root to the end of this branch
-  std::vector<int32_t> generated;  // thereof generated, for penalties
+  std::vector<int32_t> generated;  // of these: generated, for penalties
   std::vector<int32_t> token_ids;  // of this branch alone
   std::vector<float> logprobs;
   std::vector<std::vector<TokenLogprob>> top_logprobs;

@@ -59,7 +59,7 @@ TEST_CASE("merging agrees with its definition on random vocabularies", "[tokeniz
     for (int i = 0; i < 25; ++i) {
       const std::string left = vocab[rng.Below(vocab.size())];
       const std::string right = vocab[rng.Below(vocab.size())];
-      // One merge for each token: with two, which of them is stale cannot be told by the definition above.
+      // One merge for each token: with two, the definition above does not say which of them is stale.
       if (std::find(vocab.begin(), vocab.end(), left + right) != vocab.end()) continue;
       vocab.push_back(left + right);
       merges.emplace_back(left, right);
