@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks who includes whom: server -> engine -> model -> kernels, never upward.
+"""Checks who includes whom: server -> engine -> model -> kernels, never upward, and the server not its client.
 
 scripts/check_includes.py [root]       exit code 1 and one line per fault: file:line: reason
 scripts/check_includes.py --self-test  proves on made-up files that each rule finds what it forbids
@@ -59,6 +59,8 @@ def fault_of(path, kind, included):
     if included.startswith(tuple(f"{name}/" for name in FOLDERS) + ("espalier/",)):
         if not included.startswith(PROJECT_INCLUDES[folder]):
             return f"{folder} may include only {', '.join(PROJECT_INCLUDES[folder])}"
+        if folder == "server" and not path.startswith("server/cli/") and included.startswith("server/cli/"):
+            return "the server knows nothing of its client; what both need is in server/console"
         return None
     if kind == '"':
         return "project headers are included by their path from the repository root, others in <>"
@@ -115,6 +117,10 @@ SELF_TEST_CASES = (
     ("server/b.cpp", '#include "engine/a.h"', True),
     ("server/c.cpp", '#include "espalier/v1/tree.grpc.pb.h"', True),
     ("server/d.cpp", '#include "tests/support/a.h"', False),
+    ("server/e.cpp", '#include "server/cli/a.h"', False),
+    ("server/console/a.cpp", '#include "server/cli/a.h"', False),
+    ("server/cli/b.cpp", '#include "server/cli/a.h"', True),
+    ("server/cli/c.cpp", '#include "server/console/a.h"', True),
     ("tests/engine/a.cpp", '#include "kernels/cpu/a.h"', True),
 )
 SELF_TEST_HEADERS = (
@@ -124,6 +130,8 @@ SELF_TEST_HEADERS = (
     "model/a.h",
     "engine/a.h",
     "server/a.h",
+    "server/cli/a.h",
+    "server/console/a.h",
     "tests/support/a.h",
 )
 

@@ -10,8 +10,8 @@
 
 #include "model/folder_hints.h"
 #include "server/address.h"
-#include "server/cli/completion.h"
-#include "server/cli/manual.h"
+#include "server/console/completion.h"
+#include "server/console/manual.h"
 #include "server/located_json.h"
 #include "server/setting.h"
 #include "server/transport_settings.h"

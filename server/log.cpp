@@ -15,8 +15,8 @@
 #include <string_view>
 
 #include "kernels/base/mutex.h"
-#include "server/cli/terminal.h"
-#include "server/cli/text.h"
+#include "server/console/terminal.h"
+#include "server/console/text.h"
 #include "server/log_writer.h"
 
 namespace espalier {

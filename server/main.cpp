@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "kernels/base/exhaustion.h"
-#include "server/cli/text.h"
 #include "server/config.h"
+#include "server/console/text.h"
 #include "server/log.h"
 #include "server/process.h"
 #include "server/server.h"

@@ -20,7 +20,7 @@
 #include <thread>
 #include <vector>
 
-#include "server/cli/standard_files.h"
+#include "server/console/standard_files.h"
 #include "server/log.h"
 
 namespace espalier {

@@ -10,8 +10,8 @@
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/json_lines.h"
-#include "server/cli/manual.h"
-#include "server/cli/terminal.h"
+#include "server/console/manual.h"
+#include "server/console/terminal.h"
 
 namespace espalier::cli {
 namespace {

@@ -1,9 +1,9 @@
 #include <cstdio>
 
 #include "server/cli/commands.h"
-#include "server/cli/completion.h"
 #include "server/cli/connection.h"
-#include "server/cli/manual.h"
+#include "server/console/completion.h"
+#include "server/console/manual.h"
 
 namespace espalier::cli {
 

@@ -13,8 +13,8 @@
 
 #include "kernels/base/mutex.h"
 #include "server/address.h"
-#include "server/cli/terminal.h"
-#include "server/cli/text.h"
+#include "server/console/terminal.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

@@ -20,12 +20,12 @@
 #include "server/cli/flags.h"
 #include "server/cli/json_lines.h"
 #include "server/cli/live_view.h"
-#include "server/cli/manual.h"
-#include "server/cli/terminal.h"
-#include "server/cli/text.h"
 #include "server/cli/tree_file.h"
 #include "server/cli/tree_model.h"
 #include "server/cli/tree_view.h"
+#include "server/console/manual.h"
+#include "server/console/terminal.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

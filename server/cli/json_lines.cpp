@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "server/cli/text.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/base/mutex.h"
-#include "server/cli/terminal.h"
+#include "server/console/terminal.h"
 
 namespace espalier::cli {
 

@@ -9,11 +9,11 @@
 
 #include "server/address.h"
 #include "server/cli/commands.h"
-#include "server/cli/completion.h"
 #include "server/cli/connection.h"
-#include "server/cli/manual.h"
-#include "server/cli/standard_files.h"
-#include "server/cli/text.h"
+#include "server/console/completion.h"
+#include "server/console/manual.h"
+#include "server/console/standard_files.h"
+#include "server/console/text.h"
 #include "server/located_json.h"
 #include "server/version.h"
 

@@ -8,7 +8,7 @@
 #include "server/cli/flags.h"
 #include "server/cli/json_input.h"
 #include "server/cli/json_lines.h"
-#include "server/cli/manual.h"
+#include "server/console/manual.h"
 
 namespace espalier::cli {
 namespace {

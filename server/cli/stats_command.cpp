@@ -10,9 +10,9 @@
 #include "server/cli/connection.h"
 #include "server/cli/flags.h"
 #include "server/cli/json_lines.h"
-#include "server/cli/manual.h"
 #include "server/cli/stats_view.h"
-#include "server/cli/terminal.h"
+#include "server/console/manual.h"
+#include "server/console/terminal.h"
 
 namespace espalier::cli {
 namespace {

@@ -8,7 +8,7 @@
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/json_lines.h"
-#include "server/cli/manual.h"
+#include "server/console/manual.h"
 
 namespace espalier::cli {
 namespace {

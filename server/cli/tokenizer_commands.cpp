@@ -9,9 +9,9 @@
 #include "server/cli/flags.h"
 #include "server/cli/json_input.h"
 #include "server/cli/json_lines.h"
-#include "server/cli/manual.h"
-#include "server/cli/terminal.h"
-#include "server/cli/text.h"
+#include "server/console/manual.h"
+#include "server/console/terminal.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <utility>
 
-#include "server/cli/text.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

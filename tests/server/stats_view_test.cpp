@@ -2,7 +2,7 @@
 
 #include <clocale>
 
-#include "server/cli/text.h"
+#include "server/console/text.h"
 #include "tests/support/catch.h"
 
 namespace espalier::cli {

@@ -1,4 +1,4 @@
-#include "server/cli/text.h"
+#include "server/console/text.h"
 
 #include <clocale>
 

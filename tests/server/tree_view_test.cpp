@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "server/cli/json_lines.h"
-#include "server/cli/text.h"
+#include "server/console/text.h"
 #include "tests/support/catch.h"
 
 namespace espalier::cli {

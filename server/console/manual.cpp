@@ -1,12 +1,12 @@
-#include "server/cli/manual.h"
+#include "server/console/manual.h"
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "server/cli/terminal.h"
-#include "server/cli/text.h"
+#include "server/console/terminal.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {

@@ -1,4 +1,4 @@
-#include "server/cli/terminal.h"
+#include "server/console/terminal.h"
 
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "kernels/base/mutex.h"
-#include "server/cli/text.h"
+#include "server/console/text.h"
 #include "server/write_all.h"
 
 namespace espalier::cli {

@@ -1,4 +1,4 @@
-#include "server/cli/standard_files.h"
+#include "server/console/standard_files.h"
 
 #include <fcntl.h>
 #include <unistd.h>

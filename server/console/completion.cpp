@@ -1,9 +1,9 @@
-#include "server/cli/completion.h"
+#include "server/console/completion.h"
 
 #include <algorithm>
 
-#include "server/cli/manual.h"
-#include "server/cli/text.h"
+#include "server/console/manual.h"
+#include "server/console/text.h"
 
 namespace espalier::cli {
 namespace {
