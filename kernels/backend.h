@@ -95,9 +95,9 @@ class Backend {
   // A matrix for Embed, kept in dtype. Where weights have that type too, it serves MatMul as well.
   virtual Result<MatrixId> AddTable(std::span<const HostTensor> parts) { return AddMatrix(parts); }
   virtual Result<VectorId> AddVector(std::span<const HostTensor> parts) = 0;
-  // Rotary angles: position * inv_freq[i] turns the pair (i, i + head_dim / 2); [head_dim / 2] fp32. `scale`
-  // multiplies sine and cosine. Positions [0, max_positions).
-  virtual Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) = 0;
+  // Rotary angles: position * inv_freq[i] turns the pair (i, i + head_dim / 2); [head_dim / 2] fp32.
+  // Positions [0, max_positions).
+  virtual Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) = 0;
   // A paged KV pool of `blocks` blocks, zeroed. The layout inside a block is the backend's own. Block ids of
   // all pools of a backend run alike, so that a second model can share them.
   virtual Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) = 0;

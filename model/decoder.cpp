@@ -52,7 +52,7 @@ Status Decoder::AddKv(const KvPoolSize& size, Backend& backend) {
 
 Status Decoder::AddBuffers(const ModelConfig& config, int32_t max_positions, Backend& backend) {
   const auto rotary =
-      backend.AddRotary(RotaryInverseFrequencies(config.rope, config.head_dim), 1.0F, max_positions);
+      backend.AddRotary(RotaryInverseFrequencies(config.rope, config.head_dim), max_positions);
   if (!rotary) return rotary.error();
   rotary_ = *rotary;
 

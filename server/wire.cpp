@@ -34,12 +34,6 @@ grpc::Status ToStatus(const Error& error) {
     case ErrorCode::kInvalidArgument:
       code = grpc::StatusCode::INVALID_ARGUMENT;
       break;
-    case ErrorCode::kDeadlineExceeded:
-      code = grpc::StatusCode::DEADLINE_EXCEEDED;
-      break;
-    case ErrorCode::kNotFound:
-      code = grpc::StatusCode::NOT_FOUND;
-      break;
     case ErrorCode::kResourceExhausted:
       code = grpc::StatusCode::RESOURCE_EXHAUSTED;
       break;

@@ -12,8 +12,6 @@ namespace espalier {
 enum class ErrorCode {
   kCancelled,
   kInvalidArgument,
-  kDeadlineExceeded,
-  kNotFound,
   kResourceExhausted,
   kFailedPrecondition,
   kUnimplemented,

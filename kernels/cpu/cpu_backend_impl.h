@@ -27,7 +27,7 @@ class CpuBackend final : public Backend {
   Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override;
   Result<MatrixId> AddTable(std::span<const HostTensor> parts) override;
   Result<VectorId> AddVector(std::span<const HostTensor> parts) override;
-  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) override;
   Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
   Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) override;
 

@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <utility>
 
 #include "kernels/base/convert.h"
+#include "kernels/base/rotary_angles.h"
 #include "kernels/cpu/cpu_backend_impl.h"
 
 namespace espalier::cpu {
@@ -55,7 +55,7 @@ Result<VectorId> CpuBackend::AddVector(std::span<const HostTensor> parts) {
   return Append<VectorId>(&vectors_, std::move(vector));
 }
 
-Result<RotaryId> CpuBackend::AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) {
+Result<RotaryId> CpuBackend::AddRotary(std::span<const float> inv_freq, int32_t max_positions) {
   if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
   Rotary rotary;
   rotary.max_positions = max_positions;
@@ -65,13 +65,7 @@ Result<RotaryId> CpuBackend::AddRotary(std::span<const float> inv_freq, float sc
   if (!buffer) return buffer.error();
   rotary.angles = std::move(*buffer);
   pool_->ParallelFor(max_positions, 256, [&](int64_t position, int32_t) {
-    float* out = rotary.angles.as<float>() + position * 2 * rotary.half;
-    for (int32_t i = 0; i < rotary.half; ++i) {
-      // The angle is rounded to fp32 before the sine, as PyTorch's models do.
-      const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[static_cast<size_t>(i)]);
-      out[i] = static_cast<float>(std::cos(angle)) * scale;
-      out[rotary.half + i] = static_cast<float>(std::sin(angle)) * scale;
-    }
+    RotaryAngles(inv_freq, position, rotary.angles.as<float>() + position * 2 * rotary.half);
   });
   return Append<RotaryId>(&rotaries_, std::move(rotary));
 }

@@ -34,7 +34,7 @@ class DeviceBackend final : public Backend {
 
   Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override;
   Result<VectorId> AddVector(std::span<const HostTensor> parts) override;
-  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) override;
   Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
   Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) override;
 
@@ -175,7 +175,6 @@ class DeviceBackend final : public Backend {
   DeviceMemory sample_scratch_;
   DeviceMemory flush_;
   HistoryStore histories_;
-  int64_t kv_token_bytes_ = 0;
 
   std::array<StepSlot, kStepsInFlight> slots_;
   int64_t issued_ = 0;  // steps

@@ -1,11 +1,11 @@
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
 
 #include "kernels/base/convert.h"
+#include "kernels/base/rotary_angles.h"
 #include "kernels/cuda/device_backend.h"
 #include "kernels/cuda/shared_layouts.h"
 
@@ -173,19 +173,12 @@ Result<VectorId> DeviceBackend::AddVector(std::span<const HostTensor> parts) {
   return Append<VectorId>(&vectors_, Vector{std::move(*memory), static_cast<int32_t>(values.size())});
 }
 
-Result<RotaryId> DeviceBackend::AddRotary(std::span<const float> inv_freq, float scale,
-                                          int32_t max_positions) {
+Result<RotaryId> DeviceBackend::AddRotary(std::span<const float> inv_freq, int32_t max_positions) {
   if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
   const size_t half = inv_freq.size();
   std::vector<float> angles(static_cast<size_t>(max_positions) * 2 * half);
   for (int32_t position = 0; position < max_positions; ++position) {
-    float* out = angles.data() + static_cast<size_t>(position) * 2 * half;
-    for (size_t i = 0; i < half; ++i) {
-      // The angle is rounded to fp32 before the sine, as PyTorch's models do.
-      const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[i]);
-      out[i] = static_cast<float>(std::cos(angle)) * scale;
-      out[half + i] = static_cast<float>(std::sin(angle)) * scale;
-    }
+    RotaryAngles(inv_freq, position, angles.data() + static_cast<size_t>(position) * 2 * half);
   }
   Result<DeviceMemory> memory = UploadFloats(angles);
   if (!memory) return memory.error();

@@ -9,6 +9,7 @@
 
 #include "kernels/base/convert.h"
 #include "kernels/base/int8.h"
+#include "kernels/base/rotary_angles.h"
 #include "kernels/ref/ref_ops.h"
 #include "kernels/sampling.h"
 
@@ -34,12 +35,11 @@ struct Matrix {
 struct Rotary {
   int32_t max_positions = 0;
   size_t half = 0;
-  std::vector<float> cosine;  // [max_positions, half]
-  std::vector<float> sine;    // the same
+  std::vector<float> angles;  // [max_positions, 2, half]: cosines, sines
 
-  std::span<const float> At(const std::vector<float>& table, int32_t position) const {
+  std::span<const float> At(int32_t position) const {  // [2, half]
     ESPALIER_CHECK(position >= 0 && position < max_positions);
-    return std::span<const float>(table).subspan(static_cast<size_t>(position) * half, half);
+    return std::span<const float>(angles).subspan(static_cast<size_t>(position) * 2 * half, 2 * half);
   }
 };
 
@@ -153,18 +153,15 @@ class RefBackend final : public Backend {
     return Append<VectorId>(&vectors_, std::move(all.values));
   }
 
-  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override {
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) override {
     if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
     Rotary rotary;
     rotary.max_positions = max_positions;
     rotary.half = inv_freq.size();
+    rotary.angles.resize(static_cast<size_t>(max_positions) * 2 * rotary.half);
     for (int32_t position = 0; position < max_positions; ++position) {
-      for (const float frequency : inv_freq) {
-        // The angle is rounded to fp32 before the sine, as PyTorch's models do.
-        const auto angle = static_cast<double>(static_cast<float>(position) * frequency);
-        rotary.cosine.push_back(static_cast<float>(std::cos(angle)) * scale);
-        rotary.sine.push_back(static_cast<float>(std::sin(angle)) * scale);
-      }
+      RotaryAngles(inv_freq, position,
+                   rotary.angles.data() + static_cast<size_t>(position) * 2 * rotary.half);
     }
     return Append<RotaryId>(&rotaries_, std::move(rotary));
   }
@@ -382,9 +379,10 @@ class RefBackend final : public Backend {
       NormRow(head.data(), weight, spec.epsilon, head.data());
     }
     if (spec.rotary == RotaryId::kNone) return;
-    const Rotary& angles = At(rotaries_, spec.rotary);
-    ESPALIER_CHECK(angles.half * 2 == head.size());
-    RotateHead(head, angles.At(angles.cosine, position), angles.At(angles.sine, position));
+    const Rotary& rotary = At(rotaries_, spec.rotary);
+    ESPALIER_CHECK(rotary.half * 2 == head.size());
+    const std::span<const float> angles = rotary.At(position);
+    RotateHead(head, angles.first(rotary.half), angles.last(rotary.half));
   }
 
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv) {

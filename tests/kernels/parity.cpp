@@ -154,7 +154,7 @@ AttentionRig::AttentionRig(Backend& backend, const AttentionShape& shape, int32_
   for (size_t i = 0; i < frequencies.size(); ++i) {
     frequencies[i] = std::pow(10000.0F, -2.0F * static_cast<float>(i) / static_cast<float>(shape.head_dim));
   }
-  spec_.rotary = backend.AddRotary(frequencies, 1.0F, kMaxPositions).value();
+  spec_.rotary = backend.AddRotary(frequencies, kMaxPositions).value();
   qkv_ = backend.AddActivation(ActivationKind::kResidual, qkv_cols()).value();
   out_ = backend.AddActivation(ActivationKind::kOperand, int64_t{shape.query_heads} * shape.head_dim).value();
 }

@@ -14,9 +14,8 @@ AsyncBackend::AsyncBackend(std::unique_ptr<Backend> inner, int32_t steps_in_flig
   info_.steps_in_flight = steps_in_flight;
 }
 
-Result<RotaryId> AsyncBackend::AddRotary(std::span<const float> inv_freq, float scale,
-                                         int32_t max_positions) {
-  return inner_->AddRotary(inv_freq, scale, max_positions);
+Result<RotaryId> AsyncBackend::AddRotary(std::span<const float> inv_freq, int32_t max_positions) {
+  return inner_->AddRotary(inv_freq, max_positions);
 }
 Result<KvId> AsyncBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
   return inner_->AddKv(shape, blocks, block_tokens);

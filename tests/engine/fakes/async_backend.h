@@ -22,7 +22,7 @@ class AsyncBackend : public Backend {
   Result<MatrixId> AddMatrix(std::span<const HostTensor> parts) override { return inner_->AddMatrix(parts); }
   Result<MatrixId> AddTable(std::span<const HostTensor> parts) override { return inner_->AddTable(parts); }
   Result<VectorId> AddVector(std::span<const HostTensor> parts) override { return inner_->AddVector(parts); }
-  Result<RotaryId> AddRotary(std::span<const float> inv_freq, float scale, int32_t max_positions) override;
+  Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) override;
   Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override;
   Result<ActivationId> AddActivation(ActivationKind kind, int64_t cols) override;
 
