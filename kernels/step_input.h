@@ -69,7 +69,7 @@ inline constexpr int32_t kMaxHistoryPieces = 64;
 struct SequenceHistory {
   SequenceHistory() = default;
   SequenceHistory(int32_t of, std::shared_ptr<const PathHistory> tokens)
-      : slot(of), path(std::move(tokens)) {}
+      : sequence_slot(of), path(std::move(tokens)) {}
   // Of a path that shares nothing.
   SequenceHistory(int32_t of, std::vector<int32_t> prompt_tokens, std::vector<int32_t> generated_tokens)
       : SequenceHistory(of, std::make_shared<const PathHistory>(PathHistory{
