@@ -132,8 +132,8 @@ class KvTree {
   // there already. While the tail node grows, its last token stays out (its row may have to be issued again).
   void IndexTail(int32_t tail, bool final);
 
-  // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed. `cold`: nobody is
-  // expected to ask for the tail node's tokens again, so that they are evicted before all that others have
+  // The holder lets go. Indexed whole blocks stay until evicted; the rest is freed. `cold`: no request
+  // is expected to ask for the tail node's tokens again, so that they are evicted before all that others have
   // used.
   void Release(int32_t tail, bool cold = false);
 

@@ -11,7 +11,7 @@
 namespace espalier {
 
 // Which requests there are, in the order of service, whose they are, and which are admitted. Owns them. Those
-// that wait for their clients are *suspended*: unfinished, but nobody's concern until they are resumed. Not
+// that wait for their clients are *suspended*: unfinished, but without any effect until they are resumed. Not
 // thread-safe.
 class RequestTable {
  public:

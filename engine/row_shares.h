@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-// How many of `rows` each request gets, of which `wanted` tells, first ones first, and which want more in
+// How many of `rows` each request gets, which `wanted` describes, first ones first, and which want more in
 // all. Those that want no more than an equal share of what smaller ones leave get all of it. The larger ones
 // run whole, first ones first: branches of one tree share the KV that they read, and a tree that ends early
 // frees its own. None gets more than one part in `least_trees` of the rows unless that is its equal share.

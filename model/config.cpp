@@ -80,7 +80,7 @@ void RefuseFeatures(JsonReader& reader) {
   }
 }
 
-// Each tensor of a checkpoint states its own type; what config.json says tells only whether it is one that is
+// Each tensor of a checkpoint states its own type; what config.json says shows only whether it is one that is
 // known.
 void CheckDType(JsonReader& reader) {
   const char* key = reader.Has("dtype") ? "dtype" : "torch_dtype";

@@ -53,7 +53,7 @@ void UnreadAnswers::Add(Answer* answer, int64_t bytes) {
   end(why);
 }
 
-// End: all have been told to end twice.
+// End: all were asked to end twice.
 std::map<UnreadAnswers::Answer*, UnreadAnswers::Waiting>::iterator UnreadAnswers::LargestOf(Peer& peer) {
   auto largest = peer.answers.end();
   for (auto each = peer.answers.begin(); each != peer.answers.end(); ++each) {

@@ -54,7 +54,7 @@ class UnreadAnswers : public std::enable_shared_from_this<UnreadAnswers> {
  private:
   struct Waiting {
     int64_t bytes = 0;
-    int ends = 0;  // how often it was told to end
+    int ends = 0;  // how often it was asked to end
   };
   struct Peer {
     int64_t bytes = 0;  // of all its answers

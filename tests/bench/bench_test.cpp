@@ -196,7 +196,7 @@ TEST_CASE("score counts what candidates take in one request, and compares with a
 }
 
 TEST_CASE(
-    "long-prompt compares steps beside a long prompt, shared by time and by rows, with those without it") {
+    "long-prompt compares steps next to a long prompt, shared by time and by rows, with those without it") {
   const Json report = RunJson(
       "long-prompt --layers 2 --hidden 32 --ffn 48 --heads 4/2 --head-dim 16 --vocab 4096 --threads 1 "
       "--branches 4 --long-tokens 600 --cached-tokens 100 --short-tokens 20 --steps 12 "

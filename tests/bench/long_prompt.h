@@ -27,10 +27,10 @@ struct LongPromptOptions {
   int64_t MemoryBytes() const { return model.MemoryBytes(max_positions(), Blocks()); }
 };
 
-// `espalier-bench long-prompt`: what a long prompt costs those that decode beside it, and those that come
-// after it. Two phases of so many steps: the branches decode alone; then beside the long prompt, behind
-// which, a quarter of the way, the short one comes. Once with prefill shared out by measured time, as the
-// engine does, and once by rows alone; in turns, a row for each and for each mode. The run ends with the
+// `espalier-bench long-prompt`: what a long prompt costs those that decode at the same time, and those that
+// come after it. Two phases of so many steps: the branches decode alone; then together with the long prompt,
+// behind which, a quarter of the way, the short one comes. Once with prefill shared out by measured time, as
+// the engine does, and once by rows alone; in turns, a row for each and for each mode. The run ends with the
 // phases, not with the prompt.
 //
 // Fields of a row: alone_us: median step of the first phase; beside_us {median, p99}: of the second;

@@ -20,7 +20,7 @@ class LongPromptCommand final : public ModelCommand {
 };
 
 LongPromptCommand::LongPromptCommand(CLI::App* program)
-    : ModelCommand(program, "long-prompt", "Decodes branches beside a long prompt, with a random Llama") {
+    : ModelCommand(program, "long-prompt", "Decodes branches next to a long prompt, with a random Llama") {
   AddShapeFlags(&options_.model);
   Add("--branches", options_.branches, "Branches that decode");
   Add("--long-tokens", options_.long_tokens, "Random tokens of the prompt that comes while they do");

@@ -121,7 +121,7 @@ TEST_CASE("a branch that awaits its results is in one step in flight, others are
   for (const uint64_t id : ids) CHECK(harness.Compare(id) == "");
 }
 
-// A pool for one request of kOnlyOne at a time, beside which another cannot be admitted.
+// A pool for one request of kOnlyOne at a time, next to which another cannot be admitted.
 HarnessOptions PoolForOne() {
   HarnessOptions options = LargePool();
   options.runner.total_blocks = 8;
@@ -164,7 +164,7 @@ TEST_CASE("a request gives way to one of higher priority, and goes on after it")
   for (const uint64_t id : {low, high}) CHECK(harness.Compare(id) == "");
 }
 
-TEST_CASE("a request that waits for its client holds no memory and holds nobody up") {
+TEST_CASE("a request that waits for its client holds no memory and does not delay others") {
   SchedulerHarness harness(PoolForOne());
   TreeRequest open = OnlyOne(0, 1);
   open.stays_open = true;

@@ -131,7 +131,7 @@ HarnessOptions LongPaths(const StepCosts* costs) {
   return options;
 }
 
-TEST_CASE("beside a long prompt steps stay within their length, and a short prompt behind it comes soon") {
+TEST_CASE("next to a long prompt steps stay within their length, and a short prompt behind it comes soon") {
   constexpr int32_t kBranches = 50;
   constexpr int32_t kLong = 2'500;
   const StepCosts costs = Measured();

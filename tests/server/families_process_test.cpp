@@ -1,5 +1,5 @@
 // A folder of each model family, as transformers saved it, served by the server's own program: the tokens are
-// those of transformers' generate() (scripts/make_family_goldens.py).
+// those of transformers' generate() (scripts/make_family_golden_files.py).
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -20,7 +20,7 @@ nlohmann::json Cases() {
   return nlohmann::json::parse(file).at("cases");
 }
 
-// Two greedy branches below the text: one decodes beside the other.
+// Two greedy branches below the text: one decodes next to the other.
 v1::GenerateRequest Greedy(const std::string& text, int32_t tokens) {
   v1::GenerateRequest request;
   request.set_return_prompt_ids(true);

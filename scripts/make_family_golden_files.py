@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden files of the model families beside Llama with PyTorch and transformers (tests/model/data).
+"""Makes the golden files of the model families other than Llama with PyTorch and transformers (tests/model/data).
 
   family_configs.json  random small models of each family, with the keys of config.json that only it has; weights from
                        an integer hash, so that only expectations are stored
