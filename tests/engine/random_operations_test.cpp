@@ -219,8 +219,8 @@ TEST_CASE("branches whose logits are not finite end with an error, and all else 
   for (const Totals& totals : {one, two}) {
     CHECK(totals.failed > 20);
     CHECK(totals.selections > 0);
-    CHECK(totals.preemptions > 0);
   }
+  CHECK(one.preemptions + two.preemptions > 0);  // about one in 200 of each has none
 }
 
 TEST_CASE("random operations with shuffled rows and the plan of sequences give the oracle's answers") {
