@@ -23,11 +23,11 @@ void RowScheduler::FillStep() {
   std::array<Candidates, kUrgencies> prefill = ByUrgency(prefill_);
   for (size_t i = 0; i < kUrgencies; ++i) {
     pending -= static_cast<int32_t>(decode[i].size());
-    for (const Candidate& candidate : decode[i]) IssueDecode(candidate);
+    for (const Candidate& candidate : decode[i]) IssueRow(candidate);
     IssuePrefill(&prefill[i], std::min(budget.units_left(), max_rows - builder_.rows() - pending), &budget);
   }
   if (budget.limits_time() && budget.units_left() == units && builder_.rows() < max_rows) IssueOneRow();
-  for (const Candidate& candidate : rest) IssueDecode(candidate);
+  for (const Candidate& candidate : rest) IssueRow(candidate);
 }
 
 // Where those before it leave no rows to spare, a request waits once its first tokens are sampled.
@@ -100,26 +100,26 @@ RowScheduler::Candidates RowScheduler::LimitDecode(int32_t rows) {
 
 // How many rows each group gets: shared among peers and then among the requests of each as ShareRows says.
 std::vector<size_t> RowScheduler::ShareDecodeRows(const std::vector<Group>& groups, size_t rows) const {
-  const auto least_trees = static_cast<size_t>(policy_.min_trees_per_step);
+  const auto min_trees = static_cast<size_t>(policy_.min_trees_per_step);
   const std::vector<std::vector<size_t>> peers = GroupByPeer(groups);
   std::vector<size_t> wanted;  // by peers
   for (const std::vector<size_t>& members : peers) {
     wanted.push_back(0);
     for (const size_t member : members) wanted.back() += groups[member].size();
   }
-  const std::vector<size_t> shares = ShareRows(wanted, rows, least_trees);
+  const std::vector<size_t> shares = ShareRows(wanted, rows, min_trees);
   std::vector<size_t> cuts(groups.size());
   for (size_t peer = 0; peer < peers.size(); ++peer) {
     std::vector<size_t> parts;
     for (const size_t member : peers[peer]) parts.push_back(groups[member].size());
-    if (wanted[peer] > shares[peer]) parts = ShareRows(parts, shares[peer], least_trees);
+    if (wanted[peer] > shares[peer]) parts = ShareRows(parts, shares[peer], min_trees);
     for (size_t i = 0; i < parts.size(); ++i) cuts[peers[peer][i]] = parts[i];
   }
   return cuts;
 }
 
-// One row. Where the path has to be opened anew, the others follow as prefill.
-void RowScheduler::IssueDecode(const Candidate& candidate) {
+// Where the path has to be opened anew, or is a prompt's, the others follow as prefill.
+void RowScheduler::IssueRow(const Candidate& candidate) {
   const int32_t left = options_.engine.max_batch_rows - builder_.rows();
   const StepBuilder::IssuedRows issued = builder_.Issue(candidate, std::min(left, 1));
   if (!issued.complete && issued.rows > 0) builder_.NotePrefill(candidate);
@@ -127,6 +127,7 @@ void RowScheduler::IssueDecode(const Candidate& candidate) {
 
 // Rows, and where steps have been measured, time: as much as keeps the step within its length.
 PrefillBudget RowScheduler::BudgetForPrefill() const {
+  if (prefill_.empty()) return {0, nullptr, {}, 0.0};
   const int32_t max_rows = options_.engine.max_batch_rows;
   const StepCosts* costs = policy_.step_costs;
   StepLoad decoding;
@@ -161,9 +162,7 @@ void RowScheduler::IssueOneRow() {
       std::min_element(prefill_.begin(), prefill_.end(), [](const Candidate& a, const Candidate& b) {
         return a.request->issued.last_step() < b.request->issued.last_step();
       });
-  if (longest == prefill_.end()) return;
-  const StepBuilder::IssuedRows issued = builder_.Issue(*longest, 1);
-  if (!issued.complete && issued.rows > 0) builder_.NotePrefill(*longest);
+  if (longest != prefill_.end()) IssueRow(*longest);
 }
 
 // Divides what there is among the peers and then among the requests of each, so that none waits for the whole

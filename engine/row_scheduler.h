@@ -41,7 +41,7 @@ class RowScheduler {
   std::array<Candidates, kUrgencies> ByUrgency(const Candidates& candidates) const;
   Candidates LimitDecode(int32_t rows);
   std::vector<size_t> ShareDecodeRows(const std::vector<Group>& groups, size_t rows) const;
-  void IssueDecode(const Candidate& candidate);
+  void IssueRow(const Candidate& candidate);
   PrefillBudget BudgetForPrefill() const;
   void IssuePrefill(Candidates* prefill, int32_t units, PrefillBudget* budget);
   void IssueOneRow();

@@ -36,19 +36,16 @@ namespace espalier {
 //     branches of a generated parent fork the parent's tail node (the last of them takes it over). Who holds
 //     tail nodes is TailNodes' business.
 //  3. Prefill: rows of the path's nodes are issued in chunks (RowScheduler shares them out, StepBuilder
-//  issues
-//     them). With the row of the path's last token, the first tokens of all branches generated below it are
-//     sampled from one row of logits.
+//     issues them). With the row of the path's last token, the first tokens of all branches generated below
+//     it are sampled from one row of logits.
 //  4. Decode: one row a step; the next row refers to the sequence's slot (SequenceSlots), so that a second
-//  step
-//     can be issued before the first one's tokens are known, unless the sequence awaits the result.
+//     step can be issued before the first one's tokens are known, unless the sequence awaits the result.
 //  5. Commit hands tokens to branches (TreeUpdater): text, stop conditions, scores: TreeDelta (EventLog). A
 //     branch that ends spawns its children; a barrier whose branches have all ended is resolved:
 //     TreeSelected.
 //  6. Short of blocks (MemoryPressure): evict, wait for retiring blocks, drop tail nodes of idle sequences,
-//  preempt
-//     the last request; of several peers, those that hold more than an equal share give way to those that
-//     hold less. A branch that lost its tail node is opened again later by its tokens, and continues.
+//     preempt the last request; of several peers, those that hold more than an equal share give way to those
+//     that hold less. A branch that lost its tail node is opened again later by its tokens, and continues.
 //  7. Nothing left to run: TreeFinished. Everything it held is released; whole blocks stay in the index.
 //
 // Usage: while (auto step = Next()) runner.Issue(step); Commit(runner.Wait()); TakeEvents() after each call.
