@@ -85,6 +85,10 @@ int64_t WeightMemoryBytes(const ModelConfig& config, DType dtype, WeightType wei
   return ReadBytes(config, dtype, weights) + (table ? vocabulary * static_cast<int64_t>(SizeOf(dtype)) : 0);
 }
 
+std::unique_ptr<ModelRunner> MakeRunner(ModelInfo info, std::unique_ptr<Backend> backend, Decoder decoder) {
+  return std::make_unique<BackendRunner>(std::move(info), std::move(backend), std::move(decoder));
+}
+
 Result<std::unique_ptr<ModelRunner>> MakeModel(const ModelConfig& config, TensorSource& source,
                                                std::string name, const RunnerOptions& options) {
   auto backend = options.make_backend(options.backend);
@@ -115,8 +119,7 @@ Result<std::unique_ptr<ModelRunner>> MakeModel(const ModelConfig& config, Tensor
   info.backend = device;
   info.notes = config.notes;
   info.notes.insert(info.notes.end(), decoder->notes().begin(), decoder->notes().end());
-  return std::unique_ptr<ModelRunner>(
-      std::make_unique<BackendRunner>(std::move(info), std::move(*backend), std::move(*decoder)));
+  return MakeRunner(std::move(info), std::move(*backend), std::move(*decoder));
 }
 
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options) {

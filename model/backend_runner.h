@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "model/config.h"
+#include "model/decoder.h"
 #include "model/model_runner.h"
 #include "model/tensor_source.h"
 
@@ -32,6 +33,9 @@ int64_t WeightMemoryBytes(const ModelConfig& config, DType dtype, WeightType wei
 // Errors name the file, or the option by its name here (block_tokens, kv_cache_bytes, ...). A config with
 // rope type dynamic needs max_positions.
 Result<std::unique_ptr<ModelRunner>> LoadModel(const std::string& folder, const RunnerOptions& options);
+
+// A decoder on the backend that holds its weights.
+std::unique_ptr<ModelRunner> MakeRunner(ModelInfo info, std::unique_ptr<Backend> backend, Decoder decoder);
 
 // A model from a config and tensors from anywhere.
 Result<std::unique_ptr<ModelRunner>> MakeModel(const ModelConfig& config, TensorSource& source,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/ref/ref_backend.h"
+#include "model/backend_runner.h"
 #include "model/decoder.h"
 #include "model/hashed_weights.h"
 
@@ -81,24 +82,6 @@ std::vector<float> AsyncBackend::ReadActivation(ActivationId activation) {
   return inner_->ReadActivation(activation);
 }
 
-namespace {
-
-class AsyncRunner : public ModelRunner {
- public:
-  AsyncRunner(ModelInfo info, std::unique_ptr<AsyncBackend> backend, Decoder decoder)
-      : info_(std::move(info)), backend_(std::move(backend)), decoder_(std::move(decoder)) {}
-  const ModelInfo& info() const override { return info_; }
-  void Issue(std::shared_ptr<const StepInput> step) override { decoder_.Forward(*backend_, std::move(step)); }
-  Result<StepResult> Wait() override { return backend_->Wait(); }
-
- private:
-  ModelInfo info_;
-  std::unique_ptr<AsyncBackend> backend_;
-  Decoder decoder_;
-};
-
-}  // namespace
-
 AsyncLlama MakeAsyncLlama(const ModelConfig& config, uint64_t seed, int32_t kv_blocks, int32_t block_tokens,
                           int32_t steps_in_flight, int32_t max_rows) {
   BackendOptions options;
@@ -121,7 +104,7 @@ AsyncLlama MakeAsyncLlama(const ModelConfig& config, uint64_t seed, int32_t kv_b
   info.backend = backend->info();
   AsyncLlama made;
   made.backend = backend.get();
-  made.runner = std::make_unique<AsyncRunner>(std::move(info), std::move(backend), std::move(*decoder));
+  made.runner = MakeRunner(std::move(info), std::move(backend), std::move(*decoder));
   return made;
 }
 
