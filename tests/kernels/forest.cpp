@@ -165,12 +165,17 @@ Forest ForestBuilder::Finish(Random& random, int32_t pool_blocks) {
     node.first_block = used;
     used += BlocksFor(node.cached_tokens + node.rows, batch.block_tokens);
   }
-  std::vector<int32_t> ids(Index(pool_blocks > 0 ? pool_blocks : used * 2));
-  ESPALIER_CHECK(ids.size() >= Index(used));
+  batch.blocks.resize(Index(used));
+  ScatterBlocks(random, pool_blocks > 0 ? pool_blocks : used * 2, &batch);
+  return std::move(forest_);
+}
+
+void ScatterBlocks(Random& random, int32_t pool_blocks, TreeBatch* batch) {
+  std::vector<int32_t> ids(Index(pool_blocks));
+  ESPALIER_CHECK(ids.size() >= batch->blocks.size());
   std::iota(ids.begin(), ids.end(), 0);
   std::shuffle(ids.begin(), ids.end(), random);
-  batch.blocks.assign(ids.begin(), ids.begin() + used);
-  return std::move(forest_);
+  std::copy_n(ids.begin(), batch->blocks.size(), batch->blocks.begin());
 }
 
 std::vector<int32_t> RandomTree(Random& random, int32_t rows) {

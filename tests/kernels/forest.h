@@ -73,6 +73,8 @@ Forest FewShotForest(Random& random, int32_t prompt_tokens, int32_t branches, in
 Forest FlatForest(Random& random, int32_t rows, int32_t max_tokens);
 // A path of nodes with a decode row hanging from each.
 Forest DeepForest(Random& random, int32_t depth, int32_t node_tokens);
+// Other block ids: a random choice from [0, pool_blocks), of which there are at least as many as are used.
+void ScatterBlocks(Random& random, int32_t pool_blocks, TreeBatch* batch);
 // One prefill chunk.
 Forest PrefillForest(Random& random, int32_t cached_tokens, int32_t rows);
 // A token tree to be verified below a path.

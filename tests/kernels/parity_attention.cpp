@@ -34,11 +34,8 @@ AttentionShape Shape(Heads heads, int32_t head_dim, DType dtype) {
 
 // Block ids are chosen from the whole pool, so that every layout is fragmented.
 Forest Refill(Forest forest, Random& random) {
-  std::vector<int32_t> ids(kBlocks);
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-  std::shuffle(ids.begin(), ids.end(), random);
-  REQUIRE(forest.batch.blocks.size() <= ids.size());
-  std::copy_n(ids.begin(), forest.batch.blocks.size(), forest.batch.blocks.begin());
+  REQUIRE(forest.batch.blocks.size() <= size_t{kBlocks});
+  ScatterBlocks(random, kBlocks, &forest.batch);
   return forest;
 }
 

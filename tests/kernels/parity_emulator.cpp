@@ -52,10 +52,7 @@ Forest SmallForest(Random& random, int32_t block_tokens) {
     }
     if (forest.batch.block_tokens != block_tokens) continue;
     if (forest.batch.rows() > kMaxRows || forest.batch.blocks.size() > kBlocks) continue;
-    std::vector<int32_t> ids(kBlocks);
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-    std::shuffle(ids.begin(), ids.end(), random);
-    std::copy_n(ids.begin(), forest.batch.blocks.size(), forest.batch.blocks.begin());
+    ScatterBlocks(random, kBlocks, &forest.batch);
     return forest;
   }
 }

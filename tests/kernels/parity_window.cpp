@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,10 +42,7 @@ Forest SomeForest(Random& random, int32_t kind) {
         forest = MixedForest(random, {3, 3, 3, Pick(random, 1, 20), 20});
     }
     if (forest.batch.rows() > kMaxRows || forest.batch.blocks.size() > kBlocks) continue;
-    std::vector<int32_t> ids(kBlocks);
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-    std::shuffle(ids.begin(), ids.end(), random);
-    std::copy_n(ids.begin(), forest.batch.blocks.size(), forest.batch.blocks.begin());
+    ScatterBlocks(random, kBlocks, &forest.batch);
     return forest;
   }
 }
