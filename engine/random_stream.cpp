@@ -1,23 +1,14 @@
 #include "engine/random_stream.h"
 
+#include "kernels/base/mix.h"
+
 namespace espalier {
-namespace {
 
-constexpr uint64_t kGolden = 0x9E3779B97F4A7C15U;
-
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
-uint64_t RootStream(uint64_t seed) { return Mix(seed + kGolden); }
+uint64_t RootStream(uint64_t seed) { return Mix(seed + kGoldenStep); }
 
 uint64_t ChildStream(uint64_t parent_stream, int32_t ordinal) {
   // The ordinal is mixed first: else parents whose keys are close would share the keys of their children.
-  return Mix(parent_stream + Mix((static_cast<uint64_t>(ordinal) + 1) * kGolden));
+  return Mix(parent_stream + Mix((static_cast<uint64_t>(ordinal) + 1) * kGoldenStep));
 }
 
 std::vector<int32_t> FirstOrdinals(const TreeRequest& request) {

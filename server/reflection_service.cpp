@@ -12,8 +12,8 @@
 namespace espalier {
 namespace {
 
-namespace v1 = grpc::reflection::v1;
-namespace v1alpha = grpc::reflection::v1alpha;
+namespace reflection_v1 = grpc::reflection::v1;
+namespace reflection_v1alpha = grpc::reflection::v1alpha;
 using google::protobuf::DescriptorPool;
 using google::protobuf::FileDescriptor;
 
@@ -141,15 +141,17 @@ class ReflectionService final : public Service {
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeReflectionV1(std::vector<std::string> services) {
-  return std::make_unique<ReflectionService<v1::ServerReflection::CallbackService,
-                                            v1::ServerReflectionRequest, v1::ServerReflectionResponse>>(
+  return std::make_unique<
+      ReflectionService<reflection_v1::ServerReflection::CallbackService,
+                        reflection_v1::ServerReflectionRequest, reflection_v1::ServerReflectionResponse>>(
       std::move(services));
 }
 
 std::unique_ptr<grpc::Service> MakeReflectionV1Alpha(std::vector<std::string> services) {
-  return std::make_unique<
-      ReflectionService<v1alpha::ServerReflection::CallbackService, v1alpha::ServerReflectionRequest,
-                        v1alpha::ServerReflectionResponse>>(std::move(services));
+  return std::make_unique<ReflectionService<reflection_v1alpha::ServerReflection::CallbackService,
+                                            reflection_v1alpha::ServerReflectionRequest,
+                                            reflection_v1alpha::ServerReflectionResponse>>(
+      std::move(services));
 }
 
 }  // namespace espalier

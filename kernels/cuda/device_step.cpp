@@ -13,7 +13,7 @@ namespace espalier::cuda {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int64_t kAlignment = 256;
+constexpr int64_t kResultAlignment = 256;
 // Events of a step: its begin and end, then two for each attention call.
 constexpr int32_t kBegin = 0;
 constexpr int32_t kEnd = 1;
@@ -34,7 +34,7 @@ int64_t Microseconds(int64_t nanoseconds) { return (nanoseconds + 500) / 1000; }
 DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
   const DescriptorHeader& header = lowered.header();
   const auto place = [this](int64_t count, size_t size) {
-    return std::exchange(bytes, RoundUpTo(bytes + count * static_cast<int64_t>(size), kAlignment));
+    return std::exchange(bytes, RoundUpTo(bytes + count * static_cast<int64_t>(size), kResultAlignment));
   };
   bytes = 0;
   fault = place(1, sizeof(int32_t));

@@ -11,7 +11,7 @@ namespace espalier::cuda {
 
 namespace {
 
-constexpr int64_t kAlignment = 16;
+constexpr int64_t kArrayAlignment = 16;
 
 template <typename T>
 int32_t CountOf(const std::vector<T>& values) {
@@ -50,7 +50,7 @@ LoweredStep::LoweredStep(const StepInput& step, HistoryStore* histories) {
   LowerSamples(step, histories);
   LowerScores(step);
 
-  bytes_ = RoundUpTo(static_cast<int64_t>(sizeof(DescriptorHeader)), kAlignment);
+  bytes_ = RoundUpTo(static_cast<int64_t>(sizeof(DescriptorHeader)), kArrayAlignment);
   Place(rows_, &header_.row);
   Place(logit_rows_, &header_.logit_row);
   Place(top_counts_, &header_.top_count);
@@ -71,7 +71,7 @@ template <typename T>
 void LoweredStep::Place(const std::vector<T>& values, DescriptorArray<T>* array) {
   array->offset = bytes_;
   array->count = CountOf(values);
-  bytes_ = RoundUpTo(bytes_ + static_cast<int64_t>(values.size() * sizeof(T)), kAlignment);
+  bytes_ = RoundUpTo(bytes_ + static_cast<int64_t>(values.size() * sizeof(T)), kArrayAlignment);
 }
 
 void LoweredStep::Write(std::byte* to) const {

@@ -44,7 +44,7 @@ Result<StripStartStep> ReadStrip(const JsonField& step) {
   return strip;
 }
 
-Result<MarkToSpaceStep> ReadMetaspace(const JsonField& step) {
+Result<MarkToSpaceStep> ReadMarkToSpace(const JsonField& step) {
   auto mark = ReadCharacter(step, "replacement");
   if (!mark) return mark.error();
   const auto scheme = step.StringOr("prepend_scheme", "always");
@@ -98,7 +98,7 @@ Result<TokenDecoder> TokenDecoder::Read(const std::optional<JsonField>& field) {
       if (!replace) return replace.error();
       std::visit([&](auto& read) { decoder.steps_.push_back(std::move(read)); }, *replace);
     } else if (*type == "Metaspace" && stage == kTokens) {
-      auto metaspace = ReadMetaspace(step);
+      auto metaspace = ReadMarkToSpace(step);
       if (!metaspace) return metaspace.error();
       decoder.steps_.push_back(std::move(*metaspace));
     } else if (*type == "ByteFallback" && stage == kTokens) {

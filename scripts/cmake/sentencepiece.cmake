@@ -23,6 +23,7 @@ function(espalier_add_sentencepiece source_dir)
   set(SPM_PROTOBUF_PROVIDER package CACHE INTERNAL "")
   set(SPM_ENABLE_SHARED OFF)
   set(SPM_ENABLE_TCMALLOC OFF)
+  set(CMAKE_UNITY_BUILD OFF)
   string(APPEND CMAKE_CXX_FLAGS " -w")
   add_subdirectory("${source_dir}" "${PROJECT_BINARY_DIR}/third_party/sentencepiece" EXCLUDE_FROM_ALL SYSTEM)
 

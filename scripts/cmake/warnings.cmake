@@ -12,6 +12,10 @@ endif()
 if(ESPALIER_WERROR)
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
+if(CMAKE_UNITY_BUILD)
+  # Takes a source file of a unity build for a header, and its anonymous namespace for one in a header.
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
+endif()
 if(ESPALIER_SANITIZE)
   # Instrumented code makes GCC 12 see uninitialised values that are not.
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)

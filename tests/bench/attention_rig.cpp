@@ -4,17 +4,14 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/base/mix.h"
+
 namespace espalier::bench {
 
 namespace {
 
-// SplitMix64 (Steele, Lea and Flood 2014): a random number for each counter.
-uint64_t Mix(uint64_t counter) {
-  uint64_t z = counter * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
+// SplitMix64: a random number for each counter.
+uint64_t RandomBits(uint64_t counter) { return Mix(counter * kGoldenStep + kGoldenStep); }
 
 // Multiples of 1/64 in (-2, 2): uniform, and exact in bf16.
 float ValueOf(uint64_t bits) { return static_cast<float>(static_cast<int32_t>(bits & 0xFF) - 128) / 64.0F; }
@@ -92,7 +89,7 @@ Status AttentionRig::AddBuffers(int32_t blocks) {
 void AttentionRig::FillRow(int64_t slot, float* row) const {
   const auto count = static_cast<uint64_t>(columns());
   for (uint64_t column = 0; column < count; ++column)
-    row[column] = ValueOf(Mix(static_cast<uint64_t>(slot) * count + column) >> 32);
+    row[column] = ValueOf(RandomBits(static_cast<uint64_t>(slot) * count + column) >> 32);
 }
 
 std::shared_ptr<StepInput> AttentionRig::Step(const TreeBatch& batch) const {

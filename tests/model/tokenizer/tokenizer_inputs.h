@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/base/mix.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace espalier::test {
@@ -28,10 +29,8 @@ class SplitMix64 {
  public:
   explicit SplitMix64(uint64_t seed) : state_(seed) {}
   uint64_t Next() {
-    uint64_t z = state_ += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    state_ += kGoldenStep;
+    return Mix(state_);
   }
   // In [0, limit).
   size_t Below(size_t limit) { return static_cast<size_t>(Next() % limit); }
