@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# clang-format, the include direction, locks and clang-tidy.
+# clang-format, includes, locks and clang-tidy.
 #
 #   scripts/lint.sh [--format-only | --no-tidy] [--all] [--build build/release]
 #
@@ -55,6 +55,9 @@ fi
 
 stage "include direction"
 scripts/check_includes.py || failed=1
+
+stage "headers of instruction sets, each alone"
+scripts/check_isa_headers.sh || failed=1
 
 changed_sources() {
   local base

@@ -1,5 +1,8 @@
-// For kernels_amx*.cpp only, after tile.h and an amx_unit*.h: everything has internal linkage.
+// For kernels_amx*.cpp only, which name the unit in ESPALIER_AMX_UNIT: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/register_tiles.h"
+#include ESPALIER_AMX_UNIT
 
 // GEMM by the AMX unit. The lines of packed weights, K and V are its B as they lie: 16 lines a tile. Up
 // to four tiles of C, of 16 outputs each, stand above one another: 64 rows, which each tile of B passes once.

@@ -1,5 +1,8 @@
-// For kernels_amx*.cpp only, after amx_tiles.h and gemm_int8.h: everything has internal linkage.
+// For kernels_amx*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/amx_tiles.h"
+#include "kernels/cpu/isa/gemm_int8_types.h"
 
 namespace espalier::cpu {
 namespace {

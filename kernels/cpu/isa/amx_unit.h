@@ -1,9 +1,10 @@
-// For kernels_amx.cpp only, after tile_shapes.h: everything has internal linkage.
+// For kernels_amx.cpp only: everything has internal linkage.
 #pragma once
 
 #include <cstdint>
 
-#define ESPALIER_AMX_UNIT
+#include "kernels/cpu/isa/inline.h"
+#include "kernels/cpu/isa/tile_shapes.h"
 
 namespace espalier::cpu {
 namespace {

@@ -1,9 +1,12 @@
-// For kernels_amx_emulated.cpp only, after tile_shapes.h: everything has internal linkage.
+// For kernels_amx_emulated.cpp only: everything has internal linkage.
 #pragma once
+
+#include <immintrin.h>
 
 #include <cstdint>
 
-#define ESPALIER_AMX_UNIT
+#include "kernels/cpu/isa/tile_shapes.h"
+#include "kernels/cpu/isa/vec.h"
 
 namespace espalier::cpu {
 namespace {

@@ -1,5 +1,10 @@
-// For kernels_*.cpp only, after attention_spans.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/attention_softmax.h"
+#include "kernels/cpu/isa/attention_spans.h"
+#include "kernels/cpu/isa/attention_tile.h"
+#include "kernels/cpu/isa/tiles.h"
 
 // Attention of one item for one KV head. For each segment of 256 absolute positions a row forms, from zero,
 // its scores, the maximum rounded up to an integer in base 2, probabilities, their sum, and the GEMM with

@@ -1,5 +1,7 @@
-// For kernels_*.cpp only, after attention_tile.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/attention_tile.h"
 
 // Scores of a segment become probabilities, four rows at a time: one row's chain of maximum, exponentials and
 // sum leaves most of the processor idle.

@@ -1,5 +1,8 @@
-// For kernels_*.cpp only, after attention_spans.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/attention_spans.h"
+#include "kernels/cpu/isa/tiles.h"
 
 // What the parts of attention share: the memory of an item, and the stream of KV that register tiles
 // prefetch while they multiply other KV.

@@ -1,5 +1,7 @@
-// For kernels_*.cpp only, after gemm_types.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/gemm_types.h"
 
 namespace espalier::cpu {
 namespace {

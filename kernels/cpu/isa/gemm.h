@@ -1,5 +1,7 @@
-// For kernels_*.cpp only, after tile.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/tiles.h"
 
 // GEMM of rows with packed weights (GemmArgs). Whatever the blocking, an element of C is one chain of
 // multiply-adds over ascending k: C itself carries the sum from one range of k to the next, and storing

@@ -1,9 +1,10 @@
-// For kernels_*.cpp only, after a vec_*.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
+#include "kernels/cpu/isa/vec.h"
 #include "kernels/cpu/kernel_table.h"
 
 // How a line of 16 outputs and kStep values of k is multiplied by an operand: the only thing in which the

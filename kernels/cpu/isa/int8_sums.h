@@ -1,7 +1,9 @@
-// For kernels_*.cpp only, after a vec_*.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/cpu/isa/gemm_types.h"
 
 // Integer dot products: a line of biased weights, 16 outputs by 4 of k (64 bytes), times 4 int8 operands
 // of a row. Exact, so that the order within a line is each instruction set's own.

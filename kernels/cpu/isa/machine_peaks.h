@@ -1,5 +1,8 @@
-// For kernels_*.cpp only, after the GEMMs: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/gemm.h"
+#include "kernels/cpu/isa/gemm_int8.h"
 
 // What the machine can do at most, for comparison: reading memory, and GEMM over what lies in L1.
 namespace espalier::cpu {

@@ -1,5 +1,11 @@
-// For kernels_*.cpp only, after the kernels: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/attention.h"
+#include "kernels/cpu/isa/elementwise.h"
+#include "kernels/cpu/isa/gemm.h"
+#include "kernels/cpu/isa/gemm_int8.h"
+#include "kernels/cpu/isa/machine_peaks.h"
 
 namespace espalier::cpu {
 namespace {

@@ -5,7 +5,8 @@
 
 #include <cstdint>
 
-#define ESPALIER_INLINE inline __attribute__((always_inline))
+#include "kernels/base/dtype.h"
+#include "kernels/cpu/isa/inline.h"
 
 namespace espalier::cpu {
 namespace {

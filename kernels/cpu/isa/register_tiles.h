@@ -1,5 +1,7 @@
-// For kernels_*.cpp only, after gemm_types.h: everything has internal linkage.
+// For kernels_*.cpp only: everything has internal linkage.
 #pragma once
+
+#include "kernels/cpu/isa/gemm_types.h"
 
 // The one inner loop of GEMM and attention: a register tile of C takes in rows of operands times panels
 // of 16 outputs. Whatever the tile's height, an element of C is one chain of multiply-adds in ascending k.
