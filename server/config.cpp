@@ -76,8 +76,8 @@ std::vector<Setting> SettingsOf(ServerConfig& c) {
                                   "Bytes of answers that a client may leave unread"));
   AddTransportSettings(c.transport, settings);
   settings.push_back(ChoiceSetting(
-      "attention_mode", {"flatten", "sequence", "masked", "node", "node_chunk"},
-      "How attention is divided into work",
+      "attention_mode", {"flatten", "sequence"},
+      "How attention is divided into work: by the tree's KV, or for comparison by branches",
       [&c](const std::string& name) { c.attention_mode = *ParseAttentionMode(name); },
       [&c] { return std::string(Name(c.attention_mode)); }));
   settings.push_back(IntegerSetting("drain_timeout_ms", c.drain_timeout_ms, 0, 86400000,

@@ -130,7 +130,7 @@ class Completion(unittest.TestCase):
         ("espalier completion z", "zsh"),
         ("espalier --json stats --wat", "--watch"),
         ("espalier-server --max-bat", "--max-batch-rows"),
-        ("espalier-server --threads 2 --attention-mode node_", "node_chunk"),
+        ("espalier-server --threads 2 --attention-mode se", "sequence"),
         ("espalier-server --check-invariants t", "true"),
         ("espalier-server --config {trees}/bea", "{trees}/beam.json"),
         ("espalier-server --completion f", "fish"),

@@ -283,7 +283,7 @@ TEST_CASE("the configuration of the container image is sound and reachable from 
 TEST_CASE("what is printed can be read back") {
   ServerConfig config;
   config.model = "/tmp";
-  config.attention_mode = AttentionMode::kNodeChunk;
+  config.attention_mode = AttentionMode::kSequence;
   config.block_tokens = 32;
   config.kv_cache_bytes = 77;
   const ConfigFile file(ToJson(config));
