@@ -7,6 +7,7 @@
 #include "tests/engine/fakes/random_request.h"
 #include "tests/engine/fakes/scheduler_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier {
 namespace {
@@ -109,6 +110,7 @@ TEST_CASE(
   for (const int32_t block : {4, 16}) {
     for (const int32_t in_flight : {1, 2}) {
       for (const int32_t prompt : {1, 2, 15, 16, 17, 31, 32, 33, 100}) {
+        if (test::kSanitized && prompt > 17) continue;
         int shape = 0;
         for (const std::vector<Tokens>& continuations : Shapes()) {
           CAPTURE(block, in_flight, prompt, shape++);

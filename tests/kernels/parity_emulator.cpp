@@ -8,6 +8,7 @@
 #include "kernels/cuda/host_emulator.h"
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
+#include "tests/support/sanitized.h"
 
 // What the host emulator can show of the cuda backend beyond the cases that every backend passes.
 namespace espalier::test {
@@ -16,11 +17,7 @@ namespace {
 
 constexpr int32_t kMaxRows = 256;
 constexpr int32_t kBlocks = 192;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int32_t kForestsPart = 20;  // sanitized programs try one forest of so many
-#else
-constexpr int32_t kForestsPart = 1;
-#endif
+constexpr int32_t kForestsPart = kSanitized ? 20 : 1;  // one forest of so many is tried
 constexpr cuda::ThreadOrder kOrders[] = {cuda::ThreadOrder::kAscending, cuda::ThreadOrder::kDescending,
                                          cuda::ThreadOrder::kShuffled};
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,

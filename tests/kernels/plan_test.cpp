@@ -11,16 +11,13 @@
 #include "kernels/plan/plan_builder.h"
 #include "tests/kernels/forest.h"
 #include "tests/support/catch.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier::test {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint32_t kSmallForests = 2000;
-#else
-constexpr uint32_t kSmallForests = 20000;
-#endif
+constexpr uint32_t kSmallForests = kSanitized ? 2000 : 20000;
 
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};

@@ -10,6 +10,7 @@
 
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier::test {
 namespace {
@@ -23,10 +24,7 @@ int64_t ResidentBytes() {
 }
 
 TEST_CASE("memory that a burst of small pieces has left free goes back to the system") {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  SkipTest("sanitizers have a heap of their own");
-  return;
-#endif
+  if (kSanitized) return SkipTest("sanitizers have a heap of their own");
   constexpr int64_t kBurstBytes = int64_t{128} << 20;
   constexpr int kPieceBytes = 1000;
   const HeapTrimmer trimmer;

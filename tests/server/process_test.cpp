@@ -32,6 +32,7 @@
 #include "tests/server/test_server.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier::test {
 namespace {
@@ -180,14 +181,8 @@ TEST_CASE("lines that a log's file does not take are dropped, counted, and hold 
   close(both);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kAddressesCanBeLimited = false;  // sanitizers reserve terabytes
-#else
-constexpr bool kAddressesCanBeLimited = true;
-#endif
-
 TEST_CASE("a server that gets too little memory says so and ends with 1 or 2, or it serves") {
-  if (!kAddressesCanBeLimited) return SkipTest("sanitizers need all addresses");
+  if (kSanitized) return SkipTest("sanitizers reserve terabytes of addresses");
   const Folder folder;
   int refused = 0;
   int served = 0;
