@@ -32,27 +32,24 @@ void MemoryPressure::ClaimToBegin(ScheduledRequest* request) {
   }
 }
 
-// Whether `from` may not take from `holder`, which is another peer's, though it comes first.
-bool MemoryPressure::IsProtected(const ScheduledRequest& holder, const ScheduledRequest& from,
-                                 int32_t blocks) {
-  if (!requests_.peers().several() || holder.peer() == from.peer() || MayClaim(from, blocks)) return false;
-  return tails_.HeldBy(holder.peer()) <= ShareOf(holder);
-}
-
 bool MemoryPressure::ClaimBlocks(const ScheduledRequest& request, int32_t blocks) {
   if (!MayClaim(request, blocks)) return false;
-  for (const int32_t peer : tails_.HoldersAbove(ShareOf(request))) {
-    if (DropIdleOf(peer) || PreemptOf(peer)) return true;
-  }
-  return false;
+  return tails_.VisitHoldersAbove(ShareOf(request), [&](int32_t peer) {
+    ++looked_at_;
+    return DropIdleOf(peer) || PreemptOf(peer);
+  });
 }
 
 // Of the last request first.
 bool MemoryPressure::DropIdleOf(int32_t peer) {
   ListIdle();
-  for (auto idle = idle_.rbegin(); idle != idle_.rend(); ++idle) {
-    if (idle->request->peer() != peer || idle->sequence->tail < 0) continue;
-    tails_.Drop(idle->request, idle->sequence);
+  std::vector<Candidate>& list = of_peer_[peer].idle;
+  while (!list.empty()) {
+    ++looked_at_;
+    const Candidate idle = list.back();
+    list.pop_back();
+    if (idle.sequence->tail < 0) continue;
+    tails_.Drop(idle.request, idle.sequence);
     return true;
   }
   return false;
@@ -61,31 +58,22 @@ bool MemoryPressure::DropIdleOf(int32_t peer) {
 // The last request of the peer; branch by branch where it is the only one that is in memory, or the
 // first of all, which keeps one.
 bool MemoryPressure::PreemptOf(int32_t peer) {
-  const ScheduledRequest* first = requests_.FirstAdmitted();
-  const RequestTable::Ordered& order = requests_.by_precedence();
-  const auto in_memory = [&](const auto& entry) {
-    return entry.second->peer() == peer && !entry.second->tails.in_memory().empty();
-  };
-  const bool only_one = std::count_if(order.begin(), order.end(), in_memory) == 1;
-  for (auto it = order.rbegin(); it != order.rend(); ++it) {
-    if (!in_memory(*it)) continue;
-    ScheduledRequest& victim = *it->second;
-    const std::set<int32_t>& held = victim.tails.in_memory();
-    const bool keeps_one = &victim == first;
-    if (held.size() == 1 && keeps_one) continue;
-    if (!keeps_one && !(only_one && held.size() > 1)) {
-      if (InStep(victim.issued.last_step())) continue;
-      Preempt(&victim);
+  const TailNodes::Holders& holders = tails_.holders_of(peer);
+  if (holders.empty()) return false;
+  ScheduledRequest* const earliest = holders.begin()->second;
+  const bool keeps_one = earliest == requests_.FirstAdmitted();
+  if (holders.size() > 1) {
+    ScheduledRequest* victim = LastPreemptible(holders, &of_peer_[peer]);
+    if (victim != nullptr && !(victim == earliest && keeps_one)) {
+      Preempt(victim);
       return true;
     }
-    for (auto number = held.rbegin(); number != held.rend(); ++number) {
-      Sequence& parked = victim.sequence(*number);
-      if (InStep(parked.last_step)) continue;
-      tails_.Drop(&victim, &parked);
-      return true;
-    }
+    if (!keeps_one) return false;
   }
-  return false;
+  if (earliest->tails.in_memory().size() > 1) return ParkAbove(earliest, -1);
+  if (keeps_one || InStep(earliest->issued.last_step())) return false;
+  Preempt(earliest);
+  return true;
 }
 
 // Whether, among several peers, this is the request that always goes on.
@@ -110,15 +98,10 @@ bool MemoryPressure::IsOnlyOneOfFirst(const ScheduledRequest& request, const Seq
 // For that sequence, the last of the other requests.
 bool MemoryPressure::PreemptForFirst(const ScheduledRequest& request, const Sequence& sequence) {
   if (!IsOnlyOneOfFirst(request, sequence)) return false;
-  const RequestTable::Ordered& order = requests_.by_precedence();
-  for (auto it = order.rbegin(); it != order.rend(); ++it) {
-    ScheduledRequest& victim = *it->second;
-    if (&victim == &request || victim.tails.in_memory().empty() || InStep(victim.issued.last_step()))
-      continue;
-    Preempt(&victim);
-    return true;
-  }
-  return false;
+  ScheduledRequest* victim = LastPreemptible(tails_.holders(), &all_);
+  if (victim == nullptr || victim == &request) return false;
+  Preempt(victim);
+  return true;
 }
 
 }  // namespace espalier

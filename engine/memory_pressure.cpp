@@ -23,11 +23,8 @@ bool MemoryPressure::MakeRoom(ScheduledRequest* request, const Sequence& sequenc
 
 // Whether a request of lower priority has memory that it could give up, if this one came before it.
 bool MemoryPressure::HasLesserInMemory(const ScheduledRequest& request) const {
-  const RequestTable::Ordered& order = requests_.by_precedence();
-  for (auto it = order.rbegin(); it->first.priority < request.place.precedence().priority; ++it) {
-    if (!it->second->tails.in_memory().empty()) return true;
-  }
-  return false;
+  const TailNodes::Holders& holders = tails_.holders();
+  return !holders.empty() && holders.rbegin()->first.priority < request.place.precedence().priority;
 }
 
 // One thing gives way. In this order: what peers hold beyond their share; tail nodes that nothing runs on;
@@ -35,73 +32,83 @@ bool MemoryPressure::HasLesserInMemory(const ScheduledRequest& request) const {
 // rows in the step being planned is touched.
 bool MemoryPressure::TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
   return ClaimBlocks(request, blocks) || DropIdle(request, sequence, blocks) ||
-         PreemptLater(request, blocks) || ParkHigher(request, sequence) || PreemptForFirst(request, sequence);
+         PreemptLater(request, blocks) || ParkAbove(requests_.Find(request.id()), sequence.number) ||
+         PreemptForFirst(request, sequence);
 }
 
 void MemoryPressure::ListIdle() {
   if (std::exchange(idle_listed_, true)) return;
-  idle_.clear();
-  for (const auto& [place, holder] : requests_.by_precedence()) {
+  const bool several = requests_.peers().several();
+  for (const auto& [place, holder] : tails_.holders()) {
     for (const int32_t number : holder->tails.in_memory()) {
+      ++looked_at_;
       Sequence& idle = holder->sequence(number);
       if (InStep(idle.last_step) || holder->Wants(idle)) continue;
       if (idle.generates() && !idle.finished()) continue;  // its last tokens are under way
-      idle_.push_back({holder, &idle});
+      all_.idle.push_back({holder, &idle});
+      if (several) of_peer_[holder->peer()].idle.push_back({holder, &idle});
     }
   }
+}
+
+// Of the request or one after it; null: none. The sequence itself stays, and its source, which is noted.
+Candidate MemoryPressure::LastIdle(Givers* givers, const ScheduledRequest& request, const Sequence& sequence,
+                                   Candidate* source) {
+  std::vector<Candidate>& list = givers->idle;
+  for (size_t i = list.size(); i-- > 0;) {
+    ++looked_at_;
+    const Candidate idle = list[i];
+    if (idle.sequence->tail < 0) {  // dropped meanwhile; at most two stand behind it
+      list.erase(list.begin() + static_cast<ptrdiff_t>(i));
+      continue;
+    }
+    if (idle.request->place.precedence() < request.place.precedence()) break;
+    const bool is_source = idle.request == &request && idle.sequence->number == sequence.source;
+    if (is_source) *source = idle;
+    if (!is_source && idle.sequence != &sequence) return idle;
+  }
+  return {};
 }
 
 // Of the last request first, not of those before it; the source of the sequence last.
 bool MemoryPressure::DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks) {
   ListIdle();
-  const auto is_source = [&](const Candidate& idle) {
-    return idle.request == &request && idle.sequence->number == sequence.source;
-  };
+  Candidate last;
   Candidate source;
-  size_t last = idle_.size();
-  while (last > 0 && idle_[last - 1].request->place.precedence() >= request.place.precedence()) {
-    const Candidate idle = idle_[last - 1];
-    const bool stays =
-        idle.sequence == &sequence || is_source(idle) || IsProtected(*idle.request, request, blocks);
-    if (idle.sequence->tail >= 0 && stays) {
-      if (is_source(idle)) source = idle;
-      --last;  // stays
-      continue;
-    }
-    idle_.erase(idle_.begin() + static_cast<ptrdiff_t>(last) - 1);
-    if (idle.sequence->tail < 0) {  // dropped meanwhile
-      --last;
-      continue;
-    }
-    tails_.Drop(idle.request, idle.sequence);
-    return true;
-  }
-  if (source.request == nullptr) return false;
-  tails_.Drop(source.request, source.sequence);
+  VisitGivers(request, blocks, [&](const TailNodes::Holders&, Givers* givers) {
+    const Candidate idle = LastIdle(givers, request, sequence, &source);
+    if (idle.request == nullptr) return;
+    if (last.request == nullptr || idle.request->place.precedence() > last.request->place.precedence())
+      last = idle;
+  });
+  if (last.request == nullptr) last = source;
+  if (last.request == nullptr) return false;
+  tails_.Drop(last.request, last.sequence);
   return true;
 }
 
-// What has been passed over once, because it has rows in the step or no memory, is not looked at again in the
-// step; but for what is protected from this request alone.
-bool MemoryPressure::PreemptLater(const ScheduledRequest& request, int32_t blocks) {
-  const RequestTable::Ordered& order = requests_.by_precedence();
-  auto it = order.rbegin();
-  if (preempted_from_) it = std::make_reverse_iterator(order.lower_bound(*preempted_from_));
-  bool all_passed = true;
-  for (; it != order.rend() && it->first > request.place.precedence(); ++it) {
+// Null: none. What has been passed over once, because it has rows in the step, is not looked at again in it.
+ScheduledRequest* MemoryPressure::LastPreemptible(const TailNodes::Holders& holders, Givers* givers) {
+  auto it = holders.rbegin();
+  if (givers->preempted_from) it = std::make_reverse_iterator(holders.lower_bound(*givers->preempted_from));
+  for (; it != holders.rend(); ++it) {
     ++looked_at_;
-    ScheduledRequest& victim = *it->second;
-    const bool possible = !victim.tails.in_memory().empty() && !InStep(victim.issued.last_step());
-    if (possible && IsProtected(victim, request, blocks)) {
-      all_passed = false;
-      continue;
-    }
-    if (all_passed) preempted_from_ = it->first;
-    if (!possible) continue;
-    Preempt(&victim);
-    return true;
+    if (!InStep(it->second->issued.last_step())) return it->second;
+    givers->preempted_from = it->first;
   }
-  return false;
+  return nullptr;
+}
+
+bool MemoryPressure::PreemptLater(const ScheduledRequest& request, int32_t blocks) {
+  ScheduledRequest* victim = nullptr;
+  VisitGivers(request, blocks, [&](const TailNodes::Holders& holders, Givers* givers) {
+    ScheduledRequest* last = LastPreemptible(holders, givers);
+    if (last == nullptr) return;
+    if (victim == nullptr || last->place.precedence() > victim->place.precedence()) victim = last;
+  });
+  if (victim == nullptr || victim->place.precedence() <= request.place.precedence()) return false;
+  Preempt(victim);
+  return true;
 }
 
 void MemoryPressure::Preempt(ScheduledRequest* victim) {
@@ -112,19 +119,19 @@ void MemoryPressure::Preempt(ScheduledRequest* victim) {
   ++preemptions_;
 }
 
-bool MemoryPressure::ParkHigher(const ScheduledRequest& request, const Sequence& sequence) {
-  ScheduledRequest& own = *requests_.Find(request.id());
-  PressureClaim& state = own.pressure;
-  const std::set<int32_t>& in_memory = own.tails.in_memory();
+// The last sequence of the request that has no row in the step, of those above the number.
+bool MemoryPressure::ParkAbove(ScheduledRequest* request, int32_t number) {
+  PressureClaim& state = request->pressure;
+  const std::set<int32_t>& in_memory = request->tails.in_memory();
   auto it = in_memory.rbegin();
   if (InStep(state.parked_step_)) it = std::make_reverse_iterator(in_memory.lower_bound(state.parked_from_));
-  for (; it != in_memory.rend() && *it > sequence.number; ++it) {
+  for (; it != in_memory.rend() && *it > number; ++it) {
     ++looked_at_;
     state.parked_step_ = tails_.kv().current_step();
     state.parked_from_ = *it;
-    Sequence& parked = own.sequence(*it);
+    Sequence& parked = request->sequence(*it);
     if (InStep(parked.last_step)) continue;
-    tails_.Drop(&own, &parked);
+    tails_.Drop(request, &parked);
     return true;
   }
   return false;

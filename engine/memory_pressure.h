@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/request_table.h"
@@ -23,7 +24,8 @@ class MemoryPressure {
 
   void BeginStep() {
     idle_listed_ = false;
-    preempted_from_.reset();
+    all_ = {};
+    of_peer_.clear();
   }
 
   // Sees to it that `blocks` blocks are free for the sequence. In this order: evict cold prefixes; wait for
@@ -41,25 +43,50 @@ class MemoryPressure {
   void ClaimToBegin(ScheduledRequest* request);
 
   int64_t preemptions() const { return preemptions_; }
-  // Requests and sequences that were looked at for one that could be preempted or parked: per step no more
-  // than there are, and one for each time that room is sought.
+  // Requests and sequences that were looked at for one that could give way: per step no more than hold
+  // memory, and for each time that room is sought a few, and one for each peer that holds more than its
+  // share.
   int64_t looked_at() const { return looked_at_; }
 
  private:
+  // What has yet to give way in the step being planned, of a peer or of all of them.
+  struct Givers {
+    // Sequences with a tail node on which nothing runs, by age of the request and number: the one to drop
+    // first is the last. Some may have been dropped meanwhile.
+    std::vector<Candidate> idle;
+    // From here on in the order, no request can be preempted any more: each has rows in the step.
+    std::optional<Precedence> preempted_from;
+  };
+
   bool HasLesserInMemory(const ScheduledRequest& request) const;
   bool TakeRoom(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks);
 
   // Within peers (memory_pressure.cpp).
   void ListIdle();
+  Candidate LastIdle(Givers* givers, const ScheduledRequest& request, const Sequence& sequence,
+                     Candidate* source);
   bool DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks);
+  ScheduledRequest* LastPreemptible(const TailNodes::Holders& holders, Givers* givers);
   bool PreemptLater(const ScheduledRequest& request, int32_t blocks);
   void Preempt(ScheduledRequest* victim);
-  bool ParkHigher(const ScheduledRequest& request, const Sequence& sequence);
+  bool ParkAbove(ScheduledRequest* request, int32_t number);
   bool InStep(uint64_t last_step) const { return last_step == tails_.kv().current_step(); }
 
   // Between peers (memory_claims.cpp).
   int32_t ShareOf(const ScheduledRequest& request) const;
-  bool IsProtected(const ScheduledRequest& holder, const ScheduledRequest& from, int32_t blocks);
+  // Calls visit(holders, givers) for all that the request may take from: for all peers at once, or one by
+  // one.
+  template <typename Visit>
+  void VisitGivers(const ScheduledRequest& request, int32_t blocks, const Visit& visit) {
+    if (!requests_.peers().several() || MayClaim(request, blocks)) return visit(tails_.holders(), &all_);
+    const int32_t own = request.peer();
+    visit(tails_.holders_of(own), &of_peer_[own]);
+    tails_.VisitHoldersAbove(ShareOf(request), [&](int32_t peer) {
+      ++looked_at_;
+      if (peer != own) visit(tails_.holders_of(peer), &of_peer_[peer]);
+      return false;
+    });
+  }
   bool ClaimBlocks(const ScheduledRequest& request, int32_t blocks);
   bool DropIdleOf(int32_t peer);
   bool PreemptOf(int32_t peer);
@@ -71,13 +98,10 @@ class MemoryPressure {
   const SchedulingPolicy& policy_;
   RequestTable& requests_;
   TailNodes& tails_;
-  // Sequences with a tail node on which nothing runs, while a step is planned and once one of them was
-  // wanted: by age of the request and number, the one to drop first last. Planning makes no sequence idle
-  // that has no row in the step.
-  std::vector<Candidate> idle_;
+  // Once room was sought in the step. Planning makes no sequence idle that has no row in the step.
   bool idle_listed_ = false;
-  // Of the step being planned: from here on in the order, no request can be preempted any more.
-  std::optional<Precedence> preempted_from_;
+  Givers all_;
+  std::unordered_map<int32_t, Givers> of_peer_;  // by peers
   int64_t preemptions_ = 0;
   int64_t looked_at_ = 0;
 };

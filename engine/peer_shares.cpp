@@ -22,6 +22,7 @@ int32_t PeerShares::Find(const std::string& name) {
 
 void PeerShares::DropIfGone(int32_t peer) {
   if (at(peer).requests > 0 || at(peer).unread > 0) return;
+  AddHeld(peer, -held(peer));
   handles_.erase(at(peer).name);
   free_.push_back(peer);
 }
@@ -86,20 +87,20 @@ void PeerShares::SetUnread(const std::string& peer, int32_t answers) {
 }
 
 void PeerShares::ClearHeld() {
-  for (Peer& peer : peers_) peer.held = 0;
+  for (const auto& [negated, peer] : by_held_) at(peer).held = 0;
+  by_held_.clear();
+}
+
+void PeerShares::AddHeld(int32_t peer, int32_t blocks) {
+  if (blocks == 0) return;
+  int32_t& held = at(peer).held;
+  by_held_.erase({-held, peer});
+  held += blocks;
+  if (held != 0) by_held_.insert({-held, peer});
 }
 
 int32_t PeerShares::ShareOf(int32_t peer, int32_t total_blocks) const {
   return total_blocks / std::max(running_peers_ + (at(peer).admitted > 0 ? 0 : 1), 1);
-}
-
-std::vector<int32_t> PeerShares::HoldersAbove(int32_t blocks) const {
-  std::vector<int32_t> above;
-  for (int32_t peer = 0; peer < static_cast<int32_t>(peers_.size()); ++peer) {
-    if (at(peer).requests > 0 && at(peer).held > blocks) above.push_back(peer);
-  }
-  std::stable_sort(above.begin(), above.end(), [&](int32_t a, int32_t b) { return held(a) > held(b); });
-  return above;
 }
 
 }  // namespace espalier

@@ -4,7 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "engine/precedence.h"
@@ -47,14 +47,22 @@ class PeerShares {
 
   // KV blocks that only this peer's requests use, as counted since the last Clear.
   void ClearHeld();
-  void AddHeld(int32_t peer, int32_t blocks) { at(peer).held += blocks; }
+  void AddHeld(int32_t peer, int32_t blocks);
   int32_t held(int32_t peer) const { return at(peer).held; }
   int32_t expected(int32_t peer) const { return at(peer).expected; }  // of admitted requests, summed
   // What a peer may hold of so many blocks where all want more: an equal part for each that runs requests,
   // this one included.
   int32_t ShareOf(int32_t peer, int32_t total_blocks) const;
-  // Those that hold more than that, most first.
-  std::vector<int32_t> HoldersAbove(int32_t blocks) const;
+  // Calls visit(peer) for those that hold more than that, most first, until it returns true. Returns whether
+  // it did. It may change what peers hold only where it returns true.
+  template <typename Visit>
+  bool VisitHoldersAbove(int32_t blocks, const Visit& visit) const {
+    for (const auto& [negated, peer] : by_held_) {
+      if (-negated <= blocks) return false;
+      if (at(peer).requests > 0 && visit(peer)) return true;
+    }
+    return false;
+  }
 
  private:
   struct Peer {
@@ -79,7 +87,8 @@ class PeerShares {
   std::vector<int32_t> free_;
   std::map<std::string, int32_t> handles_;
   std::set<Head> heads_;
-  int32_t waiting_ = 0;  // requests
+  std::set<std::pair<int32_t, int32_t>> by_held_;  // (-held, handle) where held is not 0
+  int32_t waiting_ = 0;                            // requests
   int32_t active_ = 0;
   int32_t running_peers_ = 0;  // with admitted requests
 };

@@ -50,12 +50,22 @@ void TailNodes::TakeOver(ScheduledRequest* request, Sequence* sequence, Sequence
 void TailNodes::Give(ScheduledRequest* request, Sequence* sequence, int32_t tail) {
   sequence->tail = tail;
   sequence->path_issued = false;
+  if (request->tails.in_memory_.empty()) {
+    holders_.emplace(request->place.precedence(), request);
+    holders_of_[request->peer()].emplace(request->place.precedence(), request);
+  }
   request->tails.in_memory_.insert(sequence->number);
   ++running_;
 }
 
 int32_t TailNodes::Take(ScheduledRequest* request, Sequence* sequence) {
   request->tails.in_memory_.erase(sequence->number);
+  if (request->tails.in_memory_.empty()) {
+    holders_.erase(request->place.precedence());
+    const auto of_peer = holders_of_.find(request->peer());
+    of_peer->second.erase(request->place.precedence());
+    if (of_peer->second.empty()) holders_of_.erase(of_peer);
+  }
   --running_;
   return std::exchange(sequence->tail, -1);
 }
@@ -119,14 +129,15 @@ const std::vector<int32_t>& TailNodes::CollectWork(ScheduledRequest* request) {
   return tails.work_;
 }
 
+const TailNodes::Holders& TailNodes::holders_of(int32_t peer) const {
+  static const Holders kNone;
+  const auto found = holders_of_.find(peer);
+  return found == holders_of_.end() ? kNone : found->second;
+}
+
 int32_t TailNodes::HeldBy(int32_t peer) {
   CountHeld();
   return requests_->peers().held(peer);
-}
-
-std::vector<int32_t> TailNodes::HoldersAbove(int32_t blocks) {
-  CountHeld();
-  return requests_->peers().HoldersAbove(blocks);
 }
 
 void TailNodes::CountHeld() {
@@ -136,7 +147,7 @@ void TailNodes::CountHeld() {
   PeerShares& peers = requests_->held_by_peers();
   peers.ClearHeld();
   std::vector<int32_t> holder(static_cast<size_t>(kv_.node_capacity()), kNoPeer);
-  for (const auto& [place, request] : requests_->by_precedence()) {
+  for (const auto& [place, request] : holders_) {
     for (const int32_t number : request->tails.in_memory()) {
       for (int32_t at = request->sequence(number).tail; at >= 0; at = kv_.node(at).parent) {
         int32_t& known = holder[static_cast<size_t>(at)];

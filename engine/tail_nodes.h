@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/block_allocator.h"
@@ -55,10 +56,19 @@ class TailNodes {
   // Listed sequences that want rows now, by number.
   const std::vector<int32_t>& CollectWork(ScheduledRequest* request);
 
+  // Requests that hold tail nodes, in the order of service: all of them, and those of a peer.
+  using Holders = RequestTable::Ordered;
+  const Holders& holders() const { return holders_; }
+  const Holders& holders_of(int32_t peer) const;
+
   // Blocks that only the peer's requests use. Counted anew in each step that asks, then kept up to date.
   int32_t HeldBy(int32_t peer);
-  // Of the peers that hold more, most first.
-  std::vector<int32_t> HoldersAbove(int32_t blocks);
+  // PeerShares::VisitHoldersAbove, once that is counted.
+  template <typename Visit>
+  bool VisitHoldersAbove(int32_t blocks, const Visit& visit) {
+    CountHeld();
+    return requests_->peers().VisitHoldersAbove(blocks, visit);
+  }
 
  private:
   void Give(ScheduledRequest* request, Sequence* sequence, int32_t tail);
@@ -69,6 +79,8 @@ class TailNodes {
   BlockAllocator allocator_;
   KvTree kv_;
   RequestTable* requests_;
+  Holders holders_;
+  std::unordered_map<int32_t, Holders> holders_of_;  // by peers; none is empty
   int32_t running_ = 0;
   bool planning_ = false;
   bool held_counted_ = false;  // the peers' shares are known, of the step being planned

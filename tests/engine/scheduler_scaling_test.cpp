@@ -43,25 +43,86 @@ HarnessOptions Pool(int32_t blocks) {
   return options;
 }
 
-TEST_CASE("seeking room looks at each request and branch once a step, however many branches seek it") {
-  constexpr int32_t kBranches = 120;
-  constexpr int32_t kWaiting = 200;
-  HarnessOptions options = Pool(160);
-  options.max_batch_rows = 256;
-  options.runner.max_rows = 256;
-  SchedulerHarness harness(options);
-  harness.Submit(FewShot(9, kBranches, 12, 0));  // all of its branches need a block in the same step
-  for (int32_t i = 0; i < kWaiting; ++i) harness.Submit(FewShot(9, 1, 2, i + 1));
+HarnessOptions Pool(int32_t blocks, int32_t rows, int32_t prefill_chunk_tokens) {
+  HarnessOptions options = Pool(blocks);
+  options.max_batch_rows = rows;
+  options.prefill_chunk_tokens = prefill_chunk_tokens;
+  options.runner.max_rows = rows;
+  return options;
+}
+
+// The most that a step looks at for room, from now on to the end.
+int64_t MaxLookedAt(SchedulerHarness* harness) {
   int64_t max = 0;
-  for (int64_t before = 0; harness.Step() && harness.problem().empty();) {
-    const int64_t now = harness.scheduler().looked_at_for_room();
+  for (int64_t before = harness->scheduler().looked_at_for_room();
+       harness->Step() && harness->problem().empty();) {
+    const int64_t now = harness->scheduler().looked_at_for_room();
     max = std::max(max, now - before);
     before = now;
   }
-  REQUIRE(harness.problem().empty());
-  CHECK(harness.scheduler().idle());
-  CHECK(max > kBranches / 4);  // it was needed
-  CHECK(max <= 3 * (kBranches + kWaiting));
+  REQUIRE(harness->problem().empty());
+  CHECK(harness->scheduler().idle());
+  return max;
+}
+
+TEST_CASE("seeking room looks at each request and branch once a step, however many branches seek it") {
+  constexpr int32_t kBranches = 120;
+  constexpr int32_t kWaiting = 200;
+  enum class Waiting : uint8_t { kAlike, kLowerPriority, kOwnPeers };
+  for (const Waiting waiting : {Waiting::kAlike, Waiting::kLowerPriority, Waiting::kOwnPeers}) {
+    CAPTURE(static_cast<int>(waiting));
+    SchedulerHarness harness(Pool(160, 256, 12));
+    harness.Submit(FewShot(9, kBranches, 12, 0));  // all of its branches need a block in the same step
+    for (int32_t i = 0; i < kWaiting; ++i) {
+      TreeRequest request = FewShot(9, 1, 2, i + 1);
+      if (waiting == Waiting::kLowerPriority) request.priority = -1;
+      if (waiting == Waiting::kOwnPeers) request.peer = "peer " + std::to_string(i);
+      harness.Submit(request);
+    }
+    const int64_t max = MaxLookedAt(&harness);
+    CHECK(max > kBranches / 4);  // it was needed
+    CHECK(max <= 3 * kBranches + kWaiting);
+  }
+}
+
+TEST_CASE("a burst of preemptions looks at each request once") {
+  constexpr int32_t kRequests = 150;
+  SchedulerHarness harness(Pool(600, 512, 512));
+  for (int32_t i = 0; i < kRequests; ++i) {
+    TreeRequest small = FewShot(5, 1, 40, i);
+    small.peer = "many";
+    harness.Submit(small);
+  }
+  for (int i = 0; i < 12; ++i) harness.Step();
+  const int64_t before = harness.scheduler().Stats().preemptions;
+  TreeRequest large = FewShot(4 * 250, 1, 2, 3);
+  large.peer = "one";
+  harness.Submit(large);
+  const int64_t max = MaxLookedAt(&harness);
+  CHECK(harness.scheduler().Stats().preemptions - before > 40);
+  CHECK(max > 40);
+  CHECK(max <= 3 * kRequests);
+}
+
+TEST_CASE("a burst of dropped branches looks at each branch once") {
+  constexpr int32_t kBranches = 150;
+  for (const bool same_peer : {false, true}) {
+    CAPTURE(same_peer);
+    SchedulerHarness harness(Pool(360, 512, 512));
+    TreeRequest search = FewShot(5, kBranches, 40, 0);
+    std::get<GenerateSpec>(search.nodes[1].content).stop_token_ids = {3, 11, 19};
+    search.nodes.push_back({"best", 1, SelectSpec{.keep = 1}});  // most wait there for the last ones
+    search.peer = "search";
+    TreeRequest large = FewShot(4 * 165, 1, 2, 3);
+    large.peer = same_peer ? search.peer : "one";
+    if (same_peer) large.priority = 1;
+    harness.Submit(search);
+    for (int i = 0; i < 10; ++i) harness.Step();
+    harness.Submit(large);
+    const int64_t max = MaxLookedAt(&harness);
+    CHECK(max > 40);
+    CHECK(max <= 3 * kBranches);
+  }
 }
 
 TEST_CASE("paths with penalties are handed to the device once, however many branches have them in common") {
