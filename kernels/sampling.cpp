@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/base/fast_exp.h"
 #include "kernels/base/philox.h"
@@ -71,16 +72,41 @@ void AddBiases(const SamplingParams& params, std::vector<float>* logits) {
   }
 }
 
+// Each token's counts in all parts of the path, added up.
+class TotalCounts {
+ public:
+  // Calls each(token_id, count) once for every token. Precondition: ids are in [0, vocab).
+  template <typename Each>
+  void ForEach(const TokenCounts& counts, size_t vocab, const Each& each) {
+    if (totals_.size() < vocab) totals_.resize(vocab, 0);
+    counts.ForEach([&](int32_t id, int32_t count) {
+      ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < vocab);
+      int32_t& total = totals_[static_cast<size_t>(id)];
+      if (total == 0) {
+        total = 1;
+        ids_.push_back(id);
+      }
+      total += count;
+    });
+    for (const int32_t id : ids_) each(id, std::exchange(totals_[static_cast<size_t>(id)], 0) - 1);
+    ids_.clear();
+  }
+
+ private:
+  std::vector<int32_t> totals_;  // [ids] count + 1; 0: does not occur. All 0 between calls
+  std::vector<int32_t> ids_;
+};
+
 // Repetition: Keskar et al., "CTRL", 2019, section 4.1.
 void Penalise(const SamplingParams& params, const TokenCounts& counts, std::vector<float>* logits) {
-  for (const auto& [id, count] : counts) {
-    ESPALIER_CHECK(id >= 0 && static_cast<size_t>(id) < logits->size());
+  thread_local TotalCounts totals;
+  totals.ForEach(counts, logits->size(), [&](int32_t id, int32_t count) {
     float& logit = (*logits)[static_cast<size_t>(id)];
     logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
     if (count > 0) {
       logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
     }
-  }
+  });
 }
 
 // The largest logit before penalties of those that penalties made `infinity`, ties to the lower id.
@@ -169,18 +195,13 @@ const TokenCounts* SequenceStore::Counts(int32_t sequence_slot) const {
 }
 
 void SequenceStore::SetHistory(const SequenceHistory& history) {
-  TokenCounts& counts = counts_[history.sequence_slot];
-  counts.clear();
-  history.ForEachPiece([&](const PathHistory& piece) {
-    for (const int32_t id : piece.prompt_tokens) counts.try_emplace(id, 0);
-    for (const int32_t id : piece.generated_tokens) ++counts[id];
-  });
+  counts_[history.sequence_slot] = histories_.Count(history);
 }
 
 void SequenceStore::Sampled(int32_t sequence_slot, int32_t token_id, bool uses_history) {
   last_token_[sequence_slot] = token_id;
   if (uses_history) {
-    ++counts_[sequence_slot][token_id];
+    counts_[sequence_slot].AddGenerated(token_id);
   } else {
     counts_.erase(sequence_slot);
   }

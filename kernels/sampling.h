@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/step_input.h"
+#include "kernels/token_counts.h"
 
 namespace espalier {
 
@@ -34,10 +35,6 @@ LogitSummary Summarize(std::span<const float> logits);
 std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, const LogitSummary& summary,
                                       int32_t count);
 
-// What the penalties need to know of a path: how often each token was generated on it. A token that occurs
-// only in the prompt has count 0.
-using TokenCounts = std::unordered_map<int32_t, int32_t>;
-
 // Samples a token in the order that SamplingParams states; fails as TokenResult says. top_p counts the
 // probabilities of the tokens that top_k and min_p left, which add up to one. The sample inverts the
 // cumulative distribution in ascending token id with the number `position` of the random stream `stream`.
@@ -62,9 +59,12 @@ class SequenceStore {
   // Notes the token sampled for a sequence. One that no longer uses its history forgets it.
   void Sampled(int32_t sequence_slot, int32_t token_id, bool uses_history);
 
+  const HistoryCounter& histories() const { return histories_; }
+
  private:
   std::unordered_map<int32_t, int32_t> last_token_;
   std::unordered_map<int32_t, TokenCounts> counts_;
+  HistoryCounter histories_;
 };
 
 // Calls body(0) ... body(count - 1), in any order and from any threads, and returns when all are done.

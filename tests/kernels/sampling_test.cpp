@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <memory>
 #include <numeric>
 #include <random>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/philox.h"
@@ -369,11 +373,14 @@ TEST_CASE("Sequence slots remember the last token, and the history of those that
   sequences.Sampled(4, 11, true);
   REQUIRE(sequences.Resolve({-1, 4}) == 11);
   REQUIRE(sequences.Resolve({5, 4}) == 5);
-  REQUIRE(sequences.Counts(4)->at(10) == 0);
-  REQUIRE(sequences.Counts(4)->at(11) == 1);
-  REQUIRE(sequences.Counts(4)->at(12) == 1);
+  const auto totals = [&] {
+    std::map<int32_t, int32_t> sums;
+    sequences.Counts(4)->ForEach([&](int32_t id, int32_t count) { sums[id] += count; });
+    return sums;
+  };
+  REQUIRE(totals() == std::map<int32_t, int32_t>{{10, 0}, {11, 1}, {12, 1}});
   sequences.SetHistory({4, {1}, {}});
-  REQUIRE(sequences.Counts(4)->size() == 1);
+  REQUIRE(totals() == std::map<int32_t, int32_t>{{1, 0}});
   sequences.Sampled(4, 1, false);
   REQUIRE(sequences.Counts(4) == nullptr);
 }
@@ -416,6 +423,60 @@ TEST_CASE("One row of logits feeds many samples and scores") {
   REQUIRE(result.scores[0].token_id == 7);
   REQUIRE(result.scores[0].logprob == Summarize(second).LogProbability(second[7]));
   REQUIRE(result.scores[0].top_logprobs.size() == 2);
+}
+
+TEST_CASE("What paths have in common is counted once, and each path has its own counts") {
+  constexpr int32_t kVocab = 200;
+  constexpr int32_t kPrompt = 1000;
+  std::mt19937 random(5);
+  const auto tokens = [&](int32_t count) {
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    for (int32_t& id : ids) id = static_cast<int32_t>(random() % kVocab);
+    return ids;
+  };
+  const auto piece = [](std::shared_ptr<const PathHistory> above, std::vector<int32_t> prompt,
+                        std::vector<int32_t> generated) {
+    return std::make_shared<const PathHistory>(
+        PathHistory{std::move(above), 1, std::move(prompt), std::move(generated)});
+  };
+  const std::vector<float> logits = RandomLogits(9, kVocab);
+  SamplingParams params;
+  params.temperature = 0.0F;
+  params.repetition_penalty = 1.3F;
+  params.presence_penalty = 0.7F;
+  params.frequency_penalty = 0.1F;
+  SequenceStore store;
+  int64_t distinct_tokens = 0;
+  // Trees that come and go: their pieces may lie where others lay.
+  for (int tree = 0; tree < 40; ++tree) {
+    const auto prompt = piece(nullptr, tokens(kPrompt), {});
+    distinct_tokens += kPrompt;
+    for (int32_t middle = 0; middle < 5; ++middle) {
+      const auto below = piece(prompt, tokens(3), tokens(30));
+      distinct_tokens += 33;
+      for (int32_t slot = middle * 8; slot < middle * 8 + 8; ++slot) {
+        store.SetHistory({slot, below});
+        std::unordered_map<int32_t, int32_t> counts;
+        for (const int32_t id : prompt->prompt_tokens) counts.try_emplace(id, 0);
+        for (const int32_t id : below->prompt_tokens) counts.try_emplace(id, 0);
+        for (const int32_t id : below->generated_tokens) ++counts[id];
+        for (const int32_t id : tokens(20)) {
+          store.Sampled(slot, id, true);
+          ++counts[id];
+        }
+        std::vector<float> expected = logits;
+        for (const auto& [id, count] : counts) {
+          float& logit = expected[static_cast<size_t>(id)];
+          logit = logit > 0.0F ? logit / 1.3F : logit * 1.3F;
+          if (count > 0) logit -= 0.7F + 0.1F * static_cast<float>(count);
+        }
+        const auto largest = std::max_element(expected.begin(), expected.end()) - expected.begin();
+        REQUIRE(Sample(logits, params, 0, 0, store.Counts(slot)).token_id == largest);
+      }
+    }
+  }
+  REQUIRE(store.histories().counted_tokens() == distinct_tokens);  // with 8 branches below each
+  REQUIRE(store.histories().known_pieces() <= 16 + 2 * 6);
 }
 
 }  // namespace espalier::test
