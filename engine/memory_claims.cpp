@@ -48,7 +48,7 @@ bool MemoryPressure::DropIdleOf(int32_t peer) {
     ++looked_at_;
     const Candidate idle = list.back();
     list.pop_back();
-    if (idle.sequence->tail < 0) continue;
+    if (!IsIdle(idle)) continue;
     tails_.Drop(idle.request, idle.sequence);
     return true;
   }

@@ -58,7 +58,7 @@ Candidate MemoryPressure::LastIdle(Givers* givers, const ScheduledRequest& reque
   for (size_t i = list.size(); i-- > 0;) {
     ++looked_at_;
     const Candidate idle = list[i];
-    if (idle.sequence->tail < 0) {  // dropped meanwhile; at most two stand behind it
+    if (!IsIdle(idle)) {  // at most two stand behind it
       list.erase(list.begin() + static_cast<ptrdiff_t>(i));
       continue;
     }

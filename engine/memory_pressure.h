@@ -51,8 +51,8 @@ class MemoryPressure {
  private:
   // What has yet to give way in the step being planned, of a peer or of all of them.
   struct Givers {
-    // Sequences with a tail node on which nothing runs, by age of the request and number: the one to drop
-    // first is the last. Some may have been dropped meanwhile.
+    // Sequences with a tail node on which nothing ran when they were listed, by age of the request and
+    // number: the one to drop first is the last.
     std::vector<Candidate> idle;
     // From here on in the order, no request can be preempted any more: each has rows in the step.
     std::optional<Precedence> preempted_from;
@@ -63,6 +63,11 @@ class MemoryPressure {
 
   // Within peers (memory_pressure.cpp).
   void ListIdle();
+  // Whether a listed sequence is still there to be dropped. A selection that is taken up after they were
+  // listed may have given it rows in the step.
+  bool IsIdle(const Candidate& listed) const {
+    return listed.sequence->tail >= 0 && !InStep(listed.sequence->last_step);
+  }
   Candidate LastIdle(Givers* givers, const ScheduledRequest& request, const Sequence& sequence,
                      Candidate* source);
   bool DropIdle(const ScheduledRequest& request, const Sequence& sequence, int32_t blocks);

@@ -189,6 +189,59 @@ TEST_CASE("unread answers count as requests that run") {
   CHECK(shares.waiting() == 0);
 }
 
+TEST_CASE("blocks are claimed from a tree whose selection is taken up a piece at a time") {
+  for (int arrival = 3; arrival < 24; ++arrival) {
+    CAPTURE(arrival);
+    HarnessOptions options = Options(60);
+    options.policy.expand_budget = 2;
+    SchedulerHarness harness(options);
+    TreeRequest search = Tree("search", 5, 24, 3, 0);
+    search.nodes.push_back({"best", 1, SelectSpec{.keep = 8}});
+    GenerateSpec below = std::get<GenerateSpec>(search.nodes[1].content);
+    below.branches = 2;
+    search.nodes.push_back({"below", 2, below});
+    const uint64_t first = harness.Submit(search);
+    for (int i = 0; i < arrival; ++i) harness.Step();
+    const uint64_t second = harness.Submit(Tree("one", 4 * 22, 1, 8, 3));
+    harness.RunUntilIdle();
+    REQUIRE(harness.problem() == "");
+    CHECK(harness.Compare(first) == "");
+    CHECK(harness.Compare(second) == "");
+  }
+}
+
+TEST_CASE("peers that hold more than so many blocks are visited, those with most first") {
+  PeerShares shares;
+  const int32_t a = shares.Submit("a", {0, 1});
+  const int32_t b = shares.Submit("b", {0, 2});
+  const int32_t c = shares.Submit("c", {0, 3});
+  const auto above = [&](int32_t blocks) {
+    std::vector<int32_t> visited;
+    CHECK_FALSE(shares.VisitHoldersAbove(blocks, [&](int32_t peer) {
+      visited.push_back(peer);
+      return false;
+    }));
+    return visited;
+  };
+  shares.AddHeld(a, 3);
+  shares.AddHeld(c, 5);
+  shares.AddHeld(b, 5);
+  CHECK(above(0) == std::vector<int32_t>{b, c, a});
+  CHECK(above(3) == std::vector<int32_t>{b, c});
+  CHECK(above(5).empty());
+  shares.AddHeld(c, -3);
+  shares.AddHeld(a, 1);
+  CHECK(above(0) == std::vector<int32_t>{b, a, c});
+  CHECK(shares.VisitHoldersAbove(0, [&](int32_t peer) { return peer == a; }));
+  shares.End(b, {0, 2}, 7, /*admitted=*/false);
+  CHECK(shares.Submit("d", {0, 4}) == b);
+  CHECK(shares.held(b) == 0);
+  CHECK(above(0) == std::vector<int32_t>{a, c});
+  shares.ClearHeld();
+  CHECK(above(-1).empty());
+  CHECK(shares.held(a) == 0);
+}
+
 TEST_CASE("a full queue: the newest of the peer that has the most gives way, to those with fewer") {
   WaitingList list;
   for (uint64_t id = 1; id <= 4; ++id) list.Add(id, "many");
