@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/kv_pool.h"
+#include "kernels/cpu/kv_spans.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/thread_pool.h"
@@ -92,9 +93,9 @@ class CpuBackend final : public Backend {
   // What attention of this shape costs, measured on KV of its own; the defaults where there is no memory for
   // it.
   PlanCosts MeasureCosts(const AttentionShape& shape, int32_t block_tokens);
-  // Memory of attention for tiles and item lists of this size.
-  void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials);
-  AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int32_t thread) const;
+  // Memory of attention for tiles and segments of this size.
+  void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int64_t partials);
+  AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int32_t thread) const;
   void MergeRows(const KvPool& kv, const Activation& out);
   void SampleRows(int64_t first_row, std::span<const float> logits, int64_t stride, int64_t vocab);
   // Runs body(row) for all rows, on all threads if the rows hold enough floats for it to pay.
@@ -122,6 +123,7 @@ class CpuBackend final : public Backend {
   SequenceStore sequences_;
 
   std::shared_ptr<const StepInput> step_;
+  StepKvSpans kv_spans_;
   std::chrono::steady_clock::time_point step_begin_;
   std::chrono::steady_clock::duration attention_time_{};
   StepResult result_;

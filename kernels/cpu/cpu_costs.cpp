@@ -49,7 +49,13 @@ AttentionPlan ItemsOf(const TreeBatch& batch, bool partials) {
     PlanItem item;
     item.first_row = node.first_row;
     item.rows = node.subtree_end_row - node.first_row;
-    item.first_entry = static_cast<int32_t>(plan.entries.size());
+    item.first_segment = static_cast<int32_t>(plan.segments.size());
+    item.segments = 1;
+    PlanSegment segment;  // kLongTokens are no more
+    segment.first_entry = static_cast<int32_t>(plan.entries.size());
+    segment.row_begin = node.first_row;
+    segment.row_end = node.subtree_end_row;
+    segment.column_end = node.cached_tokens;
     for (int32_t token = 0; token < node.cached_tokens; token += batch.block_tokens) {
       PlanEntry entry;
       entry.block = batch.blocks[static_cast<size_t>(node.first_block + token / batch.block_tokens)];
@@ -58,11 +64,11 @@ AttentionPlan ItemsOf(const TreeBatch& batch, bool partials) {
       entry.row_begin = node.first_row;
       entry.row_end = node.subtree_end_row;
       plan.entries.push_back(entry);
-      ++item.entries;
+      ++segment.entries;
     }
+    plan.segments.push_back(segment);
     if (partials) {
       item.first_partial = plan.partials;
-      item.segments = 1;
       for (int32_t row = item.first_row; row < item.first_row + item.rows; ++row) {
         plan.merge_rows.push_back(row);
         plan.merge_partials.push_back(plan.partials++);

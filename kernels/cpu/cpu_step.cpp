@@ -56,6 +56,8 @@ void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
     kv.CopyBlocks(step_->copies, pool_.get());
   }
   for (const SequenceHistory& history : step_->histories) sequences_.SetHistory(history);
+  const int32_t block_tokens = step_->batch.block_tokens;
+  kv_spans_.Build(step_->batch, step_->plan, static_cast<int32_t>(RoundUp(block_tokens, kLanes)));
 }
 
 void CpuBackend::Embed(MatrixId table, ActivationId out) {
@@ -191,9 +193,9 @@ namespace {
 
 // Bytes of the parts of AttentionScratch, each on a line of its own.
 struct ScratchLayout {
-  int64_t queries, scores, outputs, rows, tile, spans, run;
+  int64_t queries, scores, outputs, rows, tile, run;
 
-  ScratchLayout(const KvPool& kv, int64_t item_rows, int64_t item_entries) {
+  ScratchLayout(const KvPool& kv, int64_t item_rows, int64_t segment_spans) {
     const int64_t group = kv.shape().group();
     const int64_t packed = item_rows * group;
     queries = RoundUp(packed * kv.stored_dim() * 4, 64);
@@ -201,23 +203,23 @@ struct ScratchLayout {
     outputs = RoundUp(packed * kv.stored_dim() * 4, 64);
     rows = RoundUp(packed * 4, 64);
     tile = RoundUp(group * kv.Layer(0).stored_tokens * 4, 64);
-    spans = RoundUp(item_entries * static_cast<int64_t>(sizeof(KvBlockSpan)), 64);
-    run = RoundUp(item_entries * static_cast<int64_t>(sizeof(RunBlock)), 64);
+    run = RoundUp(segment_spans * static_cast<int64_t>(sizeof(RunBlock)), 64);
   }
-  int64_t bytes() const { return queries + scores + 2 * outputs + 4 * rows + tile + spans + run; }
+  int64_t bytes() const { return queries + scores + 2 * outputs + 4 * rows + tile + run; }
 };
 
 }  // namespace
 
-void CpuBackend::ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t item_entries, int64_t partials) {
-  const ScratchLayout layout(kv, item_rows, item_entries);
+void CpuBackend::ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans,
+                                int64_t partials) {
+  const ScratchLayout layout(kv, item_rows, segment_spans);
   for (Buffer& buffer : scratch_) Reserve<std::byte>(&buffer, layout.bytes());
   Reserve<float>(&partials_, partials * kv.shape().query_heads * (kv.stored_dim() + 2));
 }
 
-AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_t item_entries,
+AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans,
                                      int32_t thread) const {
-  const ScratchLayout layout(kv, item_rows, item_entries);
+  const ScratchLayout layout(kv, item_rows, segment_spans);
   auto* next = scratch_[static_cast<size_t>(thread)].as<std::byte>();
   const auto take = [&](int64_t bytes) {
     return reinterpret_cast<float*>(std::exchange(next, next + bytes));
@@ -232,7 +234,6 @@ AttentionScratch CpuBackend::Scratch(const KvPool& kv, int32_t item_rows, int32_
   scratch.out_max = take(layout.rows);
   scratch.out_sum = take(layout.rows);
   scratch.tile = take(layout.tile);
-  scratch.spans = reinterpret_cast<KvBlockSpan*>(take(layout.spans));
   scratch.run = reinterpret_cast<RunBlock*>(take(layout.run));
   return scratch;
 }
@@ -246,14 +247,13 @@ void CpuBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec
   const Activation& in = CheckedQkv(pool, qkv);
   Activation& o = Output(out, in.rows, int64_t{shape.query_heads} * shape.head_dim);
   int32_t item_rows = 1;
-  int32_t item_entries = 1;
-  for (const PlanItem& item : plan.items) {
-    item_rows = std::max(item_rows, item.rows);
-    item_entries = std::max(item_entries, item.entries);
-  }
-  ReserveScratch(pool, item_rows, item_entries, plan.partials);
+  for (const PlanItem& item : plan.items) item_rows = std::max(item_rows, item.rows);
+  const int32_t segment_spans = std::max(kv_spans_.max_segment_spans(), 1);
+  ReserveScratch(pool, item_rows, segment_spans, plan.partials);
 
   AttentionArgs args;
+  args.segments = kv_spans_.segments().data();
+  args.spans = kv_spans_.spans().data();
   args.entries = plan.entries.data();
   args.row_position = step_->batch.row_position.data();
   args.row_subtree_end = step_->batch.row_subtree_end.data();
@@ -275,7 +275,7 @@ void CpuBackend::TreeAttention(KvId kv, int32_t layer, const AttentionSpec& spec
   const int64_t grain = std::max<int64_t>(1, units / (16 * pool_->threads()));
   pool_->ParallelFor(units, grain, [&](int64_t unit, int32_t thread) {
     attend(args, plan.items[static_cast<size_t>(unit / shape.kv_heads)],
-           static_cast<int32_t>(unit % shape.kv_heads), Scratch(pool, item_rows, item_entries, thread));
+           static_cast<int32_t>(unit % shape.kv_heads), Scratch(pool, item_rows, segment_spans, thread));
   });
   MergeRows(pool, o);
   attention_time_ += std::chrono::steady_clock::now() - begin;

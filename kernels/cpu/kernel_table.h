@@ -64,25 +64,6 @@ struct KvLayer {
   int32_t stored_dim = kLanes;
 };
 
-struct AttentionArgs {
-  const PlanEntry* entries = nullptr;
-  const int32_t* row_position = nullptr;
-  const int32_t* row_subtree_end = nullptr;
-  const float* qkv = nullptr;  // [rows, qkv_stride]: query heads first, rotated
-  int64_t qkv_stride = 0;
-  KvLayer kv;
-  void* out = nullptr;  // [rows, out_stride] operands
-  int64_t out_stride = 0;
-  bool out_bf16 = false;
-  float* partials = nullptr;  // [partial][query_heads][stored_dim + 2]: output, maximum, sum
-  int32_t head_dim = 0;       // of a head in qkv and out
-  int32_t stored_dim = 0;     // the same rounded up to 16: of a head everywhere else
-  int32_t query_heads = 0;
-  int32_t kv_heads = 0;
-  int32_t window = 0;       // tokens that a row sees, its own among them; 0: all of its path
-  float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
-};
-
 inline constexpr int32_t kNoCausalDiagonal = INT32_MAX;
 
 // A KV block span: what a segment's rows see of a block, neighbouring entries of it made one.
@@ -103,6 +84,40 @@ struct KvBlockSpan {
   bool causal_diagonal = false;  // multiplied as if fully visible; what rows do not see is masked afterwards
 };
 
+// A PlanSegment with its spans.
+struct KvSegment {
+  int32_t position = 0;  // its first: a multiple of kSegmentTokens
+  int32_t first_entry = 0;
+  int32_t end_entry = 0;
+  int32_t first_span = 0;  // of AttentionArgs::spans
+  int32_t spans = 0;       // 0: no row sees anything of it
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+  int32_t column_begin = 0;  // of scores in use, multiples of 16
+  int32_t column_end = 0;
+};
+
+struct AttentionArgs {
+  const KvSegment* segments = nullptr;  // PlanItem::first_segment counts these
+  const KvBlockSpan* spans = nullptr;
+  const PlanEntry* entries = nullptr;
+  const int32_t* row_position = nullptr;
+  const int32_t* row_subtree_end = nullptr;
+  const float* qkv = nullptr;  // [rows, qkv_stride]: query heads first, rotated
+  int64_t qkv_stride = 0;
+  KvLayer kv;
+  void* out = nullptr;  // [rows, out_stride] operands
+  int64_t out_stride = 0;
+  bool out_bf16 = false;
+  float* partials = nullptr;  // [partial][query_heads][stored_dim + 2]: output, maximum, sum
+  int32_t head_dim = 0;       // of a head in qkv and out
+  int32_t stored_dim = 0;     // the same rounded up to 16: of a head everywhere else
+  int32_t query_heads = 0;
+  int32_t kv_heads = 0;
+  int32_t window = 0;       // tokens that a row sees, its own among them; 0: all of its path
+  float scale_log2 = 0.0F;  // log2(e) / sqrt(head_dim)
+};
+
 // A block of a run of blocks that are fully visible to the same rows.
 struct RunBlock {
   const void* data = nullptr;
@@ -121,9 +136,8 @@ struct AttentionScratch {
   float* out = nullptr;  // [packed rows, stored_dim]
   float* out_max = nullptr;
   float* out_sum = nullptr;
-  float* tile = nullptr;         // [group, stored_tokens]
-  KvBlockSpan* spans = nullptr;  // [entries of a segment]
-  RunBlock* run = nullptr;       // [entries of a segment]
+  float* tile = nullptr;    // [group, stored_tokens]
+  RunBlock* run = nullptr;  // [spans of a segment, at least 1]
 };
 
 struct MergeArgs {

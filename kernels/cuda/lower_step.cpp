@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "kernels/base/philox.h"
 #include "kernels/base/result.h"
@@ -45,7 +46,7 @@ LoweredStep::LoweredStep(const StepInput& step, HistoryStore* histories) {
   header_.partials = step.plan.partials;
   LowerRows(step);
   LowerBlocks(step);
-  LowerPlan(step.plan, step.batch);
+  LowerPlan(step.plan);
   for (const SequenceHistory& history : step.histories) histories->Set(history);
   LowerSamples(step, histories);
   LowerScores(step);
@@ -131,10 +132,11 @@ void LoweredStep::LowerRows(const StepInput& step) {
   top_counts_.assign(logit_rows_.size(), 0);
 }
 
-void LoweredStep::LowerPlan(const AttentionPlan& plan, const TreeBatch& batch) {
+void LoweredStep::LowerPlan(const AttentionPlan& plan) {
   items_.reserve(plan.items.size());
+  runs_.reserve(plan.segments.size());
   entries_.reserve(plan.entries.size());
-  for (const PlanItem& item : plan.items) LowerItem(plan, item, batch);
+  for (const PlanItem& item : plan.items) LowerItem(plan, item);
   for (size_t i = 0; i < plan.merge_rows.size(); ++i) {
     merges_.push_back(
         {plan.merge_rows[i], plan.merge_begin[i], plan.merge_begin[i + 1] - plan.merge_begin[i]});
@@ -142,21 +144,36 @@ void LoweredStep::LowerPlan(const AttentionPlan& plan, const TreeBatch& batch) {
   merge_partials_ = plan.merge_partials;
 }
 
-// Entries of one segment become a run; those that no row sees are left out.
-void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, const TreeBatch& batch) {
+// Segments become runs.
+void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item) {
   ESPALIER_CHECK(item.rows > 0 && item.rows <= UINT16_MAX);
   max_item_rows_ = std::max(max_item_rows_, item.rows);
-  DescriptorItem lowered = {CountOf(runs_),    0, item.first_row, item.rows, item.first_partial,
-                            item.first_segment};
-  for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
+  items_.push_back({CountOf(runs_), item.segments, item.first_row, item.rows, item.first_partial});
+  int32_t partial = item.first_partial;
+  for (const PlanSegment& segment : plan.SegmentsOf(item)) {
+    DescriptorRun run;
+    run.first_entry = CountOf(entries_);
+    LowerEntries(plan, item, segment);
+    run.entries = CountOf(entries_) - run.first_entry;
+    run.segment = segment.index;
+    run.first_partial = item.first_partial < 0 ? -1 : std::exchange(partial, partial + item.rows);
+    if (run.entries > 0) {
+      ESPALIER_CHECK(segment.row_begin >= item.first_row && segment.row_end <= item.first_row + item.rows);
+      ESPALIER_CHECK(segment.column_end <= kSegmentTokens);
+      run.columns = segment.column_end;
+      run.row_lo = segment.row_begin - item.first_row;
+      run.row_hi = segment.row_end - item.first_row;
+    }
+    runs_.push_back(run);
+  }
+}
+
+// Entries that no row sees are left out.
+void LoweredStep::LowerEntries(const AttentionPlan& plan, const PlanItem& item, const PlanSegment& segment) {
+  for (int32_t e = segment.first_entry; e < segment.first_entry + segment.entries; ++e) {
     const PlanEntry& entry = plan.entries[static_cast<size_t>(e)];
     if (entry.row_begin >= entry.row_end || entry.tokens <= 0) continue;
-    const int32_t segment = entry.position / kSegmentTokens;
-    if (lowered.runs == 0 || runs_.back().segment != segment) {
-      ESPALIER_CHECK_MSG(lowered.runs == 0 || runs_.back().segment < segment, "segments ascend");
-      runs_.push_back({CountOf(entries_), 0, segment, 0, item.rows, 0});
-      ++lowered.runs;
-    }
+    ESPALIER_CHECK(entry.row_begin >= segment.row_begin && entry.row_end <= segment.row_end);
     DescriptorEntry to;
     to.block = entry.block;
     to.position = entry.position;
@@ -165,24 +182,9 @@ void LoweredStep::LowerItem(const AttentionPlan& plan, const PlanItem& item, con
     to.tokens = static_cast<uint16_t>(entry.tokens);
     to.row_lo = static_cast<uint16_t>(entry.row_begin - item.first_row);
     to.row_hi = static_cast<uint16_t>(entry.row_end - item.first_row);
-    ESPALIER_CHECK(entry.row_begin >= item.first_row && entry.row_end <= item.first_row + item.rows);
     NoteBlock(entry.block);
     entries_.push_back(to);
-
-    int32_t last = entry.position + entry.tokens - 1;
-    for (int32_t token = 0; token < entry.tokens && entry.first_own_row >= 0; ++token) {
-      const int32_t position = batch.row_position[static_cast<size_t>(entry.first_own_row + token)];
-      ESPALIER_CHECK(position / kSegmentTokens == segment);
-      last = token == 0 ? position : std::max(last, position);
-    }
-    ESPALIER_CHECK(last / kSegmentTokens == segment);
-    DescriptorRun& run = runs_.back();
-    ++run.entries;
-    run.columns = std::max(run.columns, last % kSegmentTokens + 1);
-    run.row_lo = std::min(run.row_lo, int32_t{to.row_lo});
-    run.row_hi = std::max(run.row_hi, int32_t{to.row_hi});
   }
-  items_.push_back(lowered);
 }
 
 void LoweredStep::LowerBlocks(const StepInput& step) {

@@ -49,8 +49,9 @@ class LoweredStep {
 
  private:
   void LowerRows(const StepInput& step);
-  void LowerPlan(const AttentionPlan& plan, const TreeBatch& batch);
-  void LowerItem(const AttentionPlan& plan, const PlanItem& item, const TreeBatch& batch);
+  void LowerPlan(const AttentionPlan& plan);
+  void LowerItem(const AttentionPlan& plan, const PlanItem& item);
+  void LowerEntries(const AttentionPlan& plan, const PlanItem& item, const PlanSegment& segment);
   void LowerBlocks(const StepInput& step);
   void LowerSamples(const StepInput& step, HistoryStore* histories);
   void LowerScores(const StepInput& step);

@@ -33,16 +33,16 @@ struct DescriptorItem {
   int32_t first_row = 0;
   int32_t rows = 0;
   int32_t first_partial = -1;  // as PlanItem
-  int32_t first_segment = 0;
 };
 
-// The entries of an item that lie in one segment of kSegmentTokens positions.
+// The entries of an item that lie in one segment of kSegmentTokens positions; one for each PlanSegment.
 struct DescriptorRun {
   int32_t first_entry = 0;
-  int32_t entries = 0;
+  int32_t entries = 0;  // 0: no row sees anything of it
   int32_t segment = 0;
-  int32_t columns = 0;  // tokens lie in columns [0, columns) of the segment
-  int32_t row_lo = 0;   // union of the entries' rows, relative to the item's first
+  int32_t first_partial = -1;  // of the item's first row; -1: the item has none
+  int32_t columns = 0;         // tokens lie in columns [0, columns) of the segment
+  int32_t row_lo = 0;          // union of the entries' rows, relative to the item's first
   int32_t row_hi = 0;
 };
 

@@ -62,23 +62,27 @@ class Planner {
   }
 
  private:
-  void CloseTile(RowRange rows, size_t first_entry, KvRangeBuilder::Sums sums) {
+  // A tile of the segments from `first_segment` on.
+  void CloseTile(RowRange rows, size_t first_segment) {
     Tile tile;
     tile.rows = rows;
-    tile.first_entry = static_cast<int32_t>(first_entry);
-    tile.entries = static_cast<int32_t>(plan_.entries.size() - first_entry);
-    tile.tokens = sums.tokens;
-    tile.cost = plan::CostOf(sums.tokens, sums.pairs, shape_.group(), options_.costs);
+    tile.first_segment = static_cast<int32_t>(first_segment);
+    tile.segments = static_cast<int32_t>(plan_.segments.size() - first_segment);
+    for (size_t s = first_segment; s < plan_.segments.size(); ++s) {
+      const PlanSegment& segment = plan_.segments[s];
+      tile.tokens += segment.tokens;
+      tile.cost += plan::CostOf(segment, shape_.group(), options_.costs);
+    }
     tiles_.push_back(tile);
   }
 
   void AddRowTile(RowRange rows) {
-    const size_t first = plan_.entries.size();
-    const KvRangeBuilder::Sums sums = kv_ranges_.AppendRows(rows, &plan_.entries);
-    CloseTile(rows, first, sums);
+    const size_t first = plan_.segments.size();
+    kv_ranges_.AppendRows(rows, &plan_);
+    CloseTile(rows, first);
   }
 
-  void Cut() { cuts_ = plan::CutTiles(tiles_, plan_.entries, shape_, options_); }
+  void Cut() { cuts_ = plan::CutTiles(tiles_, plan_.segments, shape_, options_); }
 
   // Room is made once: a plan of megabytes that grows by doubling takes most of its time from the kernel.
   void AddTiles(const std::vector<RowRange>& tiles) {
@@ -106,11 +110,13 @@ class Planner {
     while (height > 1 && static_cast<int64_t>(cuts_.parts.size()) * shape_.kv_heads < options_.processors) {
       height = (height + 1) / 2;
       std::vector<Tile> tiles = std::exchange(tiles_, {});
+      std::vector<PlanSegment> segments = std::exchange(plan_.segments, {});
       std::vector<PlanEntry> entries = std::exchange(plan_.entries, {});
       plan::Cuts cuts = std::exchange(cuts_, {});
       AddRowTiles(height);
       if (cuts_.time < cuts.time - cuts.time / plan::kEvenPart) continue;
       tiles_ = std::move(tiles);
+      plan_.segments = std::move(segments);
       plan_.entries = std::move(entries);
       cuts_ = std::move(cuts);
       return;
@@ -136,9 +142,9 @@ class Planner {
       while (end < count && batch_.nodes[static_cast<size_t>(end)].parent >= 0) ++end;
       const BatchNode& node = batch_.nodes[static_cast<size_t>(root)];
       SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
-        const size_t first = plan_.entries.size();
-        const KvRangeBuilder::Sums sums = kv_ranges_.AppendTree(root, end, rows, &plan_.entries);
-        CloseTile(rows, first, sums);
+        const size_t first = plan_.segments.size();
+        kv_ranges_.AppendTree(root, end, rows, &plan_);
+        CloseTile(rows, first);
       });
       root = end;
     }
@@ -151,14 +157,13 @@ class Planner {
       for (int32_t begin = 0; begin < tokens;) {
         const int32_t end = tokens - begin <= chunk_tokens ? tokens : begin + chunk_tokens;
         SplitRows({node.first_row, node.subtree_end_row}, [&](RowRange rows) {
-          const size_t first = plan_.entries.size();
-          const KvRangeBuilder::Sums sums =
-              kv_ranges_.AppendNode(static_cast<int32_t>(n), rows, begin, end, &plan_.entries);
-          if (plan_.entries.size() == first) return;
-          CloseTile(rows, first, sums);
+          const size_t first = plan_.segments.size();
+          kv_ranges_.AppendNode(static_cast<int32_t>(n), rows, begin, end, &plan_);
+          if (plan_.segments.size() == first) return;
+          CloseTile(rows, first);
           const Tile& tile = tiles_.back();
           const auto index = static_cast<int32_t>(tiles_.size()) - 1;
-          cuts_.parts.push_back({index, tile.first_entry, tile.entries, tile.cost, false});
+          cuts_.parts.push_back({index, tile.first_segment, tile.segments, tile.cost, false});
         });
         begin = end;
       }
@@ -183,18 +188,15 @@ class Planner {
 
   PlanItem MakeItem(const TilePart& part) {
     const Tile& tile = tiles_[static_cast<size_t>(part.tile)];
-    const auto entry = [&](int32_t e) -> const PlanEntry& { return plan_.entries[static_cast<size_t>(e)]; };
     PlanItem item;
     item.first_row = tile.rows.begin;
     item.rows = tile.rows.size();
-    item.first_entry = part.first_entry;
-    item.entries = part.entries;
+    item.first_segment = part.first_segment;
+    item.segments = part.segments;
     if (part.whole) return item;
 
     if (options_.mode != AttentionMode::kMasked) ClipToViewers(&item);
     item.first_partial = plan_.partials;
-    item.first_segment = plan::SegmentOf(entry(item.first_entry));
-    item.segments = plan::SegmentOf(entry(item.first_entry + item.entries - 1)) - item.first_segment + 1;
     plan_.partials += item.segments * item.rows;
     CollectPartials(item);
     return item;
@@ -204,9 +206,9 @@ class Planner {
   void ClipToViewers(PlanItem* item) const {
     int32_t begin = std::numeric_limits<int32_t>::max();
     int32_t end = 0;
-    for (int32_t e = item->first_entry; e < item->first_entry + item->entries; ++e) {
-      begin = std::min(begin, plan_.entries[static_cast<size_t>(e)].row_begin);
-      end = std::max(end, plan_.entries[static_cast<size_t>(e)].row_end);
+    for (const PlanSegment& segment : plan_.SegmentsOf(*item)) {
+      begin = std::min(begin, segment.row_begin);
+      end = std::max(end, segment.row_end);
     }
     item->first_row = begin;
     item->rows = end - begin;
@@ -215,20 +217,18 @@ class Planner {
   // Notes, for each segment of the item, the partials of the rows that see something in it.
   void CollectPartials(const PlanItem& item) {
     std::vector<int32_t> change;  // [rows + 1] tokens whose viewers begin minus those whose end before a row
-    const int32_t end = item.first_entry + item.entries;
-    for (int32_t e = item.first_entry; e < end;) {
-      const int32_t segment = plan::SegmentOf(plan_.entries[static_cast<size_t>(e)]);
+    int32_t first_partial = item.first_partial;
+    for (const PlanSegment& segment : plan_.SegmentsOf(item)) {
       change.assign(static_cast<size_t>(item.rows) + 1, 0);
-      for (; e < end && plan::SegmentOf(plan_.entries[static_cast<size_t>(e)]) == segment; ++e) {
+      for (int32_t e = segment.first_entry; e < segment.first_entry + segment.entries; ++e) {
         MarkViewers(plan_.entries[static_cast<size_t>(e)], item.first_row, &change);
       }
       int32_t seen = 0;
       for (int32_t row = 0; row < item.rows; ++row) {
         seen += change[static_cast<size_t>(row)];
-        if (seen == 0) continue;
-        const int32_t partial = item.first_partial + (segment - item.first_segment) * item.rows + row;
-        partials_of_rows_.emplace_back(item.first_row + row, partial);
+        if (seen > 0) partials_of_rows_.emplace_back(item.first_row + row, first_partial + row);
       }
+      first_partial += item.rows;
     }
   }
 
@@ -281,11 +281,7 @@ class Planner {
     sums.flop = pairs * 4 * shape_.query_heads * shape_.head_dim * shape_.layers;
     if (plan_.mode != AttentionMode::kMasked) return;
     int64_t mask_bits = 0;
-    for (const Tile& tile : tiles_) {
-      for (int32_t e = tile.first_entry; e < tile.first_entry + tile.entries; ++e) {
-        mask_bits += int64_t{plan_.entries[static_cast<size_t>(e)].tokens} * tile.rows.size();
-      }
-    }
+    for (const Tile& tile : tiles_) mask_bits += tile.tokens * tile.rows.size();
     sums.mask_bytes = (mask_bits + 7) / 8 * shape_.layers;
   }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -87,27 +88,38 @@ struct PlanEntry {
   int32_t first_own_row = -1;
 };
 
-// A unit of work: a tile of consecutive rows (times the query heads of one KV head) over a list of entries.
-// Executed once for each KV head.
+// The entries of an item that lie in one segment, at least one, in pre-order of the tree. So every row meets
+// its own path in ascending position; and since a row sees a position at most once, the scores of a segment
+// fit into a buffer [rows of the item][kSegmentTokens] whatever the shape of the tree.
+struct PlanSegment {
+  int32_t index = 0;  // position / kSegmentTokens of all its tokens
+  int32_t first_entry = 0;
+  int32_t entries = 0;
+  // What is seen of it: the union of the entries' rows, and of their tokens' columns (position %
+  // kSegmentTokens). All 0 where no row sees any of it, which is so in kMasked only.
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+  int32_t column_begin = 0;
+  int32_t column_end = 0;
+  // What it costs: tokens, and pairs of a token and a row between its entry's row_begin and row_end.
+  int32_t tokens = 0;
+  int64_t pairs = 0;
+};
+
+// A unit of work: a tile of consecutive rows (times the query heads of one KV head) over the segments
+// [first_segment, first_segment + segments) of the plan, whose indices ascend. Executed once for each KV
+// head.
 //
-// Entries lie segment by segment, ascending, and in pre-order of the tree within a segment. So the entries of
-// a segment are one run, which ends where position / kSegmentTokens changes; every row meets its own path in
-// ascending position; and since a row sees a position at most once, the scores of a segment fit into a buffer
-// [rows of the item][kSegmentTokens] whatever the shape of the tree.
-//
-// first_partial < 0: the entries are all that the rows see; the item merges its segments and writes the
-// output rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment,
-// row) it covers: partial `first_partial + (segment - first_segment) * rows + (row - first_row)`, segments
-// [first_segment, first_segment + segments). A row that sees nothing in a segment leaves an empty partial
-// (sum 0) that is in no merge list.
+// first_partial < 0: the segments are all that the rows see; the item merges them and writes the output
+// rows. Otherwise it writes a partial (running maximum, sum, unnormalised output) for each (segment, row) it
+// covers: partial `first_partial + (segment - first_segment) * rows + (row - first_row)`. A row that sees
+// nothing in a segment leaves an empty partial (sum 0) that is in no merge list.
 struct PlanItem {
   int32_t first_row = 0;
   int32_t rows = 0;
-  int32_t first_entry = 0;
-  int32_t entries = 0;
-  int32_t first_partial = -1;
-  int32_t first_segment = 0;
+  int32_t first_segment = 0;  // of AttentionPlan::segments
   int32_t segments = 0;
+  int32_t first_partial = -1;
 };
 
 // Bytes and operations of one step over all layers, from the plan alone: layers with a window read less.
@@ -124,6 +136,7 @@ struct PlanAccounting {
 struct AttentionPlan {
   AttentionMode mode = AttentionMode::kFlatten;
   std::vector<PlanItem> items;
+  std::vector<PlanSegment> segments;
   std::vector<PlanEntry> entries;
   int32_t partials =
       0;  // (row, segment) partials in the workspace; each has query_heads * (head_dim + 2) floats
@@ -133,13 +146,26 @@ struct AttentionPlan {
   std::vector<int32_t> merge_begin;  // [merge_rows.size() + 1]
   std::vector<int32_t> merge_partials;
   PlanAccounting accounting;
+
+  // Of an item; entries of its segments lie side by side.
+  std::span<const PlanSegment> SegmentsOf(const PlanItem& item) const {
+    return std::span(segments).subspan(static_cast<size_t>(item.first_segment),
+                                       static_cast<size_t>(item.segments));
+  }
+  std::span<const PlanEntry> EntriesOf(const PlanItem& item) const {
+    const std::span<const PlanSegment> own = SegmentsOf(item);
+    const int32_t first = own.front().first_entry;
+    return std::span(entries).subspan(
+        static_cast<size_t>(first), static_cast<size_t>(own.back().first_entry + own.back().entries - first));
+  }
 };
 
 // Pure host code, once a step for all layers. Precondition: ValidateBatch(batch).
 AttentionPlan PlanAttention(const TreeBatch& batch, const AttentionShape& shape, const PlanOptions& options);
 
 // Proves the plan against the batch: every visible (row, token) pair exactly once, no invisible pair, entries
-// of a row in ascending position (kFlatten, kSequence), cuts on segment borders (same), partials partitioned
+// of a row in ascending position (kFlatten, kSequence), cuts on segment borders (same), segments that say
+// what their entries hold, partials partitioned
 // by the merge lists, every row written exactly once, tiles within max_tile_rows. For tests and debug builds:
 // O(rows * tokens) time and memory.
 Status CheckPlan(const TreeBatch& batch, const AttentionPlan& plan, const PlanOptions& options);

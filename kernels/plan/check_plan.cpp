@@ -76,20 +76,58 @@ class PlanChecker {
     if (item.rows <= 0 || item.rows > max_rows) return FailAt(index, "wrong number of rows");
     if (item.first_row < 0 || item.first_row > batch_.rows() - item.rows)
       return FailAt(index, "rows outside");
-    if (item.entries <= 0 || item.first_entry < 0 ||
-        item.first_entry > static_cast<int32_t>(plan_.entries.size()) - item.entries) {
-      return FailAt(index, "entries outside");
+    if (item.segments <= 0 || item.first_segment < 0 ||
+        item.first_segment > static_cast<int32_t>(plan_.segments.size()) - item.segments) {
+      return FailAt(index, "segments outside");
     }
     if (Status status = ClaimOutputs(index); !status) return status;
 
     last_position_.assign(static_cast<size_t>(item.rows), -1);
-    int32_t segment = -1;
-    for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
-      const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
-      if (entry.position / kSegmentTokens < segment) return FailAt(index, "segments not ascending");
-      segment = entry.position / kSegmentTokens;
-      if (Status status = CheckEntry(index, item, entry); !status) return status;
+    for (int32_t s = item.first_segment; s < item.first_segment + item.segments; ++s) {
+      const PlanSegment& segment = plan_.segments[static_cast<size_t>(s)];
+      if (segment.entries <= 0 || segment.first_entry < 0 ||
+          segment.first_entry > static_cast<int32_t>(plan_.entries.size()) - segment.entries) {
+        return FailAt(index, "entries outside");
+      }
+      if (s > item.first_segment) {
+        const PlanSegment& last = plan_.segments[static_cast<size_t>(s - 1)];
+        if (segment.index <= last.index) return FailAt(index, "segments not ascending");
+        if (segment.first_entry != last.first_entry + last.entries)
+          return FailAt(index, "entries of its segments do not lie side by side");
+      }
+      if (Status status = CheckSegment(index, item, s); !status) return status;
     }
+    return {};
+  }
+
+  // The entries of a segment, and that it says of them what they are.
+  Status CheckSegment(int32_t index, const PlanItem& item, int32_t s) {
+    const PlanSegment& segment = plan_.segments[static_cast<size_t>(s)];
+    PlanSegment sums;
+    sums.row_begin = sums.column_begin = std::numeric_limits<int32_t>::max();
+    for (int32_t e = segment.first_entry; e < segment.first_entry + segment.entries; ++e) {
+      const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
+      if (entry.position / kSegmentTokens != segment.index)
+        return FailAt(index, "an entry of another segment");
+      if (Status status = CheckEntry(index, item, s, entry); !status) return status;
+      sums.tokens += entry.tokens;
+      sums.pairs += int64_t{entry.tokens} * (entry.row_end - entry.row_begin);
+      if (entry.row_begin == entry.row_end) continue;
+      sums.row_begin = std::min(sums.row_begin, entry.row_begin);
+      sums.row_end = std::max(sums.row_end, entry.row_end);
+      for (int32_t token = 0; token < entry.tokens; ++token) {
+        const int32_t own = entry.first_own_row + token;
+        const int32_t position =
+            entry.first_own_row < 0 ? entry.position + token : batch_.row_position[static_cast<size_t>(own)];
+        sums.column_begin = std::min(sums.column_begin, position % kSegmentTokens);
+        sums.column_end = std::max(sums.column_end, position % kSegmentTokens + 1);
+      }
+    }
+    if (sums.row_end == 0) sums.row_begin = sums.column_begin = 0;
+    const bool same = segment.tokens == sums.tokens && segment.pairs == sums.pairs &&
+                      segment.row_begin == sums.row_begin && segment.row_end == sums.row_end &&
+                      segment.column_begin == sums.column_begin && segment.column_end == sums.column_end;
+    if (!same) return FailAt(index, "a segment's sums are not those of its entries");
     return {};
   }
 
@@ -103,7 +141,7 @@ class PlanChecker {
       return {};
     }
     const int64_t end = int64_t{item.first_partial} + int64_t{item.segments} * item.rows;
-    if (item.segments <= 0 || item.first_segment < 0 || end > plan_.partials) {
+    if (end > plan_.partials) {
       return FailAt(index, "partials outside");
     }
     for (int64_t p = item.first_partial; p < end; ++p) {
@@ -113,35 +151,32 @@ class PlanChecker {
     return {};
   }
 
-  Status CheckEntry(int32_t index, const PlanItem& item, const PlanEntry& entry) {
-    const int32_t segment = entry.position / kSegmentTokens;
+  Status CheckEntry(int32_t index, const PlanItem& item, int32_t segment, const PlanEntry& entry) {
     if (entry.tokens <= 0 || entry.first_kv_slot < 0 ||
         entry.first_kv_slot + entry.tokens > batch_.block_tokens) {
       return FailAt(index, "an entry leaves its block");
-    }
-    if (item.first_partial >= 0 &&
-        (segment < item.first_segment || segment >= item.first_segment + item.segments)) {
-      return FailAt(index, "an entry outside the item's segments");
     }
     const bool unseen = plan_.mode == AttentionMode::kMasked && entry.row_begin == entry.row_end;
     if (!unseen && (entry.row_begin < item.first_row || entry.row_end > item.first_row + item.rows ||
                     entry.row_begin >= entry.row_end)) {
       return FailAt(index, "an entry's rows lie outside the item");
     }
-    if (entry.first_own_row >= 0) return CheckOwnEntry(index, item, entry, unseen);
+    if (entry.first_own_row >= 0) return CheckOwnEntry(index, item, segment, entry, unseen);
     if (entry.position % kSegmentTokens + entry.tokens > kSegmentTokens) {
       return FailAt(index, "an entry crosses a segment border");
     }
     for (int32_t token = 0; token < entry.tokens; ++token) {
       for (int32_t row = entry.row_begin; row < entry.row_end; ++row) {
-        if (Status status = See(index, item, row, entry.position + token, KvSlot(entry, token)); !status)
+        if (Status status = See(index, item, segment, row, entry.position + token, KvSlot(entry, token));
+            !status)
           return status;
       }
     }
     return {};
   }
 
-  Status CheckOwnEntry(int32_t index, const PlanItem& item, const PlanEntry& entry, bool unseen) {
+  Status CheckOwnEntry(int32_t index, const PlanItem& item, int32_t segment, const PlanEntry& entry,
+                       bool unseen) {
     if (entry.first_own_row > batch_.rows() - entry.tokens)
       return FailAt(index, "own rows outside the batch");
     const auto first = static_cast<size_t>(entry.first_own_row);
@@ -159,7 +194,8 @@ class PlanChecker {
       }
       last_end = std::max(last_end, end);
       for (int32_t row = std::max(own, entry.row_begin); row < std::min(end, entry.row_end); ++row) {
-        if (Status status = See(index, item, row, position, KvSlot(entry, token)); !status) return status;
+        if (Status status = See(index, item, segment, row, position, KvSlot(entry, token)); !status)
+          return status;
       }
     }
     const bool exact = entry.row_begin == std::max(entry.first_own_row, item.first_row) &&
@@ -172,8 +208,9 @@ class PlanChecker {
     return int64_t{entry.block} * batch_.block_tokens + entry.first_kv_slot + token;
   }
 
-  // Row `row` of the item meets the token at `position`: it must see it, and not have met it before.
-  Status See(int32_t index, const PlanItem& item, int32_t row, int32_t position, int64_t slot) {
+  // Row `row` of the item meets the token at `position` in the plan's segment `s`: it must see it, and not
+  // have met it before.
+  Status See(int32_t index, const PlanItem& item, int32_t s, int32_t row, int32_t position, int64_t slot) {
     auto& slots = slots_[static_cast<size_t>(row)];
     const auto fail = [&](const char* what) {
       return FailAt(index,
@@ -195,7 +232,7 @@ class PlanChecker {
     }
     if (item.first_partial >= 0) {
       const int32_t partial =
-          item.first_partial + (segment - item.first_segment) * item.rows + row - item.first_row;
+          item.first_partial + (s - item.first_segment) * item.rows + row - item.first_row;
       int32_t& first = partial_position_[static_cast<size_t>(partial)];
       first = std::min(first, position);
     }

@@ -12,10 +12,10 @@ constexpr int64_t kManyUnits = 16;
 
 class Cutter {
  public:
-  Cutter(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries, const AttentionShape& shape,
-         const PlanOptions& options)
+  Cutter(const std::vector<Tile>& tiles, const std::vector<PlanSegment>& segments,
+         const AttentionShape& shape, const PlanOptions& options)
       : tiles_(tiles),
-        entries_(entries),
+        segments_(segments),
         shape_(shape),
         costs_(options.costs),
         processors_(std::max(options.processors, 1)),
@@ -47,10 +47,10 @@ class Cutter {
       const Tile& tile = tiles_[t];
       TilePart part;
       part.tile = static_cast<int32_t>(t);
-      part.first_entry = tile.first_entry;
+      part.first_segment = tile.first_segment;
       const int64_t pieces = (tile.cost - 1) / limit + 1;
       if (pieces <= 1) {
-        part.entries = tile.entries;
+        part.segments = tile.segments;
         part.cost = tile.cost + costs_.item;
         parts.push_back(part);
       } else {
@@ -63,23 +63,19 @@ class Cutter {
   // Closes a part at the first segment border at or after its share of the tile's cost.
   void CutTile(const Tile& tile, int64_t pieces, TilePart part, std::vector<TilePart>* parts) const {
     const size_t first = parts->size();
-    const int32_t end = tile.first_entry + tile.entries;
+    const int32_t end = tile.first_segment + tile.segments;
     int64_t done = 0;
     int64_t piece = 1;
     part.cost = costs_.item;
-    for (int32_t e = tile.first_entry; e < end; ++e) {
-      const PlanEntry& entry = entries_[static_cast<size_t>(e)];
-      const int64_t cost = CostOf(entry, shape_.group(), costs_);
-      part.cost += cost;
+    for (int32_t s = tile.first_segment; s < end; ++s) {
+      const int64_t cost = CostOf(segments_[static_cast<size_t>(s)], shape_.group(), costs_);
+      part.cost += cost + int64_t{tile.rows.size()} * shape_.group() * costs_.partial;
       done += cost;
-      const bool border = e + 1 == end || SegmentOf(entries_[static_cast<size_t>(e) + 1]) != SegmentOf(entry);
-      if (!border) continue;
-      part.cost += int64_t{tile.rows.size()} * shape_.group() * costs_.partial;
-      if (e + 1 < end && done * pieces < tile.cost * piece) continue;
-      part.entries = e + 1 - part.first_entry;
-      part.whole = part.entries == tile.entries;
+      if (s + 1 < end && done * pieces < tile.cost * piece) continue;
+      part.segments = s + 1 - part.first_segment;
+      part.whole = part.segments == tile.segments;
       parts->push_back(part);
-      part.first_entry = e + 1;
+      part.first_segment = s + 1;
       part.cost = costs_.item;
       while (done * pieces >= tile.cost * piece) ++piece;
     }
@@ -92,10 +88,7 @@ class Cutter {
     int64_t partials = 0;
     for (const TilePart& part : parts) {
       if (part.whole) continue;
-      const int32_t last = part.first_entry + part.entries - 1;
-      const int64_t segments = SegmentOf(entries_[static_cast<size_t>(last)]) -
-                               SegmentOf(entries_[static_cast<size_t>(part.first_entry)]) + 1;
-      partials += segments * tiles_[static_cast<size_t>(part.tile)].rows.size();
+      partials += int64_t{part.segments} * tiles_[static_cast<size_t>(part.tile)].rows.size();
     }
     return partials;
   }
@@ -131,7 +124,7 @@ class Cutter {
   }
 
   const std::vector<Tile>& tiles_;
-  const std::vector<PlanEntry>& entries_;
+  const std::vector<PlanSegment>& segments_;
   const AttentionShape& shape_;
   const PlanCosts costs_;
   int32_t processors_;
@@ -140,9 +133,9 @@ class Cutter {
 
 }  // namespace
 
-Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanSegment>& segments,
               const AttentionShape& shape, const PlanOptions& options) {
-  return Cutter(tiles, entries, shape, options).Run();
+  return Cutter(tiles, segments, shape, options).Run();
 }
 
 }  // namespace espalier::plan

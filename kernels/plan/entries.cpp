@@ -8,6 +8,20 @@ namespace {
 
 constexpr int32_t kAllTokens = std::numeric_limits<int32_t>::max();
 
+// Takes tokens of the positions [begin, end), seen by `rows`, into the sums of their segment.
+void Count(RowRange rows, int32_t tokens, int32_t begin, int32_t end, PlanSegment* segment) {
+  segment->tokens += tokens;
+  segment->pairs += int64_t{tokens} * rows.size();
+  if (rows.size() == 0) return;
+  const int32_t column_begin = begin - segment->index * kSegmentTokens;
+  const int32_t column_end = end - segment->index * kSegmentTokens;
+  const bool first = segment->row_begin == segment->row_end;
+  segment->row_begin = first ? rows.begin : std::min(segment->row_begin, rows.begin);
+  segment->row_end = std::max(segment->row_end, rows.end);
+  segment->column_begin = first ? column_begin : std::min(segment->column_begin, column_begin);
+  segment->column_end = std::max(segment->column_end, column_end);
+}
+
 }  // namespace
 
 KvRangeBuilder::KvRangeBuilder(const TreeBatch& batch, bool keep_unseen)
@@ -25,7 +39,7 @@ int32_t KvRangeBuilder::OwnPosition(const BatchNode& node, int32_t token) const 
 }
 
 void KvRangeBuilder::AppendCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end,
-                                  Sums* sums, std::vector<PlanEntry>* entries) const {
+                                  PlanSegment* segment, std::vector<PlanEntry>* entries) const {
   PlanEntry entry;
   entry.row_begin = std::max(node.first_row, rows.begin);
   entry.row_end = std::min(node.subtree_end_row, rows.end);
@@ -33,8 +47,8 @@ void KvRangeBuilder::AppendCached(const BatchNode& node, RowRange rows, int32_t 
     if (!keep_unseen_) return;
     entry.row_begin = entry.row_end = rows.begin;
   }
-  sums->tokens += end - begin;
-  sums->pairs += int64_t{end - begin} * (entry.row_end - entry.row_begin);
+  Count({entry.row_begin, entry.row_end}, end - begin, node.begin_position + begin, node.begin_position + end,
+        segment);
   // Nodes with cached tokens begin at the start of a block, so no block reaches into another segment.
   const int32_t block_tokens = batch_.block_tokens;
   const int32_t* block = batch_.blocks.data() + node.first_block + begin / block_tokens;
@@ -52,8 +66,8 @@ void KvRangeBuilder::AppendCached(const BatchNode& node, RowRange rows, int32_t 
 }
 
 // Of the tokens [begin, end), those that lie in `segment`.
-void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment,
-                               Sums* sums, std::vector<PlanEntry>* entries) const {
+void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, PlanSegment* segment,
+                               std::vector<PlanEntry>* entries) const {
   const BatchNode& n = batch_.nodes[static_cast<size_t>(node)];
   const bool path = rows_are_path_[static_cast<size_t>(node)] != 0;
   const auto row_of = [&](int32_t token) { return n.first_row + token - n.cached_tokens; };
@@ -61,7 +75,7 @@ void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32
     return batch_.row_subtree_end[static_cast<size_t>(row_of(token))];
   };
   const auto seen = [&](int32_t token) { return row_of(token) < rows.end && end_of(token) > rows.begin; };
-  const auto here = [&](int32_t token) { return OwnPosition(n, token) / kSegmentTokens == segment; };
+  const auto here = [&](int32_t token) { return OwnPosition(n, token) / kSegmentTokens == segment->index; };
 
   for (int32_t token = begin; token < end;) {
     const bool visible = seen(token);
@@ -73,13 +87,18 @@ void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32
     int32_t limit = std::min(end, token + batch_.block_tokens - token % batch_.block_tokens);
     int32_t row_end = end_of(token);
     int32_t piece_end = token + 1;
+    int32_t first_position = OwnPosition(n, token);
+    int32_t last_position = first_position;
     if (path) {
       // One test for all: rows are seen by everything after them in the subtree.
       if (visible) limit = std::min(limit, n.cached_tokens + rows.end - n.first_row);
       piece_end = limit;
+      last_position += limit - token - 1;
     } else {
       while (piece_end < limit && seen(piece_end) == visible && here(piece_end)) {
         row_end = std::max(row_end, end_of(piece_end));
+        first_position = std::min(first_position, OwnPosition(n, piece_end));
+        last_position = std::max(last_position, OwnPosition(n, piece_end));
         ++piece_end;
       }
     }
@@ -92,8 +111,7 @@ void KvRangeBuilder::AppendOwn(int32_t node, RowRange rows, int32_t begin, int32
     entry.row_end = visible ? std::min(row_end, rows.end) : rows.begin;
     entry.first_own_row = row_of(token);
     entries->push_back(entry);
-    sums->tokens += entry.tokens;
-    sums->pairs += int64_t{entry.tokens} * (entry.row_end - entry.row_begin);
+    Count({entry.row_begin, entry.row_end}, entry.tokens, first_position, last_position + 1, segment);
     token = piece_end;
   }
 }
@@ -108,45 +126,49 @@ void KvRangeBuilder::AddCursor(int32_t node, int32_t token_begin, int32_t token_
   cursors_.push_back({node, token_begin, end, position / kSegmentTokens});
 }
 
-bool KvRangeBuilder::AppendSegment(Cursor* cursor, RowRange rows, Sums* sums,
+bool KvRangeBuilder::AppendSegment(Cursor* cursor, RowRange rows, PlanSegment* segment,
                                    std::vector<PlanEntry>* entries) const {
   const BatchNode& n = batch_.nodes[static_cast<size_t>(cursor->node)];
-  const int32_t segment = cursor->segment++;
-  const int32_t end_token = (segment + 1) * kSegmentTokens - n.begin_position;  // if positions are a path's
+  ++cursor->segment;
+  // If positions are a path's.
+  const int32_t end_token = (segment->index + 1) * kSegmentTokens - n.begin_position;
   if (cursor->token < n.cached_tokens) {
     const int32_t end = std::min({cursor->end, n.cached_tokens, end_token});
-    AppendCached(n, rows, cursor->token, end, sums, entries);
+    AppendCached(n, rows, cursor->token, end, segment, entries);
     cursor->token = end;
     if (end == cursor->end) return false;
-    if (end < n.cached_tokens || OwnPosition(n, end) / kSegmentTokens > segment) return true;
+    if (end < n.cached_tokens || OwnPosition(n, end) / kSegmentTokens > segment->index) return true;
   }
   if (rows_are_path_[static_cast<size_t>(cursor->node)] != 0) {
     const int32_t end = std::min(cursor->end, std::max(cursor->token, end_token));
-    AppendOwn(cursor->node, rows, cursor->token, end, segment, sums, entries);
+    AppendOwn(cursor->node, rows, cursor->token, end, segment, entries);
     cursor->token = end;
     return end < cursor->end;
   }
-  AppendOwn(cursor->node, rows, cursor->token, cursor->end, segment, sums, entries);
+  AppendOwn(cursor->node, rows, cursor->token, cursor->end, segment, entries);
   // A branch of rows is no longer than there are rows.
   return n.begin_position + n.cached_tokens + n.rows > cursor->segment * kSegmentTokens;
 }
 
-KvRangeBuilder::Sums KvRangeBuilder::AppendCursors(RowRange rows, std::vector<PlanEntry>* entries) {
-  Sums sums;
+void KvRangeBuilder::AppendCursors(RowRange rows, AttentionPlan* plan) {
   while (!cursors_.empty()) {
-    int32_t segment = cursors_.front().segment;
-    for (const Cursor& cursor : cursors_) segment = std::min(segment, cursor.segment);
+    PlanSegment segment;
+    segment.index = cursors_.front().segment;
+    segment.first_entry = static_cast<int32_t>(plan->entries.size());
+    for (const Cursor& cursor : cursors_) segment.index = std::min(segment.index, cursor.segment);
     size_t kept = 0;
     for (Cursor& cursor : cursors_) {
-      const bool left = cursor.segment != segment || AppendSegment(&cursor, rows, &sums, entries);
+      const bool left =
+          cursor.segment != segment.index || AppendSegment(&cursor, rows, &segment, &plan->entries);
       if (left) cursors_[kept++] = cursor;
     }
     cursors_.resize(kept);
+    segment.entries = static_cast<int32_t>(plan->entries.size()) - segment.first_entry;
+    if (segment.entries > 0) plan->segments.push_back(segment);
   }
-  return sums;
 }
 
-KvRangeBuilder::Sums KvRangeBuilder::AppendRows(RowRange rows, std::vector<PlanEntry>* entries) {
+void KvRangeBuilder::AppendRows(RowRange rows, AttentionPlan* plan) {
   const int32_t first_node = batch_.row_node[static_cast<size_t>(rows.begin)];
   path_.clear();
   for (int32_t node = first_node; node >= 0; node = batch_.nodes[static_cast<size_t>(node)].parent) {
@@ -158,21 +180,20 @@ KvRangeBuilder::Sums KvRangeBuilder::AppendRows(RowRange rows, std::vector<PlanE
        node < batch_.nodes.size() && batch_.nodes[node].first_row < rows.end; ++node) {
     AddCursor(static_cast<int32_t>(node), 0, kAllTokens);
   }
-  return AppendCursors(rows, entries);
+  AppendCursors(rows, plan);
 }
 
-KvRangeBuilder::Sums KvRangeBuilder::AppendNode(int32_t node, RowRange rows, int32_t token_begin,
-                                                int32_t token_end, std::vector<PlanEntry>* entries) {
+void KvRangeBuilder::AppendNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
+                                AttentionPlan* plan) {
   cursors_.clear();
   AddCursor(node, token_begin, token_end);
-  return AppendCursors(rows, entries);
+  AppendCursors(rows, plan);
 }
 
-KvRangeBuilder::Sums KvRangeBuilder::AppendTree(int32_t node_begin, int32_t node_end, RowRange rows,
-                                                std::vector<PlanEntry>* entries) {
+void KvRangeBuilder::AppendTree(int32_t node_begin, int32_t node_end, RowRange rows, AttentionPlan* plan) {
   cursors_.clear();
   for (int32_t node = node_begin; node < node_end; ++node) AddCursor(node, 0, kAllTokens);
-  return AppendCursors(rows, entries);
+  AppendCursors(rows, plan);
 }
 
 size_t KvRangeBuilder::GuessEntries(const std::vector<RowRange>& tiles) const {

@@ -28,25 +28,18 @@ std::vector<RowRange> TileRows(const TreeBatch& batch, int32_t max_rows);
 // Tokens that both row - 1 and row see, for each row of the batch (0 for row 0).
 std::vector<int32_t> SharedWithPreviousRow(const TreeBatch& batch);
 
-// Builds the entries of the KV that rows see: segment by segment, pre-order within.
+// Appends the segments and entries of the KV that rows see to a plan.
 class KvRangeBuilder {
  public:
-  // What was appended: tokens, and pairs of a token and a row between its entry's row_begin and row_end.
-  struct Sums {
-    int64_t tokens = 0;
-    int64_t pairs = 0;
-  };
-
   // `keep_unseen`: append tokens that none of the asked rows sees, too (kMasked).
   KvRangeBuilder(const TreeBatch& batch, bool keep_unseen);
 
   // Appends everything that `rows` see.
-  Sums AppendRows(RowRange rows, std::vector<PlanEntry>* entries);
+  void AppendRows(RowRange rows, AttentionPlan* plan);
   // Appends what `rows` see of the tokens [token_begin, token_end) of a node.
-  Sums AppendNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end,
-                  std::vector<PlanEntry>* entries);
+  void AppendNode(int32_t node, RowRange rows, int32_t token_begin, int32_t token_end, AttentionPlan* plan);
   // Appends all tokens of nodes [node_begin, node_end), a whole tree.
-  Sums AppendTree(int32_t node_begin, int32_t node_end, RowRange rows, std::vector<PlanEntry>* entries);
+  void AppendTree(int32_t node_begin, int32_t node_end, RowRange rows, AttentionPlan* plan);
   // About how many entries AppendRows will append for all tiles together; more where rows of a node branch.
   size_t GuessEntries(const std::vector<RowRange>& tiles) const;
 
@@ -60,12 +53,13 @@ class KvRangeBuilder {
   };
 
   void AddCursor(int32_t node, int32_t token_begin, int32_t token_end);
-  Sums AppendCursors(RowRange rows, std::vector<PlanEntry>* entries);
-  // Appends what lies in cursor->segment; false if nothing is left then.
-  bool AppendSegment(Cursor* cursor, RowRange rows, Sums* sums, std::vector<PlanEntry>* entries) const;
-  void AppendCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, Sums* sums,
+  void AppendCursors(RowRange rows, AttentionPlan* plan);
+  // Appends what lies in `segment` to its entries and counts it there; false if nothing is left then.
+  bool AppendSegment(Cursor* cursor, RowRange rows, PlanSegment* segment,
+                     std::vector<PlanEntry>* entries) const;
+  void AppendCached(const BatchNode& node, RowRange rows, int32_t begin, int32_t end, PlanSegment* segment,
                     std::vector<PlanEntry>* entries) const;
-  void AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, int32_t segment, Sums* sums,
+  void AppendOwn(int32_t node, RowRange rows, int32_t begin, int32_t end, PlanSegment* segment,
                  std::vector<PlanEntry>* entries) const;
   int32_t OwnPosition(const BatchNode& node, int32_t token) const;
 
@@ -79,28 +73,23 @@ class KvRangeBuilder {
 // What an item is made of before it is known whether it is cut.
 struct Tile {
   RowRange rows;
-  int32_t first_entry = 0;
-  int32_t entries = 0;
-  int64_t tokens = 0;  // of the entries
-  int64_t cost = 0;    // of the entries, for one KV head
+  int32_t first_segment = 0;
+  int32_t segments = 0;
+  int64_t tokens = 0;  // of the segments
+  int64_t cost = 0;    // of the segments, for one KV head
 };
 
 // A tile or, where KV is cut, a run of its segments.
 struct TilePart {
   int32_t tile = 0;
-  int32_t first_entry = 0;
-  int32_t entries = 0;
+  int32_t first_segment = 0;
+  int32_t segments = 0;
   int64_t cost = 0;
   bool whole = true;
 };
 
-inline int32_t SegmentOf(const PlanEntry& entry) { return entry.position / kSegmentTokens; }
-
-inline int64_t CostOf(int64_t tokens, int64_t pairs, int32_t group, const PlanCosts& costs) {
-  return tokens * costs.token + pairs * group;
-}
-inline int64_t CostOf(const PlanEntry& entry, int32_t group, const PlanCosts& costs) {
-  return CostOf(entry.tokens, int64_t{entry.tokens} * (entry.row_end - entry.row_begin), group, costs);
+inline int64_t CostOf(const PlanSegment& segment, int32_t group, const PlanCosts& costs) {
+  return segment.tokens * costs.token + segment.pairs * group;
 }
 
 struct Cuts {
@@ -110,7 +99,7 @@ struct Cuts {
 
 // Cuts the tiles that keep processors from ending together, on segment borders; others stay whole. The cut
 // tiles form at most options.max_partials partials.
-Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanEntry>& entries,
+Cuts CutTiles(const std::vector<Tile>& tiles, const std::vector<PlanSegment>& segments,
               const AttentionShape& shape, const PlanOptions& options);
 
 // Smaller gains are not worth more cuts or lower tiles: one part in this many.

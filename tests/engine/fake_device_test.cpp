@@ -54,7 +54,7 @@ TEST_CASE("damaged steps are noticed") {
   CHECK_FALSE(ProblemAfter([](Steps& s) { s[1].copies[0].source = 0; }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) {
                 s[1].plan.entries.pop_back();
-                --s[1].plan.items.back().entries;
+                --s[1].plan.segments.back().entries;
               }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) { ++s[1].plan.entries[0].position; }).empty());
   CHECK_FALSE(ProblemAfter([](Steps& s) { ++s[1].samples[0].position; }).empty());

@@ -70,6 +70,9 @@ struct Mutation {
 PlanItem& AnyItem(AttentionPlan& plan, Random& random) {
   return plan.items[static_cast<size_t>(Pick(random, 0, static_cast<int32_t>(plan.items.size()) - 1))];
 }
+PlanSegment& AnySegment(AttentionPlan& plan, Random& random) {
+  return plan.segments[static_cast<size_t>(Pick(random, 0, static_cast<int32_t>(plan.segments.size()) - 1))];
+}
 PlanEntry& AnyEntry(AttentionPlan& plan, Random& random) {
   return plan.entries[static_cast<size_t>(Pick(random, 0, static_cast<int32_t>(plan.entries.size()) - 1))];
 }
@@ -78,7 +81,22 @@ const std::vector<Mutation>& Mutations() {
   static const std::vector<Mutation> list = {
       {"drop an item", [](AttentionPlan& p, Random&) { return p.items.pop_back(), true; }},
       {"repeat an item", [](AttentionPlan& p, Random& r) { return p.items.push_back(AnyItem(p, r)), true; }},
-      {"drop an entry", [](AttentionPlan& p, Random& r) { return --AnyItem(p, r).entries, true; }},
+      {"drop a segment", [](AttentionPlan& p, Random& r) { return --AnyItem(p, r).segments, true; }},
+      {"begin with the next segment",
+       [](AttentionPlan& p, Random& r) {
+         PlanItem& item = AnyItem(p, r);
+         return ++item.first_segment, --item.segments, true;
+       }},
+      {"drop an entry", [](AttentionPlan& p, Random& r) { return --AnySegment(p, r).entries, true; }},
+      {"another segment's index", [](AttentionPlan& p, Random& r) { return ++AnySegment(p, r).index, true; }},
+      {"a segment of more rows",
+       [](AttentionPlan& p, Random& r) { return ++AnySegment(p, r).row_end, true; }},
+      {"a segment of more columns",
+       [](AttentionPlan& p, Random& r) { return --AnySegment(p, r).column_begin, true; }},
+      {"a segment of fewer columns",
+       [](AttentionPlan& p, Random& r) { return --AnySegment(p, r).column_end, true; }},
+      {"a segment that costs more",
+       [](AttentionPlan& p, Random& r) { return ++AnySegment(p, r).pairs, true; }},
       {"drop a token", [](AttentionPlan& p, Random& r) { return --AnyEntry(p, r).tokens, true; }},
       {"another block", [](AttentionPlan& p, Random& r) { return AnyEntry(p, r).block += 100000, true; }},
       {"another position", [](AttentionPlan& p, Random& r) { return ++AnyEntry(p, r).position, true; }},
@@ -100,9 +118,8 @@ const std::vector<Mutation>& Mutations() {
       {"swap entries",
        [](AttentionPlan& p, Random& r) {
          const PlanItem& item = AnyItem(p, r);
-         if (item.entries < 2) return false;
-         auto& first = p.entries[static_cast<size_t>(item.first_entry)];
-         auto& last = p.entries[static_cast<size_t>(item.first_entry + item.entries - 1)];
+         auto& first = p.entries[static_cast<size_t>(p.SegmentsOf(item).front().first_entry)];
+         auto& last = *(&first + (p.EntriesOf(item).size() - 1));
          // Entries of different branches may stand in either order.
          if (first.row_begin >= last.row_end || last.row_begin >= first.row_end) return false;
          if (first.position / kSegmentTokens == last.position / kSegmentTokens) return false;
@@ -186,9 +203,8 @@ double Unevenness(const AttentionPlan& plan, const AttentionShape& shape, int32_
   int64_t last = 0;
   for (const PlanItem& item : plan.items) {
     int64_t cost = 0;
-    for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
-      cost += plan::CostOf(plan.entries[static_cast<size_t>(e)], shape.group(), PlanCosts{});
-    }
+    for (const PlanSegment& segment : plan.SegmentsOf(item))
+      cost += plan::CostOf(segment, shape.group(), PlanCosts{});
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
       const int64_t done = free_at.top() + cost;
       free_at.pop();
@@ -233,8 +249,7 @@ std::vector<SeenToken> PathOf(const Forest& forest, int32_t row) {
 std::vector<std::vector<SeenToken>> ReadBy(const AttentionPlan& plan, const TreeBatch& batch) {
   std::vector<std::vector<SeenToken>> read(static_cast<size_t>(batch.rows()));
   for (const PlanItem& item : plan.items) {
-    for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
-      const PlanEntry& entry = plan.entries[static_cast<size_t>(e)];
+    for (const PlanEntry& entry : plan.EntriesOf(item)) {
       for (int32_t i = 0; i < entry.tokens; ++i) {
         const int32_t own = entry.first_own_row < 0 ? -1 : entry.first_own_row + i;
         const auto o = static_cast<size_t>(std::max(own, 0));

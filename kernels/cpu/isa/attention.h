@@ -94,7 +94,7 @@ void ScoreRun(const Tile<P>& t, int32_t blocks, int32_t begin, int32_t end, KvPr
 
 // One row that sees part of a block: scores to the side, then those it sees to their columns.
 template <typename P>
-void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span, int32_t row) {
+void ScoreRow(const Tile<P>& t, const KvSegment& segment, const KvBlockSpan& span, int32_t row) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
   for (int32_t slot = span.kv_slot_begin / kLanes * kLanes; slot < span.kv_slot_end; slot += kLanes) {
@@ -105,7 +105,7 @@ void ScoreRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
     const PlanEntry& entry = t.args.entries[i];
     for (int32_t token = 0; token < entry.tokens; ++token) {
       if (!Sees(t.args, entry, token, row)) continue;
-      const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
+      const int32_t column = TokenPosition(t.args, entry, token) - segment.position;
       for (int32_t g = 0; g < t.group; ++g) {
         t.Scores(packed + g)[column] = t.x.tile[g * tokens + entry.first_kv_slot + token];
       }
@@ -136,10 +136,10 @@ void MaskCausalDiagonal(const Tile<P>& t, const KvBlockSpan& span) {
 
 // The column up to which, from column_begin on, all rows of the segment see everything.
 template <typename P>
-int32_t ColumnsSeenByAll(const Tile<P>& t, const Segment& segment) {
+int32_t ColumnsSeenByAll(const Tile<P>& t, const KvSegment& segment) {
   int32_t covered = segment.column_begin;
   for (int32_t i = 0; i < segment.spans; ++i) {
-    const KvBlockSpan& span = t.x.spans[i];
+    const KvBlockSpan& span = t.Spans(segment)[i];
     if (span.full_begin != segment.row_begin || span.full_end != segment.row_end) break;
     if (span.column != covered) break;
     covered += t.args.kv.stored_tokens;
@@ -154,10 +154,10 @@ ESPALIER_INLINE int32_t FirstSeen(const AttentionArgs& args, int32_t row) {
 
 // Leaves out what lies before the windows of a segment's rows.
 template <typename P>
-void MaskWindows(const Tile<P>& t, const Segment& segment) {
+void MaskWindows(const Tile<P>& t, const KvSegment& segment) {
   const Vec unseen = Set1(-__builtin_inff());
   for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
-    const int32_t seen = MinOf(FirstSeen(t.args, row) - segment.position(), segment.column_end);
+    const int32_t seen = MinOf(FirstSeen(t.args, row) - segment.position, segment.column_end);
     for (int32_t packed = t.Packed(row); packed < t.Packed(row + 1); ++packed) {
       float* scores = t.Scores(packed);
       int32_t i = segment.column_begin;
@@ -168,7 +168,7 @@ void MaskWindows(const Tile<P>& t, const Segment& segment) {
 }
 
 template <typename P>
-void ScoreSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* prefetcher) {
+void ScoreSegment(const Tile<P>& t, const KvSegment& segment, KvPrefetcher<P>* prefetcher) {
   const Vec unseen = Set1(-__builtin_inff());
   const int32_t covered = ColumnsSeenByAll(t, segment);
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
@@ -177,19 +177,19 @@ void ScoreSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
   int32_t blocks = 0;
   int32_t run_begin = 0;  // the first span that is not yet multiplied
   for (int32_t i = 0; i < segment.spans; ++i) {
-    const KvBlockSpan& span = t.x.spans[i];
+    const KvBlockSpan& span = t.Spans(segment)[i];
     prefetcher->Read(span.block);
     for (int32_t row = span.row_begin; row < span.full_begin; ++row) ScoreRow(t, segment, span, row);
     for (int32_t row = span.full_end; row < span.row_end; ++row) ScoreRow(t, segment, span, row);
     if (span.full_begin == span.full_end) continue;
     t.x.run[blocks++] = {t.KeysOf(span.block), span.column};
-    const bool last = i + 1 == segment.spans || t.x.spans[i + 1].full_begin != span.full_begin ||
-                      t.x.spans[i + 1].full_end != span.full_end;
+    const bool last = i + 1 == segment.spans || t.Spans(segment)[i + 1].full_begin != span.full_begin ||
+                      t.Spans(segment)[i + 1].full_end != span.full_end;
     if (!last) continue;
     ScoreRun(t, blocks, t.Packed(span.full_begin), t.Packed(span.full_end), prefetcher);
     blocks = 0;
     for (; run_begin <= i; ++run_begin) {
-      if (t.x.spans[run_begin].causal_diagonal) MaskCausalDiagonal(t, t.x.spans[run_begin]);
+      if (t.Spans(segment)[run_begin].causal_diagonal) MaskCausalDiagonal(t, t.Spans(segment)[run_begin]);
     }
   }
   if (t.args.window > 0) MaskWindows(t, segment);
@@ -237,7 +237,7 @@ void ValueRun(const Tile<P>& t, const typename P::Operand* probabilities, int64_
 
 // One row that sees part of a block: its probabilities by slot, zero where it does not see.
 template <typename P>
-void ValueRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span, int32_t row,
+void ValueRow(const Tile<P>& t, const KvSegment& segment, const KvBlockSpan& span, int32_t row,
               KvPrefetcher<P>* prefetcher) {
   const int32_t tokens = t.args.kv.stored_tokens;
   const int32_t packed = t.Packed(row);
@@ -247,7 +247,7 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
     const PlanEntry& entry = t.args.entries[i];
     for (int32_t token = 0; token < entry.tokens; ++token) {
       if (!Sees(t.args, entry, token, row)) continue;
-      const int32_t column = TokenPosition(t.args, entry, token) - segment.position();
+      const int32_t column = TokenPosition(t.args, entry, token) - segment.position;
       for (int32_t g = 0; g < t.group; ++g) {
         tile[g * tokens + entry.first_kv_slot + token] = t.Probabilities(packed + g)[column];
       }
@@ -263,9 +263,9 @@ void ValueRow(const Tile<P>& t, const Segment& segment, const KvBlockSpan& span,
 
 // Blocks in the order of the entries: for each row in ascending position.
 template <typename P>
-void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* prefetcher) {
+void ValueSegment(const Tile<P>& t, const KvSegment& segment, KvPrefetcher<P>* prefetcher) {
   // Rows that all see the first block need no zeros to add to.
-  const KvBlockSpan& first = t.x.spans[0];
+  const KvBlockSpan& first = t.Spans(segment)[0];
   bool from_zero = first.full_begin == segment.row_begin && first.full_end == segment.row_end;
   if (!from_zero) {
     const int32_t begin = t.Packed(segment.row_begin);
@@ -276,7 +276,7 @@ void ValueSegment(const Tile<P>& t, const Segment& segment, KvPrefetcher<P>* pre
   int32_t run_begin = 0;
   int32_t run_end = 0;
   for (int32_t i = 0; i <= segment.spans; ++i) {
-    const KvBlockSpan span = i < segment.spans ? t.x.spans[i] : KvBlockSpan();
+    const KvBlockSpan span = i < segment.spans ? t.Spans(segment)[i] : KvBlockSpan();
     const bool extends = span.full_begin == run_begin && span.full_end == run_end &&
                          span.row_begin == run_begin && span.row_end == run_end;
     if (blocks > 0 && !extends) {
@@ -338,11 +338,12 @@ void WriteOutput(const float* out, float sum, int32_t head_dim, void* to, int64_
 }
 
 template <typename P>
-void WritePartials(const Tile<P>& t, const Segment& segment) {
+void WritePartials(const Tile<P>& t, int32_t s) {
+  const KvSegment& segment = t.args.segments[s];
   const int32_t stored_dim = t.args.stored_dim;
   for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
     const int64_t partial = t.item.first_partial +
-                            static_cast<int64_t>(segment.index - t.item.first_segment) * t.item.rows +
+                            static_cast<int64_t>(s - t.item.first_segment) * t.item.rows +
                             (row - t.item.first_row);
     float* to = t.args.partials + (partial * t.args.query_heads + t.first_head) * (stored_dim + 2);
     for (int32_t g = 0; g < t.group; ++g, to += stored_dim + 2) {
@@ -354,22 +355,20 @@ void WritePartials(const Tile<P>& t, const Segment& segment) {
   }
 }
 
-// Before the first entry in whose segment a row of the item sees anything: nothing is read of them.
+// Before the first segment in which a row of the item sees anything: nothing is read of them.
 template <typename P>
-int32_t FirstEntry(const Tile<P>& t) {
-  const int32_t end = t.item.first_entry + t.item.entries;
-  int32_t first = INT32_MAX;
+int32_t FirstSegment(const Tile<P>& t) {
+  const int32_t end = t.item.first_segment + t.item.segments;
+  int32_t first_seen = INT32_MAX;
   for (int32_t row = t.item.first_row; row < t.item.first_row + t.item.rows; ++row) {
-    first = MinOf(first, FirstSeen(t.args, row));
+    first_seen = MinOf(first_seen, FirstSeen(t.args, row));
   }
-  int32_t entry = t.item.first_entry;
-  while (entry < end && (t.args.entries[entry].position / kSegmentTokens + 1) * kSegmentTokens <= first) {
-    ++entry;
-  }
-  return entry;
+  int32_t segment = t.item.first_segment;
+  while (segment < end && t.args.segments[segment].position + kSegmentTokens <= first_seen) ++segment;
+  return segment;
 }
 
-// Empty partials of the segments before `segment`.
+// Empty partials of the item's segments before `segment`.
 template <typename P>
 void ClearPartials(const Tile<P>& t, int32_t segment) {
   const int64_t stride = t.args.stored_dim + 2;
@@ -382,7 +381,7 @@ void ClearPartials(const Tile<P>& t, int32_t segment) {
 }
 
 template <typename P>
-void MergeSegment(const Tile<P>& t, const Segment& segment) {
+void MergeSegment(const Tile<P>& t, const KvSegment& segment) {
   for (int32_t packed = t.Packed(segment.row_begin); packed < t.Packed(segment.row_end); ++packed) {
     MergePartial(t.SegmentOut(packed), t.x.segment_max[packed], t.x.segment_sum[packed], t.args.stored_dim,
                  t.Out(packed), &t.x.out_max[packed], &t.x.out_sum[packed]);
@@ -407,18 +406,13 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
       args,    item,
       scratch, static_cast<const typename P::Weight*>(args.kv.data) + kv_head * args.kv.head_stride,
       group,   kv_head * group};
-  const int32_t first = FirstEntry(t);
-  const int32_t end = item.first_entry + item.entries;
+  const int32_t first = FirstSegment(t);
   KvPrefetcher<P> prefetcher(t, first);
   PackQueries(t);
   for (int32_t packed = 0; packed < item.rows * group; ++packed) scratch.out_sum[packed] = 0.0F;
-  if (item.first_partial >= 0 && first > item.first_entry) {
-    ClearPartials(
-        t, first < end ? args.entries[first].position / kSegmentTokens : item.first_segment + item.segments);
-  }
-  for (int32_t entry = first; entry < end;) {
-    const Segment segment = ReadSegment(args, scratch, entry, end);
-    entry = segment.end_entry;
+  if (item.first_partial >= 0) ClearPartials(t, first);
+  for (int32_t s = first; s < item.first_segment + item.segments; ++s) {
+    const KvSegment& segment = args.segments[s];
     if (segment.spans == 0) continue;
     prefetcher.ReadKeys(segment);
     ScoreSegment(t, segment, &prefetcher);
@@ -426,7 +420,7 @@ void Attend(const AttentionArgs& args, const PlanItem& item, int32_t kv_head,
     prefetcher.ReadValues();
     ValueSegment(t, segment, &prefetcher);
     if (item.first_partial >= 0) {
-      WritePartials(t, segment);
+      WritePartials(t, s);
     } else {
       MergeSegment(t, segment);
     }

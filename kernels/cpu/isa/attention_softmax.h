@@ -52,7 +52,7 @@ __attribute__((noinline)) Vec SumOfNothing(const float* scores, int32_t begin, i
 // Rows [packed, packed + count), count <= kSoftmaxRows. Columns are added one vector after the other, so that
 // a sum does not depend on where the columns begin or on the rows next to it.
 template <typename P>
-void SoftmaxRows(const Tile<P>& t, const Segment& segment, int32_t packed, int32_t count) {
+void SoftmaxRows(const Tile<P>& t, const KvSegment& segment, int32_t packed, int32_t count) {
   const Vec scale = Set1(t.args.scale_log2);
   const int32_t begin = segment.column_begin;
   const int32_t end = segment.column_end;
@@ -100,7 +100,7 @@ void SoftmaxRows(const Tile<P>& t, const Segment& segment, int32_t packed, int32
 // Scores become probabilities in place, operands over the floats they were made from. A row that sees nothing
 // of the segment gets the sum zero.
 template <typename P>
-void SoftmaxSegment(const Tile<P>& t, const Segment& segment) {
+void SoftmaxSegment(const Tile<P>& t, const KvSegment& segment) {
   const int32_t end = t.Packed(segment.row_end);
   for (int32_t packed = t.Packed(segment.row_begin); packed < end; packed += kSoftmaxRows) {
     SoftmaxRows(t, segment, packed, MinOf(kSoftmaxRows, end - packed));

@@ -35,6 +35,7 @@ struct Tile {
     return x.segment_out + static_cast<int64_t>(packed) * args.stored_dim;
   }
   float* Out(int32_t packed) const { return x.out + static_cast<int64_t>(packed) * args.stored_dim; }
+  const KvBlockSpan* Spans(const KvSegment& segment) const { return args.spans + segment.first_span; }
   const Weight* KeysOf(int32_t block) const { return kv + block * args.kv.block_stride; }
   int64_t ValuesOffset() const { return static_cast<int64_t>(args.kv.stored_tokens) * args.stored_dim; }
 };
@@ -47,7 +48,7 @@ struct Tile {
 template <typename P>
 class KvPrefetcher {
  public:
-  // From entry `first` of the item on.
+  // From segment `first` of the plan on.
   KvPrefetcher(const Tile<P>& t, int32_t first)
       : t_(t),
         parts_per_block_(t.args.kv.stored_tokens / kLanes),
@@ -56,9 +57,9 @@ class KvPrefetcher {
   }
 
   // What Read says from now on are the keys of a segment; then its values.
-  void ReadKeys(const Segment& segment) {
+  void ReadKeys(const KvSegment& segment) {
     read_block_ = -1;
-    together_read_ = IsTogether(segment.first_entry, segment.end_entry);
+    together_read_ = IsTogether(segment);
     segment_read_ = read_;
   }
   void ReadValues() {
@@ -95,8 +96,8 @@ class KvPrefetcher {
   }
 
  private:
-  static bool IsTogether(int32_t first_entry, int32_t end_entry) {
-    return end_entry - first_entry <= P::kTogetherEntries;
+  static bool IsTogether(const KvSegment& segment) {
+    return segment.end_entry - segment.first_entry <= P::kTogetherEntries;
   }
 
   // So many bytes to prefetch now; null if enough are prefetched.
@@ -128,36 +129,32 @@ class KvPrefetcher {
   }
 
   bool NextBlock() {
-    const int32_t end = t_.item.first_entry + t_.item.entries;
-    while (segment_begin_ < end) {
-      const bool together = IsTogether(segment_begin_, segment_end_);
-      for (; entry_ < segment_end_; ++entry_) {
+    const int32_t end = t_.item.first_segment + t_.item.segments;
+    while (segment_ < end) {
+      const KvSegment& segment = t_.args.segments[segment_];
+      const bool together = IsTogether(segment);
+      for (; entry_ < segment.end_entry; ++entry_) {
         const PlanEntry& entry = t_.args.entries[entry_];
-        if (entry.block == block_ || !IsSeen(entry)) continue;
+        if (entry.block == block_ || entry.row_begin >= entry.row_end) continue;
         block_ = entry.block;
         block_next_ = reinterpret_cast<const char*>(t_.KeysOf(block_) + (values_ ? t_.ValuesOffset() : 0));
         block_parts_ = together ? 2 * parts_per_block_ : parts_per_block_;
         return true;
       }
       if (together || values_) {
-        BeginSegment(segment_end_);
+        BeginSegment(segment_ + 1);
       } else {
         values_ = true;
-        entry_ = segment_begin_;
+        entry_ = segment.first_entry;
       }
       block_ = -1;
     }
     return false;
   }
 
-  void BeginSegment(int32_t entry) {
-    const int32_t end = t_.item.first_entry + t_.item.entries;
-    const PlanEntry* entries = t_.args.entries;
-    segment_begin_ = segment_end_ = entry_ = entry;
-    while (segment_end_ < end &&
-           entries[segment_end_].position / kSegmentTokens == entries[entry].position / kSegmentTokens) {
-      ++segment_end_;
-    }
+  void BeginSegment(int32_t segment) {
+    segment_ = segment;
+    if (segment < t_.item.first_segment + t_.item.segments) entry_ = t_.args.segments[segment].first_entry;
     values_ = false;
   }
 
@@ -172,10 +169,9 @@ class KvPrefetcher {
   bool together_read_ = false;  // these are keys of a segment whose values came with them
 
   // What is prefetched.
-  int32_t prefetched_ = 0;     // parts
-  int32_t segment_begin_ = 0;  // entries
-  int32_t segment_end_ = 0;
-  int32_t entry_ = 0;  // the next to be looked at
+  int32_t prefetched_ = 0;  // parts
+  int32_t segment_ = 0;     // of the plan
+  int32_t entry_ = 0;       // the next to be looked at
   bool values_ = false;
   int32_t block_ = -1;
   const char* block_next_ = nullptr;  // the part of the block that comes next

@@ -202,8 +202,7 @@ ESPALIER_DEVICE float Merged(const MergeScales& scales, float before, float next
 
 template <typename T>
 ESPALIER_DEVICE float* PartialOf(const Tile<T>& t, const DescriptorRun& run, int32_t packed_row) {
-  const int64_t partial =
-      t.item.first_partial + int64_t{run.segment - t.item.first_segment} * t.item.rows + packed_row / t.heads;
+  const int64_t partial = run.first_partial + packed_row / t.heads;
   return t.args.partials + (partial * t.args.query_heads + t.first_head + packed_row % t.heads) *
                                (t.args.layout.stored_dim + 2);
 }
@@ -339,6 +338,7 @@ ESPALIER_DEVICE void AttendItem(Block& block, const AttentionArgs& args) {
   for (int32_t row = 0; row < t.item.rows; ++row) first_seen = MinOf(first_seen, FirstSeen(t, row));
   for (int32_t r = t.item.first_run; r < t.item.first_run + t.item.runs; ++r) {
     const DescriptorRun run = runs[r];
+    if (run.entries == 0) continue;
     if ((run.segment + 1) * kSegmentTokens <= first_seen) {
       PassRun(block, t, run);
       continue;

@@ -177,8 +177,7 @@ std::vector<uint64_t> FakeDevice::StatesByPlan(const StepInput& step) {
   // [rows] (position, slot) of all that the row sees.
   std::vector<std::vector<std::pair<int32_t, int64_t>>> seen(static_cast<size_t>(batch.rows()));
   for (const PlanItem& item : step.plan.items) {
-    for (int32_t e = item.first_entry; e < item.first_entry + item.entries; ++e) {
-      const PlanEntry& entry = step.plan.entries[static_cast<size_t>(e)];
+    for (const PlanEntry& entry : step.plan.EntriesOf(item)) {
       for (int32_t row = std::max(entry.row_begin, item.first_row);
            row < std::min(entry.row_end, item.first_row + item.rows); ++row) {
         for (int32_t i = 0; i < entry.tokens; ++i) {

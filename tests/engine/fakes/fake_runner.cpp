@@ -43,14 +43,16 @@ class StepHash {
   void Add(const TreeBatch& v) {
     All(v.block_tokens, v.nodes, v.blocks, v.row_node, v.row_position, v.row_subtree_end);
   }
-  void Add(const PlanItem& v) {
-    All(v.first_row, v.rows, v.first_entry, v.entries, v.first_partial, v.first_segment, v.segments);
+  void Add(const PlanItem& v) { All(v.first_row, v.rows, v.first_segment, v.segments, v.first_partial); }
+  void Add(const PlanSegment& v) {
+    All(v.index, v.first_entry, v.entries, v.row_begin, v.row_end, v.column_begin, v.column_end, v.tokens);
+    Add(v.pairs);
   }
   void Add(const PlanEntry& v) {
     All(v.block, v.first_kv_slot, v.tokens, v.position, v.row_begin, v.row_end, v.first_own_row);
   }
   void Add(const AttentionPlan& v) {
-    All(v.items, v.entries, v.partials, v.merge_rows, v.merge_begin, v.merge_partials);
+    All(v.items, v.segments, v.entries, v.partials, v.merge_rows, v.merge_begin, v.merge_partials);
   }
   void Add(const RowToken& v) { All(v.token_id, v.sequence_slot); }
   void Add(const SamplingParams& v) {
