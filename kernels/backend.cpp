@@ -1,5 +1,7 @@
 #include "kernels/backend.h"
 
+#include <algorithm>
+
 #include "kernels/ref/ref_backend.h"
 #ifdef ESPALIER_HAVE_CPU_BACKEND
 #include "kernels/cpu/cpu_backend.h"
@@ -9,6 +11,20 @@
 #endif
 
 namespace espalier {
+
+int32_t LogitRowsFrom(const StepInput& step, int32_t first_row) {
+  const auto rows = static_cast<int32_t>(step.logit_rows.size());
+  ESPALIER_CHECK(first_row >= 0 && first_row < rows && first_row % kMaxLogitRows == 0);
+  return std::min(rows - first_row, kMaxLogitRows);
+}
+
+void SampleAll(Backend& backend, ActivationId in, MatrixId head, const StepInput& step) {
+  const auto rows = static_cast<int32_t>(step.logit_rows.size());
+  for (int32_t first_row = 0; first_row < rows; first_row += kMaxLogitRows) {
+    backend.Logits(in, head, first_row);
+    backend.Sample();
+  }
+}
 
 Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.max_rows <= 0) return InvalidArgument("max_rows", "must be positive");

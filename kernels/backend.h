@@ -33,6 +33,9 @@ enum class ActivationKind : uint8_t {
   kOperand,   // input of MatMul: the compute type
 };
 
+// Rows of logits that a device holds at a time.
+inline constexpr int32_t kMaxLogitRows = 64;
+
 enum class MatMulMode : uint8_t { kOverwrite, kAccumulate };
 
 // What becomes of a layer's queries and keys between their projection and attention: each head is normalised,
@@ -123,9 +126,12 @@ class Backend {
   virtual void SwiGlu(ActivationId in, ActivationId out) = 0;
   // out = the rows StepInput::logit_rows of in, compacted.
   virtual void GatherLogitRows(ActivationId in, ActivationId out) = 0;
-  // Logits of the gathered rows `in` by `head` [vocab, hidden], then the step's samples and scores. Called
-  // with no rows too.
-  virtual void Sample(ActivationId in, MatrixId head) = 0;
+  // Logits of the gathered rows `in` by `head` [vocab, hidden]: of kMaxLogitRows, or as many as are left,
+  // from first_row on, a multiple of kMaxLogitRows. They stay until the next call, for what stands between
+  // them and sampling.
+  virtual void Logits(ActivationId in, MatrixId head, int32_t first_row) = 0;
+  // The step's samples and scores of the rows of the last Logits. Each row once, in ascending order.
+  virtual void Sample() = 0;
   virtual void EndStep() = 0;
 
   // The result of the oldest step not yet waited for; blocks. An error (device lost) ends the backend's use.
@@ -139,6 +145,11 @@ class Backend {
   // where a backend has no means; there only more memory than the caches hold helps.
   virtual void FlushCaches() {}
 };
+
+// How many rows Logits computes from `first_row` on; aborts where it may not begin there.
+int32_t LogitRowsFrom(const StepInput& step, int32_t first_row);
+// Logits and Sample for all the gathered rows `in` of a step, with nothing between the two.
+void SampleAll(Backend& backend, ActivationId in, MatrixId head, const StepInput& step);
 
 // Errors name the flag at fault: an unknown backend or instruction set, one this machine lacks, no device.
 Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);

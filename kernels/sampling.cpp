@@ -211,27 +211,28 @@ void SerialFor(int64_t count, const std::function<void(int64_t)>& body) {
   for (int64_t i = 0; i < count; ++i) body(i);
 }
 
-void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
-                const ParallelFor& parallel, SequenceStore* sequences, StepResult* result) {
-  const auto row = [&](int32_t index) {
-    return logits.subspan(static_cast<size_t>(index) * static_cast<size_t>(vocab),
-                          static_cast<size_t>(vocab));
+void SampleRows(const StepInput& step, const LogitRows& logits, const ParallelFor& parallel,
+                SequenceStore* sequences, StepResult* result) {
+  std::vector<LogitSummary> summaries(static_cast<size_t>(logits.rows));
+  parallel(logits.rows, [&](int64_t i) {
+    summaries[static_cast<size_t>(i)] = Summarize(logits.At(logits.first_row + static_cast<int32_t>(i)));
+  });
+  const auto summary = [&](int32_t index) -> const LogitSummary& {
+    return summaries[static_cast<size_t>(index - logits.first_row)];
   };
-  ESPALIER_CHECK(logits.size() == step.logit_rows.size() * static_cast<size_t>(vocab));
-  std::vector<LogitSummary> summaries(step.logit_rows.size());
-  parallel(static_cast<int64_t>(summaries.size()),
-           [&](int64_t i) { summaries[static_cast<size_t>(i)] = Summarize(row(static_cast<int32_t>(i))); });
 
   result->samples.resize(step.samples.size());
   parallel(static_cast<int64_t>(step.samples.size()), [&](int64_t i) {
     const SampleRequest& request = step.samples[static_cast<size_t>(i)];
+    if (!logits.Has(request.logit_index)) return;
     result->samples[static_cast<size_t>(i)] = SampleToken(
-        row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
+        logits.At(request.logit_index), summary(request.logit_index),
         step.params[static_cast<size_t>(request.params)], sequences->Counts(request.sequence_slot),
         request.stream, request.position, request.top_logprobs);
   });
   for (size_t i = 0; i < step.samples.size(); ++i) {
     const SampleRequest& request = step.samples[i];
+    if (!logits.Has(request.logit_index)) continue;
     sequences->Sampled(request.sequence_slot, result->samples[i].token_id,
                        step.params[static_cast<size_t>(request.params)].UsesHistory());
   }
@@ -239,11 +240,15 @@ void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vo
   result->scores.resize(step.scores.size());
   parallel(static_cast<int64_t>(step.scores.size()), [&](int64_t i) {
     const ScoreRequest& request = step.scores[static_cast<size_t>(i)];
-    result->scores[static_cast<size_t>(i)] =
-        ScoreToken(row(request.logit_index), summaries[static_cast<size_t>(request.logit_index)],
-                   request.token_id, request.top_logprobs);
+    if (!logits.Has(request.logit_index)) return;
+    result->scores[static_cast<size_t>(i)] = ScoreToken(
+        logits.At(request.logit_index), summary(request.logit_index), request.token_id, request.top_logprobs);
   });
-  if (step.return_logits) result->logits.assign(logits.begin(), logits.end());
+  if (!step.return_logits) return;
+  for (int32_t row = logits.first_row; row < logits.first_row + logits.rows; ++row) {
+    const std::span<const float> values = logits.At(row);
+    result->logits.insert(result->logits.end(), values.begin(), values.end());
+  }
 }
 
 }  // namespace espalier

@@ -71,9 +71,24 @@ class SequenceStore {
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
 void SerialFor(int64_t count, const std::function<void(int64_t)>& body);
 
-// The samples and scores of a step from its logits [logit_rows, vocab], and the sequences' new state.
-// Histories of the step must have been set. Fills samples and scores, and logits if the step asks for them.
-void SampleStep(const StepInput& step, std::span<const float> logits, int64_t vocab,
-                const ParallelFor& parallel, SequenceStore* sequences, StepResult* result);
+// Logits of the rows [first_row, first_row + rows) of a step's logit_rows.
+struct LogitRows {
+  const float* data = nullptr;  // [rows, stride]
+  int64_t stride = 0;
+  int64_t vocab = 0;
+  int32_t first_row = 0;
+  int32_t rows = 0;
+
+  bool Has(int32_t logit_index) const { return logit_index >= first_row && logit_index < first_row + rows; }
+  std::span<const float> At(int32_t logit_index) const {
+    return {data + (logit_index - first_row) * stride, static_cast<size_t>(vocab)};
+  }
+};
+
+// The samples and scores of a step that ask for these rows, and their sequences' new state. Histories of the
+// step must have been set, and earlier rows sampled. Fills in samples and scores, and appends the rows to
+// logits if the step asks for them.
+void SampleRows(const StepInput& step, const LogitRows& logits, const ParallelFor& parallel,
+                SequenceStore* sequences, StepResult* result);
 
 }  // namespace espalier

@@ -84,6 +84,7 @@ Status Decoder::AddBuffers(const ModelConfig& config, int32_t max_positions, Bac
 // After the last attention only rows whose logits are needed go on: in prefill, few of them.
 void Decoder::Forward(Backend& backend, std::shared_ptr<const StepInput> step) const {
   const int32_t last = attention_.layers - 1;
+  const StepInput& input = *step;  // the backend keeps it until Wait
   backend.BeginStep(std::move(step));
   backend.Embed(weights_.embedding, buffers_.residual);
   for (int32_t i = 0; i < last; ++i) {
@@ -95,7 +96,7 @@ void Decoder::Forward(Backend& backend, std::shared_ptr<const StepInput> step) c
   backend.GatherLogitRows(buffers_.residual, buffers_.last_residual);
   FeedForward(backend, last, buffers_.last_attended, buffers_.last_residual);
   backend.RmsNorm(buffers_.last_residual, weights_.norm, epsilon_, buffers_.normed);
-  backend.Sample(buffers_.normed, weights_.head);
+  SampleAll(backend, buffers_.normed, weights_.head, input);
   backend.EndStep();
 }
 

@@ -41,7 +41,8 @@ class CpuBackend final : public Backend {
                      ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
-  void Sample(ActivationId in, MatrixId head) override;
+  void Logits(ActivationId in, MatrixId head, int32_t first_row) override;
+  void Sample() override;
   void EndStep() override;
   Result<StepResult> Wait() override;
 
@@ -97,7 +98,6 @@ class CpuBackend final : public Backend {
   void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int64_t partials);
   AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int32_t thread) const;
   void MergeRows(const KvPool& kv, const Activation& out);
-  void SampleRows(int64_t first_row, std::span<const float> logits, int64_t stride, int64_t vocab);
   // Runs body(row) for all rows, on all threads if the rows hold enough floats for it to pay.
   template <typename Body>
   void ForRows(int64_t rows, int64_t floats, const Body& body);
@@ -119,7 +119,8 @@ class CpuBackend final : public Backend {
   } int8_operands_;
   Buffer partials_;
   std::vector<Buffer> scratch_;  // [threads]
-  Buffer logits_;
+  Buffer logits_;                // of logit_rows_
+  LogitRows logit_rows_;
   SequenceStore sequences_;
 
   std::shared_ptr<const StepInput> step_;

@@ -14,7 +14,6 @@ namespace {
 // Less is done sooner by one thread than shared with another one.
 constexpr int64_t kParallelFloats = 8192;
 constexpr int64_t kParallelMultiplyAdds = 32768;
-constexpr int64_t kLogitRows = 64;  // rows of logits in memory at a time
 constexpr double kLog2E = 1.4426950408889634;
 
 int64_t Microseconds(std::chrono::steady_clock::duration duration) {
@@ -51,6 +50,7 @@ void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   attention_time_ = {};
   result_ = {};
   result_.step_id = step_->step_id;
+  logit_rows_ = {};
   for (KvPool& kv : kv_pools_) {
     kv.ZeroBlocks(step_->zero_blocks, pool_.get());
     kv.CopyBlocks(step_->copies, pool_.get());
@@ -319,61 +319,24 @@ void CpuBackend::GatherLogitRows(ActivationId in, ActivationId out) {
   }
 }
 
-void CpuBackend::Sample(ActivationId in, MatrixId head) {
+void CpuBackend::Logits(ActivationId in, MatrixId head, int32_t first_row) {
   const Activation& i = At(activations_, in);
   const PackedMatrix& m = At(matrices_, head);
   ESPALIER_CHECK(static_cast<size_t>(i.rows) == step_->logit_rows.size());
-  result_.samples.resize(step_->samples.size());
-  result_.scores.resize(step_->scores.size());
+  const int32_t rows = LogitRowsFrom(*step_, first_row);
   const int64_t stride = (int64_t{m.panels()} | 1) * kLanes;
-  for (int64_t row = 0; row < i.rows; row += kLogitRows) {
-    const int64_t rows = std::min(kLogitRows, i.rows - row);
-    GemmArgs args = GemmOf(i, m, row, rows);
-    args.c = Reserve<float>(&logits_, rows * stride);
-    args.c_stride = stride;
-    RunGemm(m, args);
-    SampleRows(row, {args.c, static_cast<size_t>(rows * stride)}, stride, m.rows());
-  }
+  GemmArgs args = GemmOf(i, m, first_row, rows);
+  args.c = Reserve<float>(&logits_, rows * stride);
+  args.c_stride = stride;
+  RunGemm(m, args);
+  logit_rows_ = {args.c, stride, m.rows(), first_row, rows};
 }
 
-// What the requests for logit rows [first_row, ...) ask for.
-void CpuBackend::SampleRows(int64_t first_row, std::span<const float> logits, int64_t stride, int64_t vocab) {
-  const auto rows = static_cast<int64_t>(logits.size()) / stride;
-  const auto row = [&](int64_t index) {
-    return logits.subspan(static_cast<size_t>((index - first_row) * stride), static_cast<size_t>(vocab));
+void CpuBackend::Sample() {
+  const ParallelFor parallel = [this](int64_t count, const std::function<void(int64_t)>& body) {
+    pool_->ParallelFor(count, 1, [&](int64_t i, int32_t) { body(i); });
   };
-  const auto here = [&](int32_t index) { return index >= first_row && index < first_row + rows; };
-  std::vector<LogitSummary> summaries(static_cast<size_t>(rows));
-  pool_->ParallelFor(rows, 1, [&](int64_t i, int32_t) {
-    summaries[static_cast<size_t>(i)] = Summarize(row(first_row + i));
-  });
-  const auto summary = [&](int32_t index) -> const LogitSummary& {
-    return summaries[static_cast<size_t>(index - first_row)];
-  };
-  pool_->ParallelFor(static_cast<int64_t>(step_->samples.size()), 1, [&](int64_t i, int32_t) {
-    const SampleRequest& request = step_->samples[static_cast<size_t>(i)];
-    if (!here(request.logit_index)) return;
-    result_.samples[static_cast<size_t>(i)] = SampleToken(
-        row(request.logit_index), summary(request.logit_index),
-        step_->params[static_cast<size_t>(request.params)], sequences_.Counts(request.sequence_slot),
-        request.stream, request.position, request.top_logprobs);
-  });
-  for (size_t i = 0; i < step_->samples.size(); ++i) {
-    const SampleRequest& request = step_->samples[i];
-    if (!here(request.logit_index)) continue;
-    sequences_.Sampled(request.sequence_slot, result_.samples[i].token_id,
-                       step_->params[static_cast<size_t>(request.params)].UsesHistory());
-  }
-  pool_->ParallelFor(static_cast<int64_t>(step_->scores.size()), 1, [&](int64_t i, int32_t) {
-    const ScoreRequest& request = step_->scores[static_cast<size_t>(i)];
-    if (!here(request.logit_index)) return;
-    result_.scores[static_cast<size_t>(i)] = ScoreToken(
-        row(request.logit_index), summary(request.logit_index), request.token_id, request.top_logprobs);
-  });
-  for (int64_t i = 0; step_->return_logits && i < rows; ++i) {
-    const std::span<const float> values = row(first_row + i);
-    result_.logits.insert(result_.logits.end(), values.begin(), values.end());
-  }
+  SampleRows(*step_, logit_rows_, parallel, &sequences_, &result_);
 }
 
 void CpuBackend::EndStep() {

@@ -47,7 +47,8 @@ class DeviceBackend final : public Backend {
                      ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
-  void Sample(ActivationId in, MatrixId head) override;
+  void Logits(ActivationId in, MatrixId head, int32_t first_row) override;
+  void Sample() override;
   void EndStep() override;
   Result<StepResult> Wait() override;
 
@@ -103,7 +104,8 @@ class DeviceBackend final : public Backend {
     std::byte* results_at = nullptr;
     std::shared_ptr<const StepInput> step;
     std::unique_ptr<LoweredStep> lowered;
-    std::vector<float> logits;
+    LogitsView logit_rows;      // of the last Logits; no data where there was no room for them
+    std::vector<float> logits;  // StepResult::logits
     int32_t attention_calls = 0;
     bool sampled = false;
     int32_t first_event = 0;
@@ -152,7 +154,7 @@ class DeviceBackend final : public Backend {
   // The weights of a norm of heads; null for kNone.
   const float* HeadNorm(const KvPool& pool, VectorId norm);
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv);
-  void SampleRows(StepSlot* slot, const LogitsView& logits);
+  void DownloadLogits(StepSlot* slot);
   StepResult ReadResult(const StepSlot& slot);
 
   std::unique_ptr<Device> device_;  // first: memory is given back to it

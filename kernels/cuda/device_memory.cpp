@@ -27,7 +27,7 @@ constexpr int64_t kSequenceSlotsAtOnce = 1 << 14;  // sequence slots
 // By which allocations may be rounded up, all together.
 constexpr int64_t kRoundingBytes = int64_t{32} << 20;
 
-int64_t LogitBytes(int32_t padded_vocab) { return int64_t{LoweredStep::kLogitRows} * padded_vocab * 4; }
+int64_t LogitBytes(int32_t padded_vocab) { return int64_t{kMaxLogitRows} * padded_vocab * 4; }
 int64_t ScratchBytes(int32_t padded_vocab) { return kSampleBlocks * padded_vocab * 4; }
 
 }  // namespace

@@ -50,6 +50,7 @@ void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   StepSlot& slot = current();
   slot.lowered = std::make_unique<LoweredStep>(*step, &histories_);
   slot.step = std::move(step);
+  slot.logit_rows = {};
   slot.logits.clear();
   slot.attention_calls = 0;
   slot.sampled = false;
@@ -239,44 +240,46 @@ void DeviceBackend::GatherLogitRows(ActivationId in, ActivationId out) {
   device_->Run(GatherArgs{slot.descriptor_at, ViewOf(i), ViewOf(o)});
 }
 
-void DeviceBackend::Sample(ActivationId in, MatrixId head) {
+void DeviceBackend::Logits(ActivationId in, MatrixId head, int32_t first_row) {
   StepSlot& slot = current();
   const Activation& i = At(activations_, in);
   const Matrix& m = At(matrices_, head);
   ESPALIER_CHECK(in_step_ && i.rows == slot.lowered->header().logit_row.count && i.cols == m.cols);
   ESPALIER_CHECK(i.kind == ActivationKind::kOperand && slot.lowered->max_token_id() < m.rows);
+  const int32_t rows = LogitRowsFrom(*slot.step, first_row);
+  slot.logit_rows = {};
   if (!ReserveSampling(m.padded_rows)) return;
-  for (int32_t row = 0; row < i.rows; row += LoweredStep::kLogitRows) {
-    const int32_t rows = std::min(LoweredStep::kLogitRows, i.rows - row);
-    GemmArgs args;
-    args.a = i.values.data() + row * i.stride * element_bytes();
-    args.a_stride = i.stride;
-    args.w = m.values.data();
-    args.c = logits_.as<float>();
-    args.c_stride = m.padded_rows;
-    args.rows = RowBucket(rows, max_rows_);
-    args.n = m.padded_rows;
-    args.k = m.padded_cols;
-    args.bf16 = bf16();
-    device_->Run(args);
-    SampleRows(&slot, {logits_.as<float>(), m.padded_rows, row, rows, m.rows});
-  }
-  slot.sampled = true;
+  GemmArgs args;
+  args.a = i.values.data() + first_row * i.stride * element_bytes();
+  args.a_stride = i.stride;
+  args.w = m.values.data();
+  args.c = logits_.as<float>();
+  args.c_stride = m.padded_rows;
+  args.rows = RowBucket(rows, max_rows_);
+  args.n = m.padded_rows;
+  args.k = m.padded_cols;
+  args.bf16 = bf16();
+  device_->Run(args);
+  slot.logit_rows = {logits_.as<float>(), m.padded_rows, first_row, rows, m.rows};
 }
 
-void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
-  const LoweredStep& lowered = *slot->lowered;
+void DeviceBackend::Sample() {
+  StepSlot& slot = current();
+  ESPALIER_CHECK(in_step_);
+  const LogitsView& logits = slot.logit_rows;
+  if (logits.data == nullptr) return;
+  const LoweredStep& lowered = *slot.lowered;
   const ResultLayout at(lowered);
-  const std::byte* descriptor = slot->descriptor_at;
-  std::byte* results = slot->results_at;
+  const std::byte* descriptor = slot.descriptor_at;
+  std::byte* results = slot.results_at;
   auto* summaries = reinterpret_cast<RowSummary*>(results + at.summaries);
   device_->Run(SummarizeArgs{logits, summaries});
   device_->Run(TopTokensArgs{descriptor, logits, lowered.top_stride(),
                              reinterpret_cast<SampledToken*>(results + at.top)});
-  const LoweredStep::Range scores = lowered.ScoresOf(logits.first_row);
+  const LoweredStep::Range scores = lowered.ScoresOf(logits.first_row, logits.rows);
   device_->Run(ScoreArgs{descriptor, logits, scores.first, scores.count,
                          reinterpret_cast<float*>(results + at.scored)});
-  const LoweredStep::Range samples = lowered.SamplesOf(logits.first_row);
+  const LoweredStep::Range samples = lowered.SamplesOf(logits.first_row, logits.rows);
   SampleArgs args;
   args.descriptor = descriptor;
   args.logits = logits;
@@ -287,7 +290,12 @@ void DeviceBackend::SampleRows(StepSlot* slot, const LogitsView& logits) {
   args.last_token = last_token_.as<int32_t>();
   args.sampled = reinterpret_cast<SampledToken*>(results + at.sampled);
   device_->Run(args);
-  if (!slot->step->return_logits) return;
+  slot.sampled = true;
+  if (slot.step->return_logits) DownloadLogits(&slot);
+}
+
+void DeviceBackend::DownloadLogits(StepSlot* slot) {
+  const LogitsView& logits = slot->logit_rows;
   const size_t begin = slot->logits.size();
   slot->logits.resize(begin + static_cast<size_t>(logits.rows) * static_cast<size_t>(logits.vocab));
   for (int32_t row = 0; row < logits.rows; ++row) {

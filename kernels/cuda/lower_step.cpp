@@ -31,10 +31,10 @@ std::vector<int32_t> OrderOf(const std::vector<Request>& requests) {
 }
 
 template <typename T>
-LoweredStep::Range RangeOf(const std::vector<T>& sorted, int32_t first_logit_row) {
+LoweredStep::Range RangeOf(const std::vector<T>& sorted, int32_t first_logit_row, int32_t rows) {
   const auto before = [](const T& request, int32_t row) { return request.logit_row < row; };
   const auto begin = std::lower_bound(sorted.begin(), sorted.end(), first_logit_row, before);
-  const auto end = std::lower_bound(begin, sorted.end(), first_logit_row + LoweredStep::kLogitRows, before);
+  const auto end = std::lower_bound(begin, sorted.end(), first_logit_row + rows, before);
   return {static_cast<int32_t>(begin - sorted.begin()), static_cast<int32_t>(end - begin)};
 }
 
@@ -96,11 +96,11 @@ void LoweredStep::Write(std::byte* to) const {
   write(scores_, header_.score);
 }
 
-LoweredStep::Range LoweredStep::SamplesOf(int32_t first_logit_row) const {
-  return RangeOf(samples_, first_logit_row);
+LoweredStep::Range LoweredStep::SamplesOf(int32_t first_logit_row, int32_t rows) const {
+  return RangeOf(samples_, first_logit_row, rows);
 }
-LoweredStep::Range LoweredStep::ScoresOf(int32_t first_logit_row) const {
-  return RangeOf(scores_, first_logit_row);
+LoweredStep::Range LoweredStep::ScoresOf(int32_t first_logit_row, int32_t rows) const {
+  return RangeOf(scores_, first_logit_row, rows);
 }
 
 void LoweredStep::NoteBlock(int32_t block) {

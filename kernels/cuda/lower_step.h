@@ -14,9 +14,6 @@ namespace espalier::cuda {
 // A step as the device reads it, and what the host keeps to understand the answer. Plain host code.
 class LoweredStep {
  public:
-  // Rows of logits that are computed at a time: samples and scores are ordered by it.
-  static constexpr int32_t kLogitRows = 64;
-
   // Sets the histories of the step and notes its samples. Breaks of StepInput's contract abort.
   LoweredStep(const StepInput& step, HistoryStore* histories);
 
@@ -31,13 +28,13 @@ class LoweredStep {
   const std::vector<int32_t>& score_order() const { return score_order_; }
   // The penalty counts that the i-th sample of the descriptor adds its token to; null where it has none.
   const std::vector<std::shared_ptr<HistoryCounts>>& sample_counts() const { return sample_counts_; }
-  // Samples or scores of logit rows [first, first + kLogitRows): a range of the descriptor's order.
+  // Samples or scores of logit rows [first, first + rows): a range of the descriptor's order.
   struct Range {
     int32_t first = 0;
     int32_t count = 0;
   };
-  Range SamplesOf(int32_t first_logit_row) const;
-  Range ScoresOf(int32_t first_logit_row) const;
+  Range SamplesOf(int32_t first_logit_row, int32_t rows) const;
+  Range ScoresOf(int32_t first_logit_row, int32_t rows) const;
 
   // Limits that the operations check against what they are given.
   int32_t max_block() const { return max_block_; }

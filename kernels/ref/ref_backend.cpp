@@ -198,6 +198,7 @@ class RefBackend final : public Backend {
     begin_ = Clock::now();
     result_ = {};
     result_.step_id = step_->step_id;
+    logit_rows_ = {};
     for (KvPool& pool : pools_) {
       for (const int32_t block : step_->zero_blocks) ZeroBlock(&pool, block);
       for (const BlockCopy& copy : step_->copies) CopyBlock(&pool, copy);
@@ -296,19 +297,22 @@ class RefBackend final : public Backend {
     }
   }
 
-  void Sample(ActivationId in, MatrixId head) override {
+  void Logits(ActivationId in, MatrixId head, int32_t first_row) override {
     const Activation& i = At(activations_, in);
     const Matrix& m = At(matrices_, head);
     ESPALIER_CHECK(i.cols == m.cols && static_cast<size_t>(i.rows) == step_->logit_rows.size());
-    std::vector<float> logits(static_cast<size_t>(i.rows * m.rows));
+    const int32_t rows = LogitRowsFrom(*step_, first_row);
+    logits_.resize(static_cast<size_t>(rows * m.rows));
     const Operands operands(m, i);
-    for (int64_t row = 0; row < i.rows; ++row) {
+    for (int64_t row = 0; row < rows; ++row) {
       for (int64_t n = 0; n < m.rows; ++n) {
-        logits[static_cast<size_t>(row * m.rows + n)] = operands.Element(row, n);
+        logits_[static_cast<size_t>(row * m.rows + n)] = operands.Element(first_row + row, n);
       }
     }
-    SampleStep(*step_, logits, m.rows, SerialFor, &sequences_, &result_);
+    logit_rows_ = {logits_.data(), m.rows, m.rows, first_row, rows};
   }
+
+  void Sample() override { SampleRows(*step_, logit_rows_, SerialFor, &sequences_, &result_); }
 
   void EndStep() override {
     ESPALIER_CHECK(step_ != nullptr);
@@ -418,6 +422,8 @@ class RefBackend final : public Backend {
   std::vector<Rotary> rotaries_;
   std::vector<KvPool> pools_;
   std::vector<Activation> activations_;
+  std::vector<float> logits_;  // of logit_rows_
+  LogitRows logit_rows_;
   SequenceStore sequences_;
   std::shared_ptr<const StepInput> step_;
   Clock::time_point begin_;

@@ -195,7 +195,7 @@ TEST_CASE("A step whose plan and answers outgrow the device's memory is worked o
       emulator.backend->Embed(table, rows);
       emulator.backend->RmsNorm(rows, weight, 1e-5F, normed);
       emulator.backend->GatherLogitRows(normed, normed);
-      emulator.backend->Sample(normed, table);
+      SampleAll(*emulator.backend, normed, table, *step);
     });
     found = result.samples;
     // The sampled tokens are where the next step looks for them.

@@ -162,7 +162,7 @@ TEST_CASE("A row whose logits are not finite fails alone, and leaves token 0 in 
     const auto sample = [&](const std::vector<float>& hidden) {
       return RunStep(backend, step, [&] {
         backend.WriteActivation(rows, hidden);
-        backend.Sample(rows, w);
+        SampleAll(backend, rows, w, *step);
       });
     };
     const StepResult expected = sample(clean);

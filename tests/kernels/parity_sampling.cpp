@@ -130,7 +130,7 @@ struct LogitRig {
     for (size_t r = 0; r < kRows; ++r) units[r * kRows + r] = 1.0F;
     return RunStep(backend, step, [&] {
       backend.WriteActivation(rows, units);
-      backend.Sample(rows, matrix);
+      SampleAll(backend, rows, matrix, *step);
     });
   }
 
@@ -267,9 +267,10 @@ TEST_CASE("A step issued before the last one's tokens are known penalises them a
   std::vector<float> units(LogitRig::kRows * LogitRig::kRows, 0.0F);
   for (size_t r = 0; r < LogitRig::kRows; ++r) units[r * LogitRig::kRows + r] = 1.0F;
   const auto issue = [&](int32_t position) {
-    device.BeginStep(step_at(position));
+    const auto step = step_at(position);
+    device.BeginStep(step);
     device.WriteActivation(device_rig.rows, units);
-    device.Sample(device_rig.rows, device_rig.matrix);
+    SampleAll(device, device_rig.rows, device_rig.matrix, *step);
     device.EndStep();
   };
   REQUIRE(device.info().steps_in_flight == 2);

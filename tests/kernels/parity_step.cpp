@@ -101,7 +101,7 @@ TEST_CASE("Logits, scores and greedy samples agree with ref") {
     const ActivationId rows = PoisonedActivation(backend, ActivationKind::kOperand, kHidden, kMaxRows);
     return RunStep(backend, step, [&] {
       backend.WriteActivation(rows, hidden);
-      backend.Sample(rows, w);
+      SampleAll(backend, rows, w, *step);
     });
   };
   const auto ref = MakeRef(kMaxRows);
@@ -155,7 +155,7 @@ TEST_CASE("Sampled tokens follow their sequence slot into the next step, and pen
     const ActivationId embedded = PoisonedActivation(backend, ActivationKind::kResidual, kHidden, kMaxRows);
     const StepResult sampled = RunStep(backend, first, [&] {
       backend.WriteActivation(rows, hidden);
-      backend.Sample(rows, w);
+      SampleAll(backend, rows, w, *first);
     });
     INFO(candidate.name);
     SequenceStore history;
@@ -199,7 +199,7 @@ TEST_CASE("A step without rows to sample is allowed") {
     const StepResult result = RunStep(backend, step, [&] {
       backend.WriteActivation(rows, hidden);
       backend.GatherLogitRows(rows, last);
-      backend.Sample(last, w);
+      SampleAll(backend, last, w, *step);
     });
     REQUIRE(result.step_id == 41);
     REQUIRE(result.samples.empty());

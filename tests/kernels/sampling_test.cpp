@@ -408,7 +408,12 @@ TEST_CASE("One row of logits feeds many samples and scores") {
   step.return_logits = true;
   SequenceStore sequences;
   StepResult result;
-  SampleStep(step, logits, kVocab, SerialFor, &sequences, &result);
+  // A row at a time, in rows that are longer than the vocabulary.
+  for (int32_t row = 0; row < 2; ++row) {
+    std::vector<float> padded(logits.begin() + row * kVocab, logits.begin() + (row + 1) * kVocab);
+    padded.resize(kVocab + 5, 1e9F);
+    SampleRows(step, {padded.data(), kVocab + 5, kVocab, row, 1}, SerialFor, &sequences, &result);
+  }
   REQUIRE(result.logits == logits);
   for (size_t i = 0; i < step.samples.size(); ++i) {
     const std::vector<float> row(logits.begin() + step.samples[i].logit_index * kVocab,

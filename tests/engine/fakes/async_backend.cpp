@@ -55,8 +55,11 @@ void AsyncBackend::SwiGlu(ActivationId in, ActivationId out) {
 void AsyncBackend::GatherLogitRows(ActivationId in, ActivationId out) {
   Enqueue([=](Backend& inner) { inner.GatherLogitRows(in, out); });
 }
-void AsyncBackend::Sample(ActivationId in, MatrixId head) {
-  Enqueue([=](Backend& inner) { inner.Sample(in, head); });
+void AsyncBackend::Logits(ActivationId in, MatrixId head, int32_t first_row) {
+  Enqueue([=](Backend& inner) { inner.Logits(in, head, first_row); });
+}
+void AsyncBackend::Sample() {
+  Enqueue([](Backend& inner) { inner.Sample(); });
 }
 void AsyncBackend::EndStep() {
   Enqueue([](Backend& inner) { inner.EndStep(); });

@@ -35,7 +35,8 @@ class AsyncBackend : public Backend {
                      ActivationId out) override;
   void SwiGlu(ActivationId in, ActivationId out) override;
   void GatherLogitRows(ActivationId in, ActivationId out) override;
-  void Sample(ActivationId in, MatrixId head) override;
+  void Logits(ActivationId in, MatrixId head, int32_t first_row) override;
+  void Sample() override;
   void EndStep() override;
   Result<StepResult> Wait() override;
   void WriteActivation(ActivationId activation, std::span<const float> values) override;
