@@ -1,6 +1,5 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -52,31 +51,19 @@ CpuBackend::CpuBackend(const BackendOptions& options, const KernelTable& kernels
 
 void CpuBackend::WriteActivation(ActivationId activation, std::span<const float> values) {
   Activation& a = At(activations_, activation);
-  a.rows = static_cast<int64_t>(values.size()) / a.cols;
-  ESPALIER_CHECK(a.rows * a.cols == static_cast<int64_t>(values.size()) && a.rows <= max_rows_);
-  for (int64_t row = 0; row < a.rows; ++row) {
-    const float* in = values.data() + row * a.cols;
-    if (a.bf16) {
-      std::transform(in, in + a.cols, static_cast<bf16_t*>(a.Row(row)), ToBFloat16);
-    } else {
-      std::copy_n(in, a.cols, a.Floats(row));
-    }
-  }
+  a.rows = WholeRows(values, a.cols, max_rows_);
+  StoreRows(values, a.format(), a.values.data());
 }
 
 std::vector<float> CpuBackend::ReadActivation(ActivationId activation) {
   const Activation& a = At(activations_, activation);
-  std::vector<float> values(static_cast<size_t>(a.rows * a.cols));
-  for (int64_t row = 0; row < a.rows; ++row) {
-    float* out = values.data() + row * a.cols;
-    if (a.bf16) {
-      const auto* in = static_cast<const bf16_t*>(a.Row(row));
-      std::transform(in, in + a.cols, out, ToFloat);
-    } else {
-      std::copy_n(a.Floats(row), a.cols, out);
-    }
-  }
-  return values;
+  return LoadRows(a.values.data(), a.rows, a.format());
+}
+
+ParallelFor CpuBackend::Parallel() {
+  return [this](int64_t count, const std::function<void(int64_t)>& body) {
+    pool_->ParallelFor(count, 1, [&](int64_t i, int32_t) { body(i); });
+  };
 }
 
 CpuBackend::Activation& CpuBackend::Output(ActivationId id, int64_t rows, int64_t cols) {

@@ -6,14 +6,13 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/backend_parts.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/kv_pool.h"
 #include "kernels/cpu/kv_spans.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/thread_pool.h"
-#include "kernels/sampling.h"
 
 namespace espalier::cpu {
 
@@ -56,14 +55,10 @@ class CpuBackend final : public Backend {
     int64_t cols = 0;
   };
   struct Rotary {
-    Buffer angles;  // [max_positions][2][half]: cosines, then sines
-    int32_t max_positions = 0;
-    int32_t half = 0;
+    RotaryShape shape;
+    Buffer angles;
 
-    const float* At(int32_t position) const {
-      ESPALIER_CHECK(position >= 0 && position < max_positions);
-      return angles.as<float>() + int64_t{position} * 2 * half;
-    }
+    const float* At(int32_t position) const { return angles.as<float>() + shape.At(position); }
   };
   // [max_rows, cols] of bf16 or fp32. Rows are an odd number of cache lines apart, so that a column of rows
   // does not fall into one set of the cache; what lies behind the last column is zero.
@@ -74,18 +69,14 @@ class CpuBackend final : public Backend {
     int64_t rows = 0;
     bool bf16 = false;
 
+    RowFormat format() const { return {cols, stride, bf16}; }
     float* Floats(int64_t row) const { return values.as<float>() + row * stride; }
-    void* Row(int64_t row) const {
-      return values.as<std::byte>() +
-             row * stride * static_cast<int64_t>(bf16 ? sizeof(bf16_t) : sizeof(float));
-    }
+    void* Row(int64_t row) const { return values.as<std::byte>() + row * format().row_bytes(); }
   };
 
   Result<MatrixId> AddPacked(std::span<const HostTensor> parts, WeightType weights);
   Activation& Output(ActivationId id, int64_t rows, int64_t cols);
   const Activation& Floats(ActivationId id);
-  // The weights of a norm of heads; null for kNone.
-  const float* HeadNorm(const KvPool& kv, VectorId norm);
   const Activation& CheckedQkv(const KvPool& kv, ActivationId qkv);
   // Everything but C. int8 operands are made here, in memory that the next call takes again.
   GemmArgs GemmOf(const Activation& in, const PackedMatrix& w, int64_t first_row, int64_t rows);
@@ -98,6 +89,8 @@ class CpuBackend final : public Backend {
   void ReserveScratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int64_t partials);
   AttentionScratch Scratch(const KvPool& kv, int32_t item_rows, int32_t segment_spans, int32_t thread) const;
   void MergeRows(const KvPool& kv, const Activation& out);
+  // The pool's threads, for what is not the CPU backend's own.
+  ParallelFor Parallel();
   // Runs body(row) for all rows, on all threads if the rows hold enough floats for it to pay.
   template <typename Body>
   void ForRows(int64_t rows, int64_t floats, const Body& body);
@@ -130,13 +123,5 @@ class CpuBackend final : public Backend {
   StepResult result_;
   std::optional<StepResult> done_;
 };
-
-// The object of an id; aborts on an id that no call returned.
-template <typename T, typename Id>
-T& At(std::vector<T>& objects, Id id) {
-  const auto index = static_cast<size_t>(id);
-  ESPALIER_CHECK(index < objects.size());
-  return objects[index];
-}
 
 }  // namespace espalier::cpu

@@ -1,9 +1,6 @@
 #include <algorithm>
-#include <string>
 #include <utility>
 
-#include "kernels/base/convert.h"
-#include "kernels/base/rotary_angles.h"
 #include "kernels/cpu/cpu_backend_impl.h"
 
 namespace espalier::cpu {
@@ -14,12 +11,6 @@ constexpr int32_t kTilePackedRows = 128;  // rows times GQA group: their scores 
 
 // Costs are measured for pools of at least this: it takes as long as some steps of a small model.
 constexpr int64_t kMeasuredPoolBytes = int64_t{128} << 20;
-
-template <typename Id, typename T>
-Id Append(std::vector<T>* objects, T object) {
-  objects->push_back(std::move(object));
-  return static_cast<Id>(objects->size() - 1);
-}
 
 }  // namespace
 
@@ -38,36 +29,25 @@ Result<MatrixId> CpuBackend::AddPacked(std::span<const HostTensor> parts, Weight
 }
 
 Result<VectorId> CpuBackend::AddVector(std::span<const HostTensor> parts) {
+  const Result<std::vector<float>> values = StackedVector(parts);
+  if (!values) return values.error();
   Vector vector;
-  for (const HostTensor& part : parts) {
-    if (part.rows != 1) return InvalidArgument("", "a vector has one row");
-    vector.cols += part.cols;
-  }
+  vector.cols = static_cast<int64_t>(values->size());
   Result<Buffer> buffer =
       Buffer::Allocate(RoundUp(vector.cols, kLanes) * static_cast<int64_t>(sizeof(float)), "model");
   if (!buffer) return buffer.error();
   vector.values = std::move(*buffer);
-  float* out = vector.values.as<float>();
-  for (const HostTensor& part : parts) {
-    ConvertToFloat(part.data, part.dtype, part.cols, out);
-    out += part.cols;
-  }
+  std::copy(values->begin(), values->end(), vector.values.as<float>());
   return Append<VectorId>(&vectors_, std::move(vector));
 }
 
 Result<RotaryId> CpuBackend::AddRotary(std::span<const float> inv_freq, int32_t max_positions) {
-  if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
-  Rotary rotary;
-  rotary.max_positions = max_positions;
-  rotary.half = static_cast<int32_t>(inv_freq.size());
-  Result<Buffer> buffer = Buffer::Allocate(
-      int64_t{max_positions} * 2 * rotary.half * static_cast<int64_t>(sizeof(float)), "model");
+  const Result<RotaryShape> shape = RotaryShape::Of(inv_freq, max_positions);
+  if (!shape) return shape.error();
+  Result<Buffer> buffer = Buffer::Allocate(shape->floats() * static_cast<int64_t>(sizeof(float)), "model");
   if (!buffer) return buffer.error();
-  rotary.angles = std::move(*buffer);
-  pool_->ParallelFor(max_positions, 256, [&](int64_t position, int32_t) {
-    RotaryAngles(inv_freq, position, rotary.angles.as<float>() + position * 2 * rotary.half);
-  });
-  return Append<RotaryId>(&rotaries_, std::move(rotary));
+  shape->Fill(inv_freq, Parallel(), buffer->as<float>());
+  return Append<RotaryId>(&rotaries_, Rotary{*shape, std::move(*buffer)});
 }
 
 Result<KvId> CpuBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {

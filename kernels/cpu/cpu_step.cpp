@@ -43,8 +43,7 @@ void CpuBackend::ForRows(int64_t rows, int64_t floats, const Body& body) {
 
 void CpuBackend::BeginStep(std::shared_ptr<const StepInput> step) {
   ESPALIER_CHECK(step_ == nullptr && !done_.has_value());
-  ESPALIER_CHECK(step->batch.rows() <= max_rows_ &&
-                 step->tokens.size() == static_cast<size_t>(step->batch.rows()));
+  CheckStep(*step, max_rows_);
   step_ = std::move(step);
   step_begin_ = std::chrono::steady_clock::now();
   attention_time_ = {};
@@ -146,25 +145,17 @@ void CpuBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMode m
 
 const CpuBackend::Activation& CpuBackend::CheckedQkv(const KvPool& kv, ActivationId qkv) {
   const Activation& a = Floats(qkv);
-  ESPALIER_CHECK(a.cols == int64_t{kv.shape().query_heads + 2 * kv.shape().kv_heads} * kv.shape().head_dim);
-  ESPALIER_CHECK(a.rows == step_->batch.rows() && step_->batch.block_tokens == kv.block_tokens());
+  CheckQkv(kv.shape(), kv.block_tokens(), *step_, a.rows, a.cols);
   return a;
-}
-
-const float* CpuBackend::HeadNorm(const KvPool& kv, VectorId norm) {
-  if (norm == VectorId::kNone) return nullptr;
-  const Vector& weight = At(vectors_, norm);
-  ESPALIER_CHECK(weight.cols == kv.shape().head_dim);
-  return weight.values.as<float>();
 }
 
 void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
   const KvPool& pool = At(kv_pools_, kv);
   const Rotary* angles = spec.rotary == RotaryId::kNone ? nullptr : &At(rotaries_, spec.rotary);
-  const float* query_norm = HeadNorm(pool, spec.query_norm);
-  const float* key_norm = HeadNorm(pool, spec.key_norm);
+  const float* query_norm = HeadNorm(vectors_, pool.shape(), spec.query_norm);
+  const float* key_norm = HeadNorm(vectors_, pool.shape(), spec.key_norm);
   const Activation& a = CheckedQkv(pool, qkv);
-  ESPALIER_CHECK(angles == nullptr || angles->half * 2 == pool.shape().head_dim);
+  ESPALIER_CHECK(angles == nullptr || angles->shape.half * 2 == pool.shape().head_dim);
   const KvLayer kv_layer = pool.Layer(layer);
   ForRows(a.rows, a.cols, [&](int64_t row) {
     const int64_t kv_slot = step_->batch.KvSlotOfRow(static_cast<int32_t>(row));
@@ -172,7 +163,7 @@ void CpuBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec
     args.qkv = a.Floats(row);
     if (angles != nullptr) {
       args.cosine = angles->At(step_->batch.row_position[static_cast<size_t>(row)]);
-      args.sine = args.cosine + angles->half;
+      args.sine = args.cosine + angles->shape.half;
     }
     args.query_norm = query_norm;
     args.key_norm = key_norm;
@@ -332,12 +323,7 @@ void CpuBackend::Logits(ActivationId in, MatrixId head, int32_t first_row) {
   logit_rows_ = {args.c, stride, m.rows(), first_row, rows};
 }
 
-void CpuBackend::Sample() {
-  const ParallelFor parallel = [this](int64_t count, const std::function<void(int64_t)>& body) {
-    pool_->ParallelFor(count, 1, [&](int64_t i, int32_t) { body(i); });
-  };
-  SampleRows(*step_, logit_rows_, parallel, &sequences_, &result_);
-}
+void CpuBackend::Sample() { SampleRows(*step_, logit_rows_, Parallel(), &sequences_, &result_); }
 
 void CpuBackend::EndStep() {
   ESPALIER_CHECK(step_ != nullptr);

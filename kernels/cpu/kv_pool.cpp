@@ -2,37 +2,25 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
+#include <limits>
+
+#include "kernels/backend_parts.h"
 
 namespace espalier::cpu {
 
 Result<KvPool> KvPool::Create(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
-  if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
-    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
-  }
-  if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.query_heads <= 0 ||
-      shape.query_heads % shape.kv_heads != 0 || blocks < 0 || shape.head_dim <= 0) {
-    return InvalidArgument("", "impossible attention shape");
-  }
-  if (shape.head_dim % 2 != 0) {
-    return Error{ErrorCode::kUnimplemented, "head_dim",
-                 "the cpu backend needs an even number, not " + std::to_string(shape.head_dim)};
-  }
-  if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
-    return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cpu backend keeps KV in bfloat16 or float32"};
-  }
+  if (Status status = CheckKvPool(shape, blocks, block_tokens); !status.ok()) return status.error();
+  if (Status status = CheckKvTypes(shape, std::numeric_limits<int32_t>::max(), "cpu"); !status.ok())
+    return status.error();
   KvPool pool;
   pool.shape_ = shape;
   pool.blocks_ = blocks;
   pool.block_tokens_ = block_tokens;
   pool.stored_tokens_ = static_cast<int32_t>(RoundUp(block_tokens, kLanes));
   pool.stored_dim_ = static_cast<int32_t>(RoundUp(shape.head_dim, kLanes));
-  const double estimate =
-      1.0 * shape.layers * shape.kv_heads * blocks * static_cast<double>(pool.block_elements());
-  if (estimate > 1e17) return InvalidArgument("kv-cache-bytes", "a KV pool beyond any memory");
-  const int64_t bytes = int64_t{shape.layers} * shape.kv_heads * blocks * pool.block_elements() *
-                        static_cast<int64_t>(SizeOf(shape.kv_dtype));
-  Result<Buffer> buffer = Buffer::Allocate(bytes, "kv-cache-bytes");
+  const Result<int64_t> bytes = KvPoolBytes(shape, blocks, pool.block_elements());
+  if (!bytes) return bytes.error();
+  Result<Buffer> buffer = Buffer::Allocate(*bytes, "kv-cache-bytes");
   if (!buffer) return buffer.error();
   pool.buffer_ = std::move(*buffer);
   return pool;

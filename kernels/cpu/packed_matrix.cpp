@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/backend_parts.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/int8.h"
 
@@ -39,15 +40,10 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const HostTensor> parts, DType
   PackedMatrix matrix;
   matrix.dtype_ = dtype;
   matrix.weights_ = weights;
-  for (const HostTensor& part : parts) {
-    if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
-    if (matrix.cols_ != 0 && matrix.cols_ != part.cols) {
-      return InvalidArgument("", "stacked matrices differ in columns");
-    }
-    matrix.cols_ = part.cols;
-    matrix.rows_ += part.rows;
-  }
-  if (matrix.rows_ == 0) return InvalidArgument("", "a matrix without parts");
+  const Result<MatrixShape> shape = StackedShape(parts);
+  if (!shape) return shape.error();
+  matrix.rows_ = shape->rows;
+  matrix.cols_ = shape->cols;
   if (matrix.cols_ > INT32_MAX / 2 || matrix.rows_ > INT32_MAX / 2) {
     return InvalidArgument("", "a matrix of more than 2^30 rows or columns");
   }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/backend_parts.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/history_store.h"
 #include "kernels/cuda/lower_step.h"
@@ -73,9 +73,8 @@ class DeviceBackend final : public Backend {
     int32_t cols = 0;
   };
   struct Rotary {
-    DeviceMemory angles;  // [max_positions][2][half]: cosines, then sines
-    int32_t max_positions = 0;
-    int32_t half = 0;
+    RotaryShape shape;
+    DeviceMemory angles;
   };
   struct KvPool {
     DeviceMemory values;
@@ -91,6 +90,8 @@ class DeviceBackend final : public Backend {
     int64_t stride = 0;  // elements
     int32_t rows = 0;
     bool bf16 = false;
+
+    RowFormat format() const { return {cols, stride, bf16}; }
   };
   // The host's and the device's halves of a step in flight. Kernels find the descriptor at descriptor_at and
   // leave results at results_at: on the device or, where that has no room for a step as large as this one, on
@@ -151,8 +152,6 @@ class DeviceBackend final : public Backend {
   void MoveBlocks(const StepSlot& slot);
   Activation& Output(ActivationId id, int32_t rows, int64_t cols);
   RowsView ViewOf(const Activation& activation) const;
-  // The weights of a norm of heads; null for kNone.
-  const float* HeadNorm(const KvPool& pool, VectorId norm);
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv);
   void DownloadLogits(StepSlot* slot);
   StepResult ReadResult(const StepSlot& slot);

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "kernels/base/convert.h"
-#include "kernels/base/rotary_angles.h"
 #include "kernels/cuda/device_backend.h"
 #include "kernels/cuda/shared_layouts.h"
 
@@ -16,12 +15,7 @@ namespace {
 constexpr int64_t kPadding = 16;
 constexpr int32_t kMaxRows = 1 << 20;
 constexpr int32_t kHighestTile = 32;  // packed rows
-
-template <typename Id, typename T>
-Id Append(std::vector<T>* objects, T object) {
-  objects->push_back(std::move(object));
-  return static_cast<Id>(objects->size() - 1);
-}
+constexpr int32_t kMaxHeadDim = 512;
 
 }  // namespace
 
@@ -118,15 +112,9 @@ Status DeviceBackend::UploadRows(const HostTensor& part, int64_t padded_cols, st
 }
 
 Result<MatrixId> DeviceBackend::AddMatrix(std::span<const HostTensor> parts) {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  for (const HostTensor& part : parts) {
-    if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
-    if (cols != 0 && part.cols != cols) return InvalidArgument("", "stacked matrices differ in columns");
-    cols = part.cols;
-    rows += part.rows;
-  }
-  if (rows == 0) return InvalidArgument("", "a matrix without parts");
+  const Result<MatrixShape> shape = StackedShape(parts);
+  if (!shape) return shape.error();
+  const auto [rows, cols] = *shape;
   if (std::max(rows, cols) > std::numeric_limits<int32_t>::max() - kPadding) {
     return Error{ErrorCode::kUnimplemented, "model",
                  "the cuda backend takes matrices of less than 2^31 rows and columns"};
@@ -162,44 +150,26 @@ Result<DeviceMemory> DeviceBackend::UploadFloats(std::span<const float> values) 
 }
 
 Result<VectorId> DeviceBackend::AddVector(std::span<const HostTensor> parts) {
-  std::vector<float> values;
-  for (const HostTensor& part : parts) {
-    if (part.rows != 1) return InvalidArgument("", "a vector has one row");
-    values.resize(values.size() + static_cast<size_t>(part.cols));
-    ConvertToFloat(part.data, part.dtype, part.cols, values.data() + values.size() - part.cols);
-  }
-  Result<DeviceMemory> memory = UploadFloats(values);
+  const Result<std::vector<float>> values = StackedVector(parts);
+  if (!values) return values.error();
+  Result<DeviceMemory> memory = UploadFloats(*values);
   if (!memory) return memory.error();
-  return Append<VectorId>(&vectors_, Vector{std::move(*memory), static_cast<int32_t>(values.size())});
+  return Append<VectorId>(&vectors_, Vector{std::move(*memory), static_cast<int32_t>(values->size())});
 }
 
 Result<RotaryId> DeviceBackend::AddRotary(std::span<const float> inv_freq, int32_t max_positions) {
-  if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
-  const size_t half = inv_freq.size();
-  std::vector<float> angles(static_cast<size_t>(max_positions) * 2 * half);
-  for (int32_t position = 0; position < max_positions; ++position) {
-    RotaryAngles(inv_freq, position, angles.data() + static_cast<size_t>(position) * 2 * half);
-  }
+  const Result<RotaryShape> shape = RotaryShape::Of(inv_freq, max_positions);
+  if (!shape) return shape.error();
+  std::vector<float> angles(static_cast<size_t>(shape->floats()));
+  shape->Fill(inv_freq, SerialFor, angles.data());
   Result<DeviceMemory> memory = UploadFloats(angles);
   if (!memory) return memory.error();
-  return Append<RotaryId>(&rotaries_, Rotary{std::move(*memory), max_positions, static_cast<int32_t>(half)});
+  return Append<RotaryId>(&rotaries_, Rotary{*shape, std::move(*memory)});
 }
 
 Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) {
-  if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
-    return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
-  }
-  if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.query_heads <= 0 ||
-      shape.query_heads % shape.kv_heads != 0 || blocks < 0) {
-    return InvalidArgument("", "impossible attention shape");
-  }
-  if (shape.head_dim <= 0 || shape.head_dim % 2 != 0 || shape.head_dim > 512) {
-    return Error{ErrorCode::kUnimplemented, "head_dim",
-                 "the cuda backend needs an even number up to 512, not " + std::to_string(shape.head_dim)};
-  }
-  if (shape.kv_dtype != DType::kBFloat16 && shape.kv_dtype != DType::kFloat32) {
-    return Error{ErrorCode::kUnimplemented, "kv-dtype", "the cuda backend keeps KV in bfloat16 or float32"};
-  }
+  if (Status status = CheckKvPool(shape, blocks, block_tokens); !status.ok()) return status.error();
+  if (Status status = CheckKvTypes(shape, kMaxHeadDim, "cuda"); !status.ok()) return status.error();
   const auto stored_dim = static_cast<int32_t>(RoundUpTo(shape.head_dim, kKeyChunk));
   const int32_t heads = std::min(shape.group(), kMaxHeadsPerTile);
   int32_t packed_rows = kHighestTile;
@@ -214,12 +184,10 @@ Result<KvId> DeviceBackend::AddKv(const AttentionShape& shape, int32_t blocks, i
   KvPool pool;
   pool.shape = shape;
   pool.layout = {shape.layers, shape.kv_heads, blocks, block_tokens, stored_dim};
-  const double bytes = 1.0 * shape.layers * shape.kv_heads * blocks *
-                       static_cast<double>(pool.layout.BlockElements()) *
-                       static_cast<double>(SizeOf(shape.kv_dtype));
-  if (bytes > 1e17) return InvalidArgument("kv-cache-bytes", "a KV pool beyond any memory");
+  const Result<int64_t> bytes = KvPoolBytes(shape, blocks, pool.layout.BlockElements());
+  if (!bytes) return bytes.error();
   Result<DeviceMemory> memory =
-      DeviceMemory::Allocate(device_.get(), static_cast<int64_t>(bytes), "kv-cache-bytes", "the KV pool");
+      DeviceMemory::Allocate(device_.get(), *bytes, "kv-cache-bytes", "the KV pool");
   if (!memory) return memory.error();
   pool.values = std::move(*memory);
   device_->Fill(pool.values.data(), 0, pool.values.bytes());
@@ -238,7 +206,7 @@ Result<ActivationId> DeviceBackend::AddActivation(ActivationKind kind, int64_t c
   activation.bf16 = kind == ActivationKind::kOperand && bf16();
   activation.cols = static_cast<int32_t>(cols);
   activation.stride = RoundUpTo(cols, kPadding);
-  const int64_t bytes = padded_max_rows_ * activation.stride * (activation.bf16 ? 2 : 4);
+  const int64_t bytes = padded_max_rows_ * activation.format().row_bytes();
   Result<DeviceMemory> memory =
       DeviceMemory::Allocate(device_.get(), bytes, "max_rows", "a buffer of activations");
   if (!memory) return memory.error();

@@ -6,7 +6,6 @@
 
 #include "kernels/cuda/device_backend.h"
 #include "kernels/cuda/shared_layouts.h"
-#include "kernels/sampling.h"
 
 namespace espalier::cuda {
 
@@ -19,13 +18,6 @@ constexpr int32_t kBegin = 0;
 constexpr int32_t kEnd = 1;
 constexpr int32_t kFirstAttention = 2;
 constexpr int32_t kMaxTimedCalls = 512;
-
-template <typename T, typename Id>
-T& At(std::vector<T>& objects, Id id) {
-  const auto index = static_cast<size_t>(id);
-  ESPALIER_CHECK(index < objects.size());
-  return objects[index];
-}
 
 int64_t Microseconds(int64_t nanoseconds) { return (nanoseconds + 500) / 1000; }
 
@@ -45,7 +37,8 @@ DeviceBackend::ResultLayout::ResultLayout(const LoweredStep& lowered) {
 }
 
 void DeviceBackend::BeginStep(std::shared_ptr<const StepInput> step) {
-  ESPALIER_CHECK(!in_step_ && issued_ - waited_ < kStepsInFlight && step->batch.rows() <= max_rows_);
+  ESPALIER_CHECK(!in_step_ && issued_ - waited_ < kStepsInFlight);
+  CheckStep(*step, max_rows_);
   in_step_ = true;
   StepSlot& slot = current();
   slot.lowered = std::make_unique<LoweredStep>(*step, &histories_);
@@ -142,18 +135,9 @@ void DeviceBackend::MatMul(ActivationId in, MatrixId w, VectorId bias, MatMulMod
 DeviceBackend::Activation& DeviceBackend::CheckedQkv(const KvPool& pool, ActivationId qkv) {
   Activation& a = At(activations_, qkv);
   const StepSlot& slot = current();
-  ESPALIER_CHECK(in_step_ && !a.bf16 && a.rows == slot.step->batch.rows());
-  ESPALIER_CHECK(a.cols == int64_t{pool.shape.query_heads + 2 * pool.shape.kv_heads} * pool.shape.head_dim);
-  ESPALIER_CHECK(slot.step->batch.block_tokens == pool.layout.block_tokens);
-  ESPALIER_CHECK(slot.lowered->max_block() < pool.layout.blocks);
+  ESPALIER_CHECK(in_step_ && !a.bf16 && slot.lowered->max_block() < pool.layout.blocks);
+  CheckQkv(pool.shape, pool.layout.block_tokens, *slot.step, a.rows, a.cols);
   return a;
-}
-
-const float* DeviceBackend::HeadNorm(const KvPool& pool, VectorId norm) {
-  if (norm == VectorId::kNone) return nullptr;
-  const Vector& weight = At(vectors_, norm);
-  ESPALIER_CHECK(weight.cols == pool.shape.head_dim);
-  return weight.values.as<float>();
 }
 
 void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& spec, ActivationId qkv) {
@@ -165,12 +149,12 @@ void DeviceBackend::RotaryAndStore(KvId kv, int32_t layer, const QueryKeySpec& s
   args.qkv = ViewOf(a);
   if (spec.rotary != RotaryId::kNone) {
     const Rotary& angles = At(rotaries_, spec.rotary);
-    ESPALIER_CHECK(angles.half * 2 == pool.shape.head_dim);
-    ESPALIER_CHECK(current().lowered->max_position() < angles.max_positions);
+    ESPALIER_CHECK(angles.shape.half * 2 == pool.shape.head_dim);
+    ESPALIER_CHECK(current().lowered->max_position() < angles.shape.max_positions);
     args.angles = angles.angles.as<float>();
   }
-  args.query_norm = HeadNorm(pool, spec.query_norm);
-  args.key_norm = HeadNorm(pool, spec.key_norm);
+  args.query_norm = HeadNorm(vectors_, pool.shape, spec.query_norm);
+  args.key_norm = HeadNorm(vectors_, pool.shape, spec.key_norm);
   args.epsilon = spec.epsilon;
   args.kv = pool.values.data();
   args.layout = pool.layout;
@@ -391,39 +375,19 @@ StepResult DeviceBackend::ReadResult(const StepSlot& slot) {
 
 void DeviceBackend::WriteActivation(ActivationId activation, std::span<const float> values) {
   Activation& a = At(activations_, activation);
-  a.rows = static_cast<int32_t>(static_cast<int64_t>(values.size()) / a.cols);
-  ESPALIER_CHECK(int64_t{a.rows} * a.cols == static_cast<int64_t>(values.size()) && a.rows <= max_rows_);
-  const int64_t size = a.bf16 ? 2 : 4;
-  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.stride * size));
-  for (int64_t r = 0; r < a.rows; ++r) {
-    const float* in = values.data() + r * a.cols;
-    std::byte* to = rows.data() + r * a.stride * size;
-    if (a.bf16) {
-      std::transform(in, in + a.cols, reinterpret_cast<bf16_t*>(to), ToBFloat16);
-    } else {
-      std::copy_n(in, a.cols, reinterpret_cast<float*>(to));
-    }
-  }
+  a.rows = static_cast<int32_t>(WholeRows(values, a.cols, max_rows_));
+  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.format().row_bytes()));
+  StoreRows(values, a.format(), rows.data());
   device_->Upload(a.values.data(), rows.data(), static_cast<int64_t>(rows.size()));
   device_->Synchronize();
 }
 
 std::vector<float> DeviceBackend::ReadActivation(ActivationId activation) {
   const Activation& a = At(activations_, activation);
-  const int64_t size = a.bf16 ? 2 : 4;
-  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.stride * size));
+  std::vector<std::byte> rows(static_cast<size_t>(a.rows * a.format().row_bytes()));
   device_->Download(rows.data(), a.values.data(), static_cast<int64_t>(rows.size()));
   device_->Synchronize();
-  std::vector<float> values;
-  values.reserve(static_cast<size_t>(a.rows) * static_cast<size_t>(a.cols));
-  for (int64_t r = 0; r < a.rows; ++r) {
-    for (int64_t c = 0; c < a.cols; ++c) {
-      const std::byte* at = rows.data() + (r * a.stride + c) * size;
-      values.push_back(a.bf16 ? ToFloat(*reinterpret_cast<const bf16_t*>(at))
-                              : *reinterpret_cast<const float*>(at));
-    }
-  }
-  return values;
+  return LoadRows(rows.data(), a.rows, a.format());
 }
 
 // Twice what the cache holds is written: all that was there before is evicted.

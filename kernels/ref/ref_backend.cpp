@@ -4,14 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
-#include <string>
 #include <utility>
 
+#include "kernels/backend_parts.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/int8.h"
-#include "kernels/base/rotary_angles.h"
 #include "kernels/ref/ref_ops.h"
-#include "kernels/sampling.h"
 
 namespace espalier::ref {
 
@@ -33,13 +31,12 @@ struct Matrix {
 };
 
 struct Rotary {
-  int32_t max_positions = 0;
-  size_t half = 0;
-  std::vector<float> angles;  // [max_positions, 2, half]: cosines, sines
+  RotaryShape shape;
+  std::vector<float> angles;
 
   std::span<const float> At(int32_t position) const {  // [2, half]
-    ESPALIER_CHECK(position >= 0 && position < max_positions);
-    return std::span<const float>(angles).subspan(static_cast<size_t>(position) * 2 * half, 2 * half);
+    return std::span<const float>(angles).subspan(static_cast<size_t>(shape.At(position)),
+                                                  static_cast<size_t>(shape.half) * 2);
   }
 };
 
@@ -59,6 +56,7 @@ struct Activation {
 
   float* row(int64_t r) { return values.data() + r * cols; }
   const float* row(int64_t r) const { return values.data() + r * cols; }
+  RowFormat format() const { return {cols, cols, false}; }
 };
 
 // The rows of MatMul, quantised where the weights are.
@@ -101,19 +99,6 @@ class Operands {
   std::vector<float> scales_;  // [rows][groups]
 };
 
-template <typename Id, typename T>
-Id Append(std::vector<T>* objects, T object) {
-  objects->push_back(std::move(object));
-  return static_cast<Id>(objects->size() - 1);
-}
-
-template <typename T, typename Id>
-T& At(std::vector<T>& objects, Id id) {
-  const auto index = static_cast<size_t>(id);
-  ESPALIER_CHECK(index < objects.size());
-  return objects[index];
-}
-
 class RefBackend final : public Backend {
  public:
   explicit RefBackend(const BackendOptions& options) : max_rows_(options.max_rows) {
@@ -143,36 +128,21 @@ class RefBackend final : public Backend {
   }
 
   Result<VectorId> AddVector(std::span<const HostTensor> parts) override {
-    Matrix all;
-    for (const HostTensor& part : parts) {
-      if (part.rows != 1) return InvalidArgument("", "a vector has one row");
-      const size_t begin = all.values.size();
-      all.values.resize(begin + static_cast<size_t>(part.cols));
-      ConvertToFloat(part.data, part.dtype, part.cols, all.values.data() + begin);
-    }
-    return Append<VectorId>(&vectors_, std::move(all.values));
+    Result<std::vector<float>> values = StackedVector(parts);
+    if (!values) return values.error();
+    return Append<VectorId>(&vectors_, std::move(*values));
   }
 
   Result<RotaryId> AddRotary(std::span<const float> inv_freq, int32_t max_positions) override {
-    if (inv_freq.empty() || max_positions <= 0) return InvalidArgument("", "empty rotary table");
-    Rotary rotary;
-    rotary.max_positions = max_positions;
-    rotary.half = inv_freq.size();
-    rotary.angles.resize(static_cast<size_t>(max_positions) * 2 * rotary.half);
-    for (int32_t position = 0; position < max_positions; ++position) {
-      RotaryAngles(inv_freq, position,
-                   rotary.angles.data() + static_cast<size_t>(position) * 2 * rotary.half);
-    }
+    const Result<RotaryShape> shape = RotaryShape::Of(inv_freq, max_positions);
+    if (!shape) return shape.error();
+    Rotary rotary{*shape, std::vector<float>(static_cast<size_t>(shape->floats()))};
+    shape->Fill(inv_freq, SerialFor, rotary.angles.data());
     return Append<RotaryId>(&rotaries_, std::move(rotary));
   }
 
   Result<KvId> AddKv(const AttentionShape& shape, int32_t blocks, int32_t block_tokens) override {
-    if (block_tokens <= 0 || kSegmentTokens % block_tokens != 0) {
-      return InvalidArgument("block_tokens", "must divide " + std::to_string(kSegmentTokens));
-    }
-    if (shape.kv_heads <= 0 || shape.query_heads % shape.kv_heads != 0 || shape.head_dim <= 0 || blocks < 0) {
-      return InvalidArgument("", "impossible attention shape");
-    }
+    if (Status status = CheckKvPool(shape, blocks, block_tokens); !status.ok()) return status.error();
     KvPool pool{shape, blocks, block_tokens, {}};
     const auto floats = static_cast<size_t>(int64_t{blocks} * block_tokens * pool.kv_slot_floats());
     pool.layers.assign(static_cast<size_t>(shape.layers),
@@ -190,8 +160,7 @@ class RefBackend final : public Backend {
 
   void BeginStep(std::shared_ptr<const StepInput> step) override {
     ESPALIER_CHECK(step_ == nullptr && !done_.has_value());
-    ESPALIER_CHECK(step->batch.rows() <= max_rows_ &&
-                   step->tokens.size() == static_cast<size_t>(step->batch.rows()));
+    CheckStep(*step, max_rows_);
     const Status valid = ValidateBatch(step->batch);
     ESPALIER_CHECK_MSG(valid.ok(), valid.error().ToString());
     step_ = std::move(step);
@@ -328,14 +297,13 @@ class RefBackend final : public Backend {
 
   void WriteActivation(ActivationId activation, std::span<const float> values) override {
     Activation& a = At(activations_, activation);
-    ESPALIER_CHECK(values.size() % static_cast<size_t>(a.cols) == 0 && values.size() <= a.values.size());
-    a.rows = static_cast<int64_t>(values.size()) / a.cols;
-    std::copy(values.begin(), values.end(), a.values.begin());
+    a.rows = WholeRows(values, a.cols, max_rows_);
+    StoreRows(values, a.format(), a.values.data());
   }
 
   std::vector<float> ReadActivation(ActivationId activation) override {
     const Activation& a = At(activations_, activation);
-    return {a.values.begin(), a.values.begin() + a.rows * a.cols};
+    return LoadRows(a.values.data(), a.rows, a.format());
   }
 
  private:
@@ -352,19 +320,15 @@ class RefBackend final : public Backend {
   }
 
   static Result<Matrix> Stack(std::span<const HostTensor> parts) {
-    Matrix matrix;
+    const Result<MatrixShape> shape = StackedShape(parts);
+    if (!shape) return shape.error();
+    Matrix matrix{
+        shape->rows, shape->cols, std::vector<float>(static_cast<size_t>(shape->rows * shape->cols)), {}};
+    float* to = matrix.values.data();
     for (const HostTensor& part : parts) {
-      if (part.rows <= 0 || part.cols <= 0) return InvalidArgument("", "an empty matrix");
-      if (matrix.cols != 0 && part.cols != matrix.cols) {
-        return InvalidArgument("", "stacked matrices differ in columns");
-      }
-      matrix.cols = part.cols;
-      matrix.rows += part.rows;
-      const size_t begin = matrix.values.size();
-      matrix.values.resize(static_cast<size_t>(matrix.rows * matrix.cols));
-      ConvertToFloat(part.data, part.dtype, part.rows * part.cols, matrix.values.data() + begin);
+      ConvertToFloat(part.data, part.dtype, part.rows * part.cols, to);
+      to += part.rows * part.cols;
     }
-    if (matrix.rows == 0) return InvalidArgument("", "a matrix without parts");
     return matrix;
   }
 
@@ -384,15 +348,15 @@ class RefBackend final : public Backend {
     }
     if (spec.rotary == RotaryId::kNone) return;
     const Rotary& rotary = At(rotaries_, spec.rotary);
-    ESPALIER_CHECK(rotary.half * 2 == head.size());
+    const auto half = static_cast<size_t>(rotary.shape.half);
+    ESPALIER_CHECK(half * 2 == head.size());
     const std::span<const float> angles = rotary.At(position);
-    RotateHead(head, angles.first(rotary.half), angles.last(rotary.half));
+    RotateHead(head, angles.first(half), angles.last(half));
   }
 
   Activation& CheckedQkv(const KvPool& pool, ActivationId qkv) {
     Activation& a = At(activations_, qkv);
-    ESPALIER_CHECK(a.cols == int64_t{pool.shape.query_heads + 2 * pool.shape.kv_heads} * pool.shape.head_dim);
-    ESPALIER_CHECK(a.rows == step_->batch.rows() && step_->batch.block_tokens == pool.block_tokens);
+    CheckQkv(pool.shape, pool.block_tokens, *step_, a.rows, a.cols);
     return a;
   }
 
