@@ -50,7 +50,6 @@ bool AskForTiles() {
 #endif
 }
 const KernelTable* AmxTable() { return &AmxKernels(); }
-const KernelTable* AmxEmulatedTable() { return &AmxEmulatedKernels(); }
 const KernelTable* Avx2Table() { return &Avx2Kernels(); }
 const KernelTable* Avx512Table() { return &Avx512Kernels(); }
 const KernelTable* Avx512Bf16Table() { return &Avx512Bf16Kernels(); }
@@ -61,11 +60,12 @@ bool HasAvx2() { return false; }
 bool HasAvx512() { return false; }
 bool HasAvx512Bf16() { return false; }
 const KernelTable* AmxTable() { return nullptr; }
-const KernelTable* AmxEmulatedTable() { return nullptr; }
 const KernelTable* Avx2Table() { return nullptr; }
 const KernelTable* Avx512Table() { return nullptr; }
 const KernelTable* Avx512Bf16Table() { return nullptr; }
 #endif
+
+constinit GetKernels amx_emulator = nullptr;  // set before main
 
 Error Missing(const std::string& isa) {
   return InvalidArgument("isa", "this processor (" + ProcessorName() + ") has no " + isa);
@@ -83,6 +83,11 @@ std::string ProcessorName() {
   return "unknown processor";
 }
 
+bool AddAmxEmulator(GetKernels kernels) {
+  amx_emulator = kernels;
+  return true;
+}
+
 Result<const KernelTable*> ChooseKernels(const std::string& isa) {
   const bool automatic = isa == "auto";
   if (isa == "portable") return &PortableKernels();
@@ -91,9 +96,9 @@ Result<const KernelTable*> ChooseKernels(const std::string& isa) {
     if (AskForTiles()) return AmxTable();
     if (!automatic) return InvalidArgument("isa", "the operating system does not let programs use amx tiles");
   }
-  if (isa == "amx_emulated") {
+  if (isa == "amx_emulated" && amx_emulator != nullptr) {
     if (!HasAvx512Bf16()) return Missing("avx512_bf16, which the emulation of amx needs");
-    return AmxEmulatedTable();
+    return &amx_emulator();
   }
   if (isa == "avx512_bf16" || ((automatic || isa == "avx512") && HasAvx512Bf16())) {
     if (!HasAvx512Bf16()) return Missing(isa);

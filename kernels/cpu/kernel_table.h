@@ -197,6 +197,6 @@ const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 const KernelTable& Avx512Bf16Kernels();
 const KernelTable& AmxKernels();
-const KernelTable& AmxEmulatedKernels();  // AmxKernels on a processor that has avx512_bf16: same bits, slow
+const KernelTable& AmxEmulatedKernels();  // of the library espalier_amx_emulator
 
 }  // namespace espalier::cpu

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "engine/scheduler.h"
-#include "kernels/cpu/cpu_features.h"
 #include "model/backend_runner.h"
 #include "tests/engine/fakes/async_backend.h"
 #include "tests/engine/llama_driver.h"
 #include "tests/support/catch.h"
+#include "tests/support/isa.h"
 
 namespace espalier {
 namespace {
@@ -89,7 +89,7 @@ std::unique_ptr<ModelRunner> OnCpu(WeightType weights, const std::string& isa, c
 }
 
 void CheckOnCpu(WeightType weights, const std::string& isa) {
-  if (!cpu::ChooseKernels(isa)) return;  // not on this machine
+  if (!HasIsa(isa)) return;
   const std::vector<Answer> alone = AnswersAlone([&] { return OnCpu(weights, isa, Setting{}); });
   for (const Setting& setting : {Setting{.kv_blocks = 100}, Setting{.kv_blocks = 20},
                                  Setting{.kv_blocks = 100, .mode = AttentionMode::kSequence}}) {

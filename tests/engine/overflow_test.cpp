@@ -2,9 +2,9 @@
 // goes on. The host emulator of the cuda backend does the same in device_test.cpp.
 #include <string>
 
-#include "kernels/cpu/cpu_features.h"
 #include "tests/engine/overflow_checks.h"
 #include "tests/support/catch.h"
+#include "tests/support/isa.h"
 
 namespace espalier {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 using namespace test;
 
 void CheckOn(const std::string& name, const std::string& isa, DType dtype, WeightType weights) {
-  if (name == "cpu" && !cpu::ChooseKernels(isa)) return;  // not on this machine
+  if (name == "cpu" && !HasIsa(isa)) return;
   for (const OverflowWeights::At at : {OverflowWeights::At::kHead, OverflowWeights::At::kKeys}) {
     for (const int32_t kv_blocks : {100, 24}) {
       RunnerOptions options;

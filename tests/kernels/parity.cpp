@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tests/support/env.h"
+#include "tests/support/isa.h"
 #ifdef ESPALIER_PARITY_EMULATOR
 #include "kernels/cuda/host_emulator.h"
 #endif
@@ -56,6 +57,7 @@ std::vector<Candidate> MakeCandidates(int32_t max_rows, WeightType weights) {
       Result<std::unique_ptr<Backend>> backend = MakeBackend(options);
       if (!backend) {
         why_not = backend.error().ToString();
+        if (options.name == "cpu") REQUIRE_FALSE(HasIsa(isa));
         continue;
       }
       const std::string name = options.name + " " + isa + " " + Name(dtype) + ", weights " + Name(weights);

@@ -20,12 +20,12 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "kernels/cpu/cpu_features.h"
 #include "kernels/cuda/host_emulator.h"
 #include "model/backend_runner.h"
 #include "server/tree_codec.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
+#include "tests/support/isa.h"
 
 namespace espalier::test {
 namespace {
@@ -342,7 +342,7 @@ class Fuzzer {
 // `backend`: "ref", "cuda" (its host emulator) or an instruction set of the cpu.
 void FuzzOn(const std::string& backend, DType dtype, WeightType weights = WeightType::kDType) {
   const bool on_cpu = backend != "ref" && backend != "cuda";
-  if (on_cpu && !cpu::ChooseKernels(backend)) return;  // not on this machine
+  if (on_cpu && !test::HasIsa(backend)) return;
   std::shared_ptr<const Tokenizer> tokenizer =
       LoadTokenizer(SourceDir() / "tests/model/tokenizer/data/sp_bpe/tokenizer.model").value();
   ModelConfig config;
