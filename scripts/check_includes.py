@@ -59,6 +59,8 @@ def fault_of(path, kind, included):
     if included.startswith(tuple(f"{name}/" for name in FOLDERS) + ("espalier/",)):
         if not included.startswith(PROJECT_INCLUDES[folder]):
             return f"{folder} may include only {', '.join(PROJECT_INCLUDES[folder])}"
+        if path.startswith("kernels/device/") and included.startswith("kernels/cuda/"):
+            return "the portable device knows no CUDA"
         if folder == "server" and not path.startswith("server/cli/") and included.startswith("server/cli/"):
             return "the server knows nothing of its client; what both need is in server/console"
         return None
@@ -101,6 +103,10 @@ SELF_TEST_CASES = (
     ("kernels/cpu/i.cpp", '#include "a.h"', False),
     ("kernels/cpu/j.cpp", '#include "base/a.h"', False),
     ("kernels/cuda/a.cu", "#include <cuda_runtime.h>", True),
+    ("kernels/cuda/b.cpp", '#include "kernels/device/a.h"', True),
+    ("kernels/device/a.cpp", '#include "kernels/cuda/a.h"', False),
+    ("kernels/device/b.cpp", "#include <cuda_runtime.h>", False),
+    ("kernels/device/c.cpp", '#include "tests/kernels/a.h"', False),
     ("model/b.cpp", "#include <nlohmann/json.hpp>", True),
     ("model/c.cpp", '#include "kernels/cpu/a.h"', True),
     ("model/d.cpp", '#include "engine/a.h"', False),

@@ -18,7 +18,7 @@ REPORT_LINE = re.compile(r"^(ptxas info|\s+\d+ bytes stack frame)")
 ENTRY = re.compile(r"Compiling entry function '([^']+)' for '([^']+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
-KERNEL = re.compile(r"RunKernelINS0_\d+(\w+?)ArgsE")
+KERNEL = re.compile(r"RunKernelINS_6device\d+(\w+?)ArgsE")
 CEILING = re.compile(r"^_ZN8espalier8ceilings(\d+)(\w+)")
 
 
@@ -35,7 +35,7 @@ def keep(command):
 
 
 def name_of(symbol):
-    """RunKernel<espalier::cuda::EmbedArgs> is Embed; espalier::ceilings::ReadBulk<true> ceilings.ReadBulk.Lb1"""
+    """RunKernel<espalier::device::EmbedArgs> is Embed; espalier::ceilings::ReadBulk<true> ceilings.ReadBulk.Lb1"""
     if match := KERNEL.search(symbol):
         return match[1]
     if match := CEILING.search(symbol):

@@ -87,7 +87,7 @@ void CublasLtGemm::Destroy(Choice* choice) {
 
 // cuBLASLt's matrices are column-major. Row-major c[rows, n] is column-major c^T [n, rows] = w^T-transposed *
 // a^T: w lies there as [k, n], to be transposed, and a as [k, rows].
-Result<const CublasLtGemm::Choice*> CublasLtGemm::Choose(const GemmArgs& args) {
+Result<const CublasLtGemm::Choice*> CublasLtGemm::Choose(const device::GemmArgs& args) {
   const Shape shape = {args.rows, args.n, args.k, args.a_stride, args.c_stride, args.bf16};
   const auto found = choices_.find(shape);
   if (found != choices_.end()) return &found->second;
@@ -140,7 +140,7 @@ Status CublasLtGemm::AskHeuristic(Choice* choice) {
   return {};
 }
 
-Status CublasLtGemm::Run(const GemmArgs& args, cudaStream_t stream) {
+Status CublasLtGemm::Run(const device::GemmArgs& args, cudaStream_t stream) {
   const Result<const Choice*> choice = Choose(args);
   if (!choice) return choice.error();
   const Choice& c = **choice;

@@ -9,7 +9,7 @@
 #include <tuple>
 
 #include "kernels/base/result.h"
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
 namespace espalier::cuda {
 
@@ -46,7 +46,7 @@ class CublasLtGemm {
   ~CublasLtGemm();
 
   // Puts the GEMM on the stream. Error: no algorithm for the shape, or a launch that failed.
-  Status Run(const GemmArgs& args, cudaStream_t stream);
+  Status Run(const device::GemmArgs& args, cudaStream_t stream);
 
  private:
   // rows, n, k, a_stride, c_stride, bf16
@@ -60,7 +60,7 @@ class CublasLtGemm {
   };
 
   CublasLtGemm(const CublasLt& library, void* workspace) : library_(library), workspace_(workspace) {}
-  Result<const Choice*> Choose(const GemmArgs& args);
+  Result<const Choice*> Choose(const device::GemmArgs& args);
   Status AskHeuristic(Choice* choice);
   void Destroy(Choice* choice);
 

@@ -22,9 +22,9 @@ std::string TextOf(cudaError_t error) {
   return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
 }
 
-class GpuDevice final : public Device {
+class GpuDevice final : public device::Device {
  public:
-  static Result<std::unique_ptr<Device>> Open() {
+  static Result<std::unique_ptr<device::Device>> Open() {
     int count = 0;
     if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
       int driver = 0;
@@ -40,7 +40,7 @@ class GpuDevice final : public Device {
     }
     std::unique_ptr<GpuDevice> device(new GpuDevice(properties));
     if (Status status = device->Start(); !status.ok()) return status.error();
-    return std::unique_ptr<Device>(std::move(device));
+    return std::unique_ptr<device::Device>(std::move(device));
   }
 
   ~GpuDevice() override {
@@ -52,7 +52,7 @@ class GpuDevice final : public Device {
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
-  const DeviceInfo& info() const override { return info_; }
+  const device::DeviceInfo& info() const override { return info_; }
 
   Result<std::byte*> Allocate(int64_t bytes) override {
     void* memory = nullptr;
@@ -111,21 +111,21 @@ class GpuDevice final : public Device {
     return static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6);
   }
 
-  void Run(const EmbedArgs& args) override { Launch(args, "embedding"); }
-  void Run(const RmsNormArgs& args) override { Launch(args, "normalisation"); }
-  void Run(const AddBiasArgs& args) override { Launch(args, "bias"); }
-  void Run(const SwiGluArgs& args) override { Launch(args, "SwiGLU"); }
-  void Run(const GatherArgs& args) override { Launch(args, "gathering"); }
-  void Run(const RotaryArgs& args) override { Launch(args, "rotary embedding"); }
-  void Run(const ZeroBlocksArgs& args) override { Launch(args, "zeroing of blocks"); }
-  void Run(const CopyBlocksArgs& args) override { Launch(args, "copies of blocks"); }
-  void Run(const AttentionArgs& args) override { Launch(args, "attention"); }
-  void Run(const MergeArgs& args) override { Launch(args, "merging"); }
-  void Run(const SummarizeArgs& args) override { Launch(args, "summaries of logits"); }
-  void Run(const SampleArgs& args) override { Launch(args, "sampling"); }
-  void Run(const ScoreArgs& args) override { Launch(args, "scoring"); }
-  void Run(const TopTokensArgs& args) override { Launch(args, "top tokens"); }
-  void Run(const GemmArgs& args) override {
+  void Run(const device::EmbedArgs& args) override { Launch(args, "embedding"); }
+  void Run(const device::RmsNormArgs& args) override { Launch(args, "normalisation"); }
+  void Run(const device::AddBiasArgs& args) override { Launch(args, "bias"); }
+  void Run(const device::SwiGluArgs& args) override { Launch(args, "SwiGLU"); }
+  void Run(const device::GatherArgs& args) override { Launch(args, "gathering"); }
+  void Run(const device::RotaryArgs& args) override { Launch(args, "rotary embedding"); }
+  void Run(const device::ZeroBlocksArgs& args) override { Launch(args, "zeroing of blocks"); }
+  void Run(const device::CopyBlocksArgs& args) override { Launch(args, "copies of blocks"); }
+  void Run(const device::AttentionArgs& args) override { Launch(args, "attention"); }
+  void Run(const device::MergeArgs& args) override { Launch(args, "merging"); }
+  void Run(const device::SummarizeArgs& args) override { Launch(args, "summaries of logits"); }
+  void Run(const device::SampleArgs& args) override { Launch(args, "sampling"); }
+  void Run(const device::ScoreArgs& args) override { Launch(args, "scoring"); }
+  void Run(const device::TopTokensArgs& args) override { Launch(args, "top tokens"); }
+  void Run(const device::GemmArgs& args) override {
     if (!status_.ok()) return;
     if (Status status = gemm_->Run(args, stream_); !status.ok()) Fail(status.error());
   }
@@ -184,7 +184,7 @@ class GpuDevice final : public Device {
     if (status_.ok()) Check(LaunchKernel(args, stream_), what);
   }
 
-  DeviceInfo info_;
+  device::DeviceInfo info_;
   cudaStream_t stream_ = nullptr;
   void* workspace_ = nullptr;
   std::vector<cudaEvent_t> events_;  // made when first recorded
@@ -193,7 +193,7 @@ class GpuDevice final : public Device {
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> OpenGpu() { return GpuDevice::Open(); }
+Result<std::unique_ptr<device::Device>> OpenGpu() { return GpuDevice::Open(); }
 
 Error NoDevice(int driver, int runtime, const std::string& reason) {
   const auto text = [](int version) {

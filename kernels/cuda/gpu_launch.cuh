@@ -41,7 +41,7 @@ class GpuBlock {
 };
 
 template <typename Args>
-__global__ void __launch_bounds__(kThreads, 2) RunKernel(const __grid_constant__ Args args) {
+__global__ void __launch_bounds__(device::kThreads, 2) RunKernel(const __grid_constant__ Args args) {
   extern __shared__ __align__(16) unsigned char shared[];
   GpuBlock block(shared);
   Run(block, args);
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 2) RunKernel(const __grid_constant__
 
 template <typename Args>
 cudaError_t LaunchKernel(const Args& args, cudaStream_t stream) {
-  const LaunchShape shape = args.Shape();
+  const device::LaunchShape shape = args.Shape();
   if (shape.blocks == 0) return cudaSuccess;
   if (shape.blocks < 0 || shape.blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   constexpr int64_t kWithoutAsking = 48 << 10;
@@ -58,9 +58,8 @@ cudaError_t LaunchKernel(const Args& args, cudaStream_t stream) {
         RunKernel<Args>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  RunKernel<Args>
-      <<<static_cast<unsigned>(shape.blocks), kThreads, static_cast<size_t>(shape.shared_bytes), stream>>>(
-          args);
+  RunKernel<Args><<<static_cast<unsigned>(shape.blocks), device::kThreads,
+                    static_cast<size_t>(shape.shared_bytes), stream>>>(args);
   return cudaGetLastError();
 }
 

@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
 namespace espalier::cuda {
 

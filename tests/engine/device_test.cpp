@@ -9,7 +9,7 @@
 #ifndef ESPALIER_ENGINE_DEVICE
 #include <random>
 
-#include "kernels/cuda/host_emulator.h"
+#include "tests/kernels/host_emulator.h"
 #endif
 
 namespace espalier {
@@ -27,7 +27,7 @@ RunnerOptions OptionsOf(const std::string& backend, const Setting& setting) {
 #ifndef ESPALIER_ENGINE_DEVICE
   if (backend == "cuda") {
     options.make_backend = [](const BackendOptions& asked) {
-      return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
+      return device::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
     };
   }
 #endif
@@ -116,7 +116,7 @@ TEST_CASE("a pool without a size takes what the device has left, and serves") {
 RunnerOptions ShortOfMemory(const Setting& setting, int64_t memory_bytes) {
   RunnerOptions options = OptionsOf("cuda", setting);
   options.make_backend = [memory_bytes](const BackendOptions& asked) {
-    return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = memory_bytes, .library_bytes = 300000});
+    return device::CreateHostEmulatorBackend(asked, {.memory_bytes = memory_bytes, .library_bytes = 300000});
   };
   return options;
 }

@@ -9,7 +9,7 @@
 #include "tests/support/env.h"
 #include "tests/support/isa.h"
 #ifdef ESPALIER_PARITY_EMULATOR
-#include "kernels/cuda/host_emulator.h"
+#include "tests/kernels/host_emulator.h"
 #endif
 
 namespace espalier::test {
@@ -27,10 +27,10 @@ HostTensor View(const std::vector<float>& values, int64_t rows) {
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
 #ifdef ESPALIER_PARITY_EMULATOR
   // The threads of a block in one order or another: kernels that race show.
-  cuda::HostEmulatorOptions emulator;
+  device::HostEmulatorOptions emulator;
   emulator.order =
-      options.dtype == DType::kFloat32 ? cuda::ThreadOrder::kAscending : cuda::ThreadOrder::kDescending;
-  return cuda::CreateHostEmulatorBackend(options, emulator);
+      options.dtype == DType::kFloat32 ? device::ThreadOrder::kAscending : device::ThreadOrder::kDescending;
+  return device::CreateHostEmulatorBackend(options, emulator);
 #else
   return CreateBackend(options);
 #endif

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/host_emulator.h"
+#include "kernels/device/device_backend.h"
+#include "tests/kernels/host_emulator.h"
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 #include "tests/support/sanitized.h"
@@ -18,17 +18,17 @@ namespace {
 constexpr int32_t kMaxRows = 256;
 constexpr int32_t kBlocks = 192;
 constexpr int32_t kForestsPart = kSanitized ? 20 : 1;  // one forest of so many is tried
-constexpr cuda::ThreadOrder kOrders[] = {cuda::ThreadOrder::kAscending, cuda::ThreadOrder::kDescending,
-                                         cuda::ThreadOrder::kShuffled};
+constexpr device::ThreadOrder kOrders[] = {device::ThreadOrder::kAscending, device::ThreadOrder::kDescending,
+                                           device::ThreadOrder::kShuffled};
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};
 
-std::unique_ptr<Backend> Emulator(DType dtype, cuda::HostEmulatorOptions emulator = {},
+std::unique_ptr<Backend> Emulator(DType dtype, device::HostEmulatorOptions emulator = {},
                                   int32_t max_rows = kMaxRows) {
   BackendOptions options;
   options.dtype = dtype;
   options.max_rows = max_rows;
-  return cuda::CreateHostEmulatorBackend(options, emulator).value();
+  return device::CreateHostEmulatorBackend(options, emulator).value();
 }
 
 Forest SmallForest(Random& random, int32_t block_tokens) {
@@ -120,7 +120,7 @@ TEST_CASE("No order of a block's threads changes a bit of attention") {
     const AttentionShape shape = Shape(6, 2, 16, dtype);
     std::vector<std::unique_ptr<Backend>> emulators;
     std::vector<AttentionRig> rigs;
-    for (const cuda::ThreadOrder order : kOrders) {
+    for (const device::ThreadOrder order : kOrders) {
       emulators.push_back(Emulator(dtype, {.order = order}));
       rigs.emplace_back(*emulators.back(), shape, kBlocks, 16, kMaxRows);
       rigs.back().Fill(17);
@@ -161,24 +161,24 @@ TEST_CASE("Shapes that the kernels cannot run are refused by name") {
   CHECK(emulator->AddKv(Shape(2, 1, 21, DType::kFloat32), 4, 16).error().field == "head_dim");
   CHECK(emulator->AddKv(Shape(2, 1, 16, DType::kFloat32), 4, 24).error().field == "block_tokens");
   CHECK(emulator->AddKv(Shape(2, 1, 16, DType::kFloat16), 4, 16).error().field == "kv-dtype");
-  cuda::HostEmulatorOptions little;
+  device::HostEmulatorOptions little;
   little.shared_bytes = 48 << 10;
   CHECK(Emulator(DType::kFloat32, little)->AddKv(Shape(32, 1, 256, DType::kFloat32), 4, 16).error().field ==
         "head_dim");
   BackendOptions options;
   options.dtype = DType::kFloat16;
-  CHECK(cuda::CreateHostEmulatorBackend(options).error().field == "dtype");
+  CHECK(device::CreateHostEmulatorBackend(options).error().field == "dtype");
   options.dtype = DType::kBFloat16;
   options.weights = WeightType::kInt8;
-  CHECK(cuda::CreateHostEmulatorBackend(options).error().field == "weights");
+  CHECK(device::CreateHostEmulatorBackend(options).error().field == "weights");
 }
 
 TEST_CASE("A lost device fails the steps in flight and every later one") {
-  std::unique_ptr<cuda::Device> device = cuda::CreateHostEmulator({});
-  cuda::Device* lost = device.get();
+  std::unique_ptr<device::Device> device = device::CreateHostEmulator({});
+  device::Device* lost = device.get();
   BackendOptions options;
   options.max_rows = 64;
-  const auto emulator = cuda::DeviceBackend::Create(options, std::move(device)).value();
+  const auto emulator = device::DeviceBackend::Create(options, std::move(device)).value();
   const MatrixId table = AddTable(*emulator, std::vector<float>(16 * 16, 1.0F), 16);
   const ActivationId out = emulator->AddActivation(ActivationKind::kResidual, 16).value();
   for (int32_t i = 0; i < 2; ++i) {
@@ -220,17 +220,17 @@ TEST_CASE("A descriptor's arrays lie one behind the other, and nothing behind th
     PlanOptions options;
     options.processors = 16;
     const auto step = Planned(forest.batch, Shape(4, 2, 16, DType::kFloat32), options);
-    cuda::HistoryStore histories;
-    const cuda::LoweredStep lowered(*step, &histories);
+    device::HistoryStore histories;
+    const device::LoweredStep lowered(*step, &histories);
     std::vector<std::byte> memory(static_cast<size_t>(lowered.bytes()) + 64, std::byte{0xa5});
     lowered.Write(memory.data());
     REQUIRE(std::all_of(memory.end() - 64, memory.end(), [](std::byte b) { return b == std::byte{0xa5}; }));
-    const cuda::DescriptorHeader& header = lowered.header();
-    CHECK(header.row.offset >= static_cast<int64_t>(sizeof(cuda::DescriptorHeader)));
+    const device::DescriptorHeader& header = lowered.header();
+    CHECK(header.row.offset >= static_cast<int64_t>(sizeof(device::DescriptorHeader)));
     CHECK(header.run.offset >=
-          header.item.offset + header.item.count * static_cast<int64_t>(sizeof(cuda::DescriptorItem)));
+          header.item.offset + header.item.count * static_cast<int64_t>(sizeof(device::DescriptorItem)));
     CHECK(header.entry.offset >=
-          header.run.offset + header.run.count * static_cast<int64_t>(sizeof(cuda::DescriptorRun)));
+          header.run.offset + header.run.count * static_cast<int64_t>(sizeof(device::DescriptorRun)));
     CHECK(header.item.offset % 16 == 0);
     CHECK(header.entry.offset % 16 == 0);
     CHECK(static_cast<size_t>(header.item.count) == step->plan.items.size());
@@ -239,7 +239,7 @@ TEST_CASE("A descriptor's arrays lie one behind the other, and nothing behind th
 }
 
 TEST_CASE("Every element of a KV block has a place of its own") {
-  const cuda::KvLayout layout = {2, 3, 5, 16, 24};
+  const device::KvLayout layout = {2, 3, 5, 16, 24};
   std::vector<int32_t> uses(static_cast<size_t>(layout.BlockElements()), 0);
   for (int32_t slot = 0; slot < layout.block_tokens; ++slot) {
     for (int32_t dim = 0; dim < layout.stored_dim; ++dim) {
@@ -249,14 +249,14 @@ TEST_CASE("Every element of a KV block has a place of its own") {
   }
   CHECK(std::all_of(uses.begin(), uses.end(), [](int32_t count) { return count == 1; }));
   // A pool beyond 2^31 elements.
-  const cuda::KvLayout large = {80, 8, 1 << 16, 16, 128};
+  const device::KvLayout large = {80, 8, 1 << 16, 16, 128};
   CHECK(large.BlockAt(80 * 8 - 1, (1 << 16) - 1) == (int64_t{80} * 8 * (1 << 16) - 1) * 4096);
 }
 
 TEST_CASE("GEMM runs on few numbers of rows, never more than an activation has") {
   for (int32_t max_rows : {1, 5, 64, 500, 2048}) {
     for (int32_t rows = 1; rows <= max_rows; ++rows) {
-      const int32_t bucket = cuda::RowBucket(rows, max_rows);
+      const int32_t bucket = device::RowBucket(rows, max_rows);
       REQUIRE(bucket >= rows);
       REQUIRE(bucket % 16 == 0);
       REQUIRE(bucket < max_rows + 16);

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/host_emulator.h"
+#include "kernels/device/device_backend.h"
+#include "tests/kernels/host_emulator.h"
 #include "tests/kernels/parity.h"
 #include "tests/support/catch.h"
 
@@ -20,11 +20,11 @@ constexpr int32_t kBlocks = 192;
 constexpr AttentionMode kModes[] = {AttentionMode::kFlatten, AttentionMode::kSequence, AttentionMode::kMasked,
                                     AttentionMode::kNode, AttentionMode::kNodeChunk};
 
-std::unique_ptr<Backend> Emulator(cuda::HostEmulatorOptions emulator, int32_t max_rows) {
+std::unique_ptr<Backend> Emulator(device::HostEmulatorOptions emulator, int32_t max_rows) {
   BackendOptions options;
   options.dtype = DType::kFloat32;
   options.max_rows = max_rows;
-  return cuda::CreateHostEmulatorBackend(options, emulator).value();
+  return device::CreateHostEmulatorBackend(options, emulator).value();
 }
 
 AttentionShape Shape(int32_t query_heads, int32_t kv_heads, int32_t head_dim) {
@@ -38,14 +38,14 @@ AttentionShape Shape(int32_t query_heads, int32_t kv_heads, int32_t head_dim) {
 // A backend whose free memory can be looked at.
 struct Watched {
   explicit Watched(int64_t memory_bytes) {
-    std::unique_ptr<cuda::Device> made = cuda::CreateHostEmulator({.memory_bytes = memory_bytes});
+    std::unique_ptr<device::Device> made = device::CreateHostEmulator({.memory_bytes = memory_bytes});
     device = made.get();
     BackendOptions options;
     options.dtype = DType::kFloat32;
     options.max_rows = kMaxRows;
-    backend = cuda::DeviceBackend::Create(options, std::move(made)).value();
+    backend = device::DeviceBackend::Create(options, std::move(made)).value();
   }
-  cuda::Device* device = nullptr;
+  device::Device* device = nullptr;
   std::unique_ptr<Backend> backend;
 };
 
@@ -56,7 +56,7 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
 }  // namespace
 
 TEST_CASE("Short device memory is an error that names what asked for it") {
-  cuda::HostEmulatorOptions small;
+  device::HostEmulatorOptions small;
   small.memory_bytes = 200000;
   const auto emulator = Emulator(small, 64);
   const std::vector<float> values(100 * 1000, 0.5F);
@@ -74,7 +74,7 @@ TEST_CASE("Short device memory is an error that names what asked for it") {
   CHECK(emulator->AddActivation(ActivationKind::kResidual, 16).ok());
 
   // A pool that fits, but leaves no room for the logits of the head.
-  cuda::HostEmulatorOptions tight;
+  device::HostEmulatorOptions tight;
   tight.memory_bytes = 1000000;
   const auto full = Emulator(tight, 64);
   AddMatrix(*full, std::vector<float>(1000 * 16, 0.5F), 1000);
@@ -98,7 +98,7 @@ TEST_CASE("Plans cut KV only as far as the pool left memory for partial results"
   // 13 segments hold 192 blocks of 16 tokens and the rows of a step.
   CHECK(small->info().plan.max_partials == int64_t{kMaxRows} * 13);
 
-  cuda::HostEmulatorOptions large;
+  device::HostEmulatorOptions large;
   large.processors = 132;
   const auto emulator = Emulator(large, 512);
   const AttentionShape wide = Shape(128, 8, 256);
@@ -120,7 +120,7 @@ TEST_CASE("A pool leaves what the device's libraries may need, or is refused") {
   const AttentionShape shape = Shape(4, 2, 16);
   Watched ample(kMemory);
   REQUIRE(ample.backend->AddKv(shape, kBlocks, 16).ok());
-  cuda::HostEmulatorOptions options;
+  device::HostEmulatorOptions options;
   options.memory_bytes = kMemory;
   options.library_bytes = ample.device->FreeBytes();
   CHECK(Emulator(options, kMaxRows)->AddKv(shape, kBlocks, 16).ok());

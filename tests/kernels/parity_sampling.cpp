@@ -10,7 +10,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #ifdef ESPALIER_PARITY_EMULATOR
-#include "kernels/cuda/host_emulator.h"
+#include "tests/kernels/host_emulator.h"
 #endif
 
 // Sampling of the cuda backend, token for token against the host's: on a GPU, or on its host emulator with
@@ -27,9 +27,9 @@ std::vector<std::unique_ptr<Backend>> Devices() {
   options.max_rows = 64;
   std::vector<std::unique_ptr<Backend>> devices;
 #ifdef ESPALIER_PARITY_EMULATOR
-  for (const cuda::ThreadOrder order :
-       {cuda::ThreadOrder::kAscending, cuda::ThreadOrder::kDescending, cuda::ThreadOrder::kShuffled}) {
-    devices.push_back(cuda::CreateHostEmulatorBackend(options, {.order = order}).value());
+  for (const device::ThreadOrder order :
+       {device::ThreadOrder::kAscending, device::ThreadOrder::kDescending, device::ThreadOrder::kShuffled}) {
+    devices.push_back(device::CreateHostEmulatorBackend(options, {.order = order}).value());
   }
 #else
   auto device = CreateBackend(options);

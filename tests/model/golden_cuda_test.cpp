@@ -4,7 +4,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #ifndef ESPALIER_GOLDEN_DEVICE
-#include "kernels/cuda/host_emulator.h"
+#include "tests/kernels/host_emulator.h"
 #endif
 
 namespace espalier::test {
@@ -18,7 +18,7 @@ void OnDevice(DType dtype, void (*check)(const RunnerOptions&)) {
   options.kv_blocks = 40;
 #ifndef ESPALIER_GOLDEN_DEVICE
   options.make_backend = [](const BackendOptions& backend) {
-    return cuda::CreateHostEmulatorBackend(backend);
+    return device::CreateHostEmulatorBackend(backend);
   };
 #endif
   const auto created = options.make_backend(options.backend);

@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "kernels/cuda/host_emulator.h"
 #include "model/backend_runner.h"
 #include "server/tree_codec.h"
+#include "tests/kernels/host_emulator.h"
 #include "tests/support/catch.h"
 #include "tests/support/env.h"
 #include "tests/support/isa.h"
@@ -364,7 +364,7 @@ void FuzzOn(const std::string& backend, DType dtype, WeightType weights = Weight
   options.kv_blocks = kBlocks;
   if (backend == "cuda") {
     options.make_backend = [](const BackendOptions& asked) {
-      return cuda::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
+      return device::CreateHostEmulatorBackend(asked, {.memory_bytes = int64_t{416} << 20});
     };
   }
   const uint64_t seed = FromEnvironment("ESPALIER_TEST_SEED", std::random_device{}());

@@ -1,4 +1,4 @@
 #include "kernels/cuda/gpu_launch.cuh"
-#include "kernels/cuda/kernel/rows.h"
+#include "kernels/device/kernel/rows.h"
 
-template cudaError_t espalier::cuda::LaunchKernel(const espalier::cuda::CopyBlocksArgs&, cudaStream_t);
+template cudaError_t espalier::cuda::LaunchKernel(const espalier::device::CopyBlocksArgs&, cudaStream_t);

@@ -1,4 +1,4 @@
 #include "kernels/cuda/gpu_launch.cuh"
-#include "kernels/cuda/kernel/attention.h"
+#include "kernels/device/kernel/attention.h"
 
-template cudaError_t espalier::cuda::LaunchKernel(const espalier::cuda::MergeArgs&, cudaStream_t);
+template cudaError_t espalier::cuda::LaunchKernel(const espalier::device::MergeArgs&, cudaStream_t);

@@ -1,4 +1,4 @@
 #include "kernels/cuda/gpu_launch.cuh"
-#include "kernels/cuda/kernel/sampling.h"
+#include "kernels/device/kernel/sampling.h"
 
-template cudaError_t espalier::cuda::LaunchKernel(const espalier::cuda::SummarizeArgs&, cudaStream_t);
+template cudaError_t espalier::cuda::LaunchKernel(const espalier::device::SummarizeArgs&, cudaStream_t);

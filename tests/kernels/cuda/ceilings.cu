@@ -18,7 +18,7 @@ namespace espalier::ceilings {
 namespace {
 
 using cuda::CublasLtGemm;
-using cuda::GemmArgs;
+using device::GemmArgs;
 
 constexpr int kSkipped = 77;
 constexpr int kRepeats = 11;

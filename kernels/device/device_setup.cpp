@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "kernels/base/convert.h"
-#include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/shared_layouts.h"
+#include "kernels/device/device_backend.h"
+#include "kernels/device/shared_layouts.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 namespace {
 
@@ -216,4 +216,4 @@ Result<ActivationId> DeviceBackend::AddActivation(ActivationKind kind, int64_t c
   return Append<ActivationId>(&activations_, std::move(activation));
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -7,7 +7,8 @@
 #include "kernels/base/dtype.h"
 
 // What the kernels (kernel/*.h) are written in. nvcc compiles them for the device; the C++
-// compiler compiles the same text for the host emulator (host_emulator_block.h), which runs it on the CPU.
+// compiler compiles the same text for the host emulator (tests/kernels/host_emulator_block.h), which runs it
+// on the CPU.
 //
 // A kernel is a function template over a `Block`, the threads that share memory. It is a sequence of phases:
 //   block.ForThreads([&](int32_t thread) { ... });
@@ -23,7 +24,7 @@
 #define ESPALIER_DEVICE inline
 #endif
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 inline constexpr int32_t kThreads = 256;  // of every block
 
@@ -75,4 +76,4 @@ constexpr int64_t RoundUpTo(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

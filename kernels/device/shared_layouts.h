@@ -1,9 +1,9 @@
 #pragma once
 
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
 // Where kernels with much state keep it in shared memory.
-namespace espalier::cuda {
+namespace espalier::device {
 
 inline constexpr int32_t kSoftmaxParts = 8;  // threads that share a row's softmax
 // Floats between rows of scores: neighbouring rows begin 8 banks apart, so that the parts of four rows meet
@@ -65,4 +65,4 @@ inline LaunchShape SampleArgs::Shape() const {
   return {MinOf(int64_t{count}, kSampleBlocks), static_cast<int64_t>(sizeof(SampleShared))};
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

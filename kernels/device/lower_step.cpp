@@ -1,4 +1,4 @@
-#include "kernels/cuda/lower_step.h"
+#include "kernels/device/lower_step.h"
 
 #include <algorithm>
 #include <cstring>
@@ -8,7 +8,7 @@
 #include "kernels/base/philox.h"
 #include "kernels/base/result.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 namespace {
 
@@ -271,4 +271,4 @@ void LoweredStep::LowerScores(const StepInput& step) {
   }
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -3,12 +3,12 @@
 #include <bit>
 
 #include "kernels/base/fast_exp.h"
-#include "kernels/cuda/kernel/rows.h"
+#include "kernels/device/kernel/rows.h"
 
 // Logits to tokens: what kernels/sampling.h does on the host, with the same arithmetic for each token. Sums
 // over the vocabulary are taken in fixed point, where they do not depend on the order of additions. Compiled
 // without fused multiply-adds, so that weights have the host's bits.
-namespace espalier::cuda {
+namespace espalier::device {
 
 // NaN counts as -infinity.
 ESPALIER_DEVICE float LogitOf(float value) { return value == value ? value : -INFINITY; }
@@ -360,4 +360,4 @@ ESPALIER_DEVICE void Run(Block& block, const SampleArgs& args) {
   }
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

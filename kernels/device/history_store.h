@@ -6,7 +6,7 @@
 
 #include "kernels/step_input.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 // What penalties need of a sequence's path: how often each token was generated; 0 for tokens of the prompt
 // only. `pending` samples were issued and are not known to the host yet.
@@ -51,4 +51,4 @@ class HistoryStore {
   std::unordered_map<int32_t, std::shared_ptr<HistoryCounts>> counts_of_slot_;
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

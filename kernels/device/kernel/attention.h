@@ -2,7 +2,7 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
 // Tree attention of one item for the query heads of one tile. For each segment of 256 absolute positions a
 // row forms, from zero, its scores, their maximum rounded up to an integer in base 2, probabilities, their
@@ -10,7 +10,7 @@
 // rescaling exact. A token that a row does not see is passed over. So a row's bits do not depend on the
 // tile, the cut or the batch. Online softmax: Milakov and Gimelshein 2018; merging: FlashAttention-2,
 // section 3.1.
-namespace espalier::cuda {
+namespace espalier::device {
 
 inline constexpr int32_t kRowGroup = 8;  // packed rows that a thread computes side by side
 
@@ -389,4 +389,4 @@ ESPALIER_DEVICE void Run(Block& block, const MergeArgs& args) {
   });
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

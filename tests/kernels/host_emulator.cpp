@@ -1,4 +1,4 @@
-#include "kernels/cuda/host_emulator.h"
+#include "tests/kernels/host_emulator.h"
 
 #include <array>
 #include <chrono>
@@ -6,11 +6,11 @@
 #include <unordered_map>
 #include <utility>
 
-#include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/kernel/attention.h"
-#include "kernels/cuda/kernel/sampling.h"
+#include "kernels/device/device_backend.h"
+#include "kernels/device/kernel/attention.h"
+#include "kernels/device/kernel/sampling.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 namespace {
 
@@ -138,7 +138,7 @@ class HostEmulator final : public Device {
     HostEmulatorBlock block(shape, options_.order);
     for (int64_t i = 0; i < shape.blocks; ++i) {
       block.Begin(i);
-      cuda::Run(block, args);
+      device::Run(block, args);
     }
   }
 
@@ -161,4 +161,4 @@ Result<std::unique_ptr<Backend>> CreateHostEmulatorBackend(const BackendOptions&
   return DeviceBackend::Create(options, CreateHostEmulator(emulator));
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

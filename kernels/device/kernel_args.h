@@ -3,12 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/kv_layout.h"
-#include "kernels/cuda/step_descriptor.h"
+#include "kernels/device/kv_layout.h"
+#include "kernels/device/step_descriptor.h"
 
 // Arguments of the kernels: plain data with pointers to device memory, passed by value. Each says how it is
 // launched. Rows of activations are `stride` elements apart.
-namespace espalier::cuda {
+namespace espalier::device {
 
 // Blocks of kThreads threads; bytes of shared memory for each.
 struct LaunchShape {
@@ -230,6 +230,6 @@ struct GemmArgs {
   bool accumulate = false;
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device
 
-#include "kernels/cuda/shared_layouts.h"
+#include "kernels/device/shared_layouts.h"

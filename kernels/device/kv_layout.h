@@ -1,8 +1,8 @@
 #pragma once
 
-#include "kernels/cuda/device_code.h"
+#include "kernels/device/device_code.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 // Where a KV pool keeps its elements: [layers][kv_heads][blocks] of blocks. A block holds K as
 // [stored_dim / 8][block_tokens][8], so that threads with a token each read neighbouring addresses, then V as
@@ -33,4 +33,4 @@ struct KvLayout {
   }
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

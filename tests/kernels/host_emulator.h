@@ -3,10 +3,10 @@
 #include <memory>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/host_emulator_block.h"
+#include "kernels/device/device.h"
+#include "tests/kernels/host_emulator_block.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 struct HostEmulatorOptions {
   ThreadOrder order = ThreadOrder::kAscending;
@@ -23,4 +23,4 @@ std::unique_ptr<Device> CreateHostEmulator(const HostEmulatorOptions& options);
 Result<std::unique_ptr<Backend>> CreateHostEmulatorBackend(const BackendOptions& options,
                                                            const HostEmulatorOptions& emulator = {});
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

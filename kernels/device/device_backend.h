@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "kernels/backend_parts.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/history_store.h"
-#include "kernels/cuda/lower_step.h"
+#include "kernels/device/device.h"
+#include "kernels/device/history_store.h"
+#include "kernels/device/lower_step.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 // Rows that a GEMM of `rows` rows is computed on; the rows behind hold garbage. Few sizes mean few choices
 // of an algorithm, and rows of one bucket have the same bits. At most the rows that every activation has.
@@ -183,4 +183,4 @@ class DeviceBackend final : public Backend {
   bool in_step_ = false;
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -4,10 +4,10 @@
 #include <string>
 #include <utility>
 
-#include "kernels/cuda/device_backend.h"
-#include "kernels/cuda/shared_layouts.h"
+#include "kernels/device/device_backend.h"
+#include "kernels/device/shared_layouts.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 namespace {
 
@@ -397,4 +397,4 @@ void DeviceBackend::FlushCaches() {
   }
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -8,9 +8,9 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 // The order in which the host emulator runs the threads of a phase: a kernel that keeps its rules gives
 // the same bits in every order.
@@ -62,4 +62,4 @@ class HostEmulatorBlock {
   std::mt19937 random_{7};
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

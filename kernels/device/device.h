@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "kernels/base/result.h"
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 struct DeviceInfo {
   std::string name;
@@ -20,7 +20,7 @@ struct DeviceInfo {
   int64_t library_bytes = 0;  // what code and libraries may take of its memory when they first run
 };
 
-// Memory, one stream of work and the kernels of a device: all that the backend asks of CUDA. Everything but
+// Memory, one stream of work and the kernels of a device: all that the backend asks of it. Everything but
 // allocation is asynchronous and in order of the calls. The first error stays: later calls do nothing, and
 // status() reports it. One thread calls. Events are numbers below kEvents.
 class Device {
@@ -118,4 +118,4 @@ class DeviceMemory {
   bool host_ = false;
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

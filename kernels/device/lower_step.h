@@ -5,11 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/cuda/history_store.h"
-#include "kernels/cuda/step_descriptor.h"
+#include "kernels/device/history_store.h"
+#include "kernels/device/step_descriptor.h"
 #include "kernels/step_input.h"
 
-namespace espalier::cuda {
+namespace espalier::device {
 
 // A step as the device reads it, and what the host keeps to understand the answer. Plain host code.
 class LoweredStep {
@@ -85,4 +85,4 @@ class LoweredStep {
   int32_t top_stride_ = 0;
 };
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -2,10 +2,10 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/kernel_args.h"
+#include "kernels/device/kernel_args.h"
 
 // Kernels with a block of threads for each row.
-namespace espalier::cuda {
+namespace espalier::device {
 
 template <typename T>
 ESPALIER_DEVICE T* RowOf(const RowsView& view, int64_t row) {
@@ -219,4 +219,4 @@ ESPALIER_DEVICE void Run(Block& block, const CopyBlocksArgs& args) {
   });
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

@@ -3,12 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/device_code.h"
+#include "kernels/device/device_code.h"
 #include "kernels/plan/attention_plan.h"
 
 // What the device learns about a step: one run of bytes, copied once, whose fixed header says where
 // everything lies. The same for all layers and heads.
-namespace espalier::cuda {
+namespace espalier::device {
 
 template <typename T>
 struct DescriptorArray {
@@ -134,4 +134,4 @@ ESPALIER_DEVICE const T* ArrayOf(const std::byte* descriptor, const DescriptorAr
   return reinterpret_cast<const T*>(descriptor + array.offset);
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device

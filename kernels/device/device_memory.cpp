@@ -3,14 +3,14 @@
 #include <string>
 #include <utility>
 
-#include "kernels/cuda/device_backend.h"
+#include "kernels/device/device_backend.h"
 
 // Where the backend's memory comes from. What every step needs is reserved before the first one, with the KV
 // pool, and a pool that leaves no room for it is refused. How large a step can get knows no useful bound (a
 // plan of mode sequence lists a block once for each row that sees it, penalties list the tokens of whole
 // paths), so one that outgrows what was reserved takes more where the device has some to spare, and works in
 // pinned memory of the host where it has not: slowly, but it never fails for lack of device memory.
-namespace espalier::cuda {
+namespace espalier::device {
 
 namespace {
 
@@ -187,4 +187,4 @@ bool DeviceBackend::PrepareSlot(StepSlot* slot) {
   return device_->status().ok();
 }
 
-}  // namespace espalier::cuda
+}  // namespace espalier::device
