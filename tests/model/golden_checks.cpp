@@ -83,9 +83,9 @@ void CheckConfigs(const RunnerOptions& options) {
   constexpr size_t kPart = kSanitized ? 4 : 1;  // one configuration of so many is run
   GoldenReport worst;
   for (const char* file : {"configs.json", "odd_heads.json", "family_configs.json", "window_configs.json"}) {
-    const std::vector<Golden> goldens = ReadGoldenFile(SourceDir() / kData / file);
-    for (size_t i = 0; i < goldens.size(); i += kPart) {
-      const Golden& golden = goldens[i];
+    const std::vector<Golden> cases = ReadGoldenFile(SourceDir() / kData / file);
+    for (size_t i = 0; i < cases.size(); i += kPart) {
+      const Golden& golden = cases[i];
       const auto config = ParseModelConfig(golden.config);
       REQUIRE(config.ok());
       const auto weights = MakeHashedWeights(golden.seed, DType::kFloat32);
